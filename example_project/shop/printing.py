@@ -1,0 +1,39 @@
+"""Events as lines on a terminal, for the demo."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.core.management.color import color_style
+
+from walex_django import Event, EventType
+
+_STYLES = {
+    EventType.INSERT: "SUCCESS",
+    EventType.UPDATE: "WARNING",
+    EventType.DELETE: "ERROR",
+    EventType.TRUNCATE: "NOTICE",
+}
+
+
+def print_event(sender: Any, event: Event, **kwargs: Any) -> None:
+    """Print one line for an event."""
+    paint = getattr(color_style(), _STYLES[event.type])
+    what = event.model._meta.label if event.model else event.name
+    sys.stdout.write(f"{paint(f'{event.type.upper():8}')} {what:16} {_values(event)}\n")
+    sys.stdout.flush()
+
+
+def _values(event: Event) -> str:
+    if event.type is EventType.TRUNCATE:
+        return ""
+    if event.changes is not None:
+        key: Any = event.instance
+        listed = ", ".join(
+            f"{name}: {change.old_value} → {change.new_value}"
+            for name, change in event.changes.items()
+        )
+        return f"#{key.pk} {listed or 'nothing changed'}"
+    record = event.new_record or event.old_record or {}
+    return " ".join(f"{name}={value}" for name, value in record.items())

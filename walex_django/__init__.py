@@ -1,0 +1,22 @@
+"""PostgreSQL change data capture as Django signals."""
+
+from __future__ import annotations
+
+from .conf import ALL_TABLES
+from .events import Change, Event, EventType, Source
+from .pgoutput.lsn import Lsn
+from .pgoutput.messages import UNCHANGED
+from .pgoutput.values import ExactText
+from .version import __version__
+
+__all__ = [
+    "ALL_TABLES",
+    "UNCHANGED",
+    "Change",
+    "Event",
+    "EventType",
+    "ExactText",
+    "Lsn",
+    "Source",
+    "__version__",
+]

@@ -1,0 +1,81 @@
+"""Which changes a stream delivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
+
+from .conf import ALL_TABLES
+from .replication.publications import TableName
+
+OWN_APP = "walex_django"
+
+
+class Subscriptions:
+    """
+    The tables that a stream delivers.
+
+    Args:
+        entries: ``"app.Model"``, ``"app.*"``, ``"schema.table"``, ``"schema.*"`` or
+            `ALL_TABLES`. Where the part before the dot is the label of an installed
+            app, the rest names a model of it.
+
+    Raises:
+        ImproperlyConfigured: an app has no such model.
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        self.everything = False
+        self.app_labels: set[str] = set()
+        self.models: set[type[Model]] = set()
+        self.schemas: set[str] = set()
+        self.tables: set[TableName] = set()
+        for entry in entries:
+            self._add(entry)
+
+    def _add(self, entry: str) -> None:
+        owner, _, name = entry.partition(".")
+        if entry == ALL_TABLES:
+            self.everything = True
+        elif owner in {config.label for config in apps.get_app_configs()}:
+            if name == "*":
+                self.app_labels.add(owner)
+            else:
+                self.models.add(_model(owner, name))
+        elif name == "*":
+            self.schemas.add(owner)
+        else:
+            self.tables.add(TableName(owner, name))
+
+    def cover(self, table: TableName, model: type[Model] | None) -> bool:
+        """Return whether the changes of a table are delivered."""
+        if model is not None:
+            if model._meta.app_label == OWN_APP:
+                return False
+            if self.covers_model(model):
+                return True
+        return self.everything or table.schema in self.schemas or table in self.tables
+
+    def covers_model(self, model: type[Model]) -> bool:
+        """Return whether a concrete model is named, by itself or with its app."""
+        return (
+            self.everything
+            or model in self.models
+            or model._meta.app_label in self.app_labels
+        )
+
+
+def _model(label: str, name: str) -> type[Model]:
+    try:
+        model = apps.get_model(label, name)
+    except LookupError:
+        known = sorted(model.__name__ for model in apps.get_app_config(label).get_models())
+        raise ImproperlyConfigured(
+            f"The app {label!r} has no model {name!r}; it has {', '.join(known)}."
+        ) from None
+    concrete = model._meta.concrete_model
+    assert concrete is not None
+    return concrete

@@ -1,0 +1,211 @@
+"""One stream from the server to the receivers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Event, Thread
+
+from django.db import connections
+
+from .conf import StreamConfig
+from .delivery import Delivery
+from .feed import Feed
+from .pgoutput.lsn import Lsn
+from .replication import publications, server, slots
+from .replication.connection import Connection, ReplicationConnection, connect
+from .replication.errors import ReplicationError, SlotMissing
+from .replication.heartbeat import Heartbeat
+from .replication.progress import Progress
+from .replication.publications import TableName
+from .tables import ModelTables
+
+logger = logging.getLogger(__name__)
+
+_IDLE = 60.0  # seconds; `wake` ends the wait sooner
+_DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a listener found when it started to stream; for the banner."""
+
+    config: StreamConfig
+    database: str
+    server_version: str
+    tables: list[TableName]
+
+
+class Listener:
+    """
+    Reads one stream and delivers its events until it is stopped.
+
+    Args:
+        config: of the stream.
+        drain: end at the position that the log has at the start.
+        started: called when it begins to stream.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        *,
+        drain: bool = False,
+        started: Callable[[Start], None] | None = None,
+    ) -> None:
+        self.config = config
+        self._drain = drain
+        self._started = started
+        self._stopped = Event()
+        self._connection: ReplicationConnection | None = None
+
+    def stop(self) -> None:
+        """
+        End after the transaction in hand. May be called from any thread.
+        """
+        self._stopped.set()
+        if connection := self._connection:
+            connection.wake()
+
+    def run(self) -> None:
+        """
+        Stream until `stop`, or until drained.
+
+        Raises:
+            ReplicationError: the stream cannot start or go on.
+            ProtocolError: the server sent what is no message.
+            ReceiverFailed: a receiver raised; its transaction is not acknowledged.
+        """
+        config = self.config
+        parameters = config.connection_parameters()
+        with connect(parameters) as connection:
+            start = self._prepare(connection)
+            until = server.log_position(connection) if self._drain else None
+            patience = server.sender_timeout(connection)
+        replication = ReplicationConnection(parameters, slot=config.slot_name)
+        try:
+            if not config.durable_slot:
+                slots.create(replication.sql, config.slot_name, temporary=True)
+            replication.start(config.publications, messages=bool(config.messages))
+            self._connection = replication
+            if self._started:
+                self._started(start)
+            logger.info("Stream %s reads slot %s", config.name, config.slot_name)
+            self._stream(replication, min(config.status_interval, patience / 3), until)
+        finally:
+            self._connection = None
+            replication.close()
+
+    def _prepare(self, connection: Connection) -> Start:
+        """Find what the stream needs; raise what names the mend if it is not there."""
+        config = self.config
+        database = server.prepared_database(connection)
+        publications.require(connection, config.publications)
+        slot = slots.find(connection, config.slot_name)
+        if slot is not None:
+            slots.check(slot, database=database, durable=config.durable_slot)
+        elif config.durable_slot:
+            raise SlotMissing(
+                f'The slot "{config.slot_name}" does not exist.',
+                hint="Run: python manage.py walex_setup",
+            )
+        return Start(
+            config=config,
+            database=database,
+            server_version=connection.info.parameter_status("server_version") or "",
+            tables=publications.tables(connection, config.publications),
+        )
+
+    def _stream(
+        self, connection: ReplicationConnection, interval: float, until: Lsn | None
+    ) -> None:
+        progress = Progress()
+        feed = Feed(
+            self.config,
+            models=ModelTables(self.config.database),
+            delivery=Delivery(self.config.name),
+            progress=progress,
+        )
+        try:
+            with Heartbeat(connection, progress, interval):
+                while not self._is_done(feed, progress, until):
+                    batch = connection.receive()
+                    feed.read(batch, stopped=self._stopped.is_set)
+                    if feed.reply_requested:
+                        feed.reply_requested = False
+                        connection.send_progress(progress)
+                    if not batch:
+                        self._idle(connection, progress, until)
+        finally:
+            # What is done is done, however this ends.
+            with suppress(ReplicationError):
+                connection.send_progress(progress)
+
+    def _idle(
+        self, connection: ReplicationConnection, progress: Progress, until: Lsn | None
+    ) -> None:
+        """Say how far we are, now that nothing waits to be read, then wait."""
+        if progress.confirmed > progress.told:
+            connection.send_progress(progress)
+        if until is None:
+            connection.wait(_IDLE)
+        elif not connection.wait(_DRAIN_IDLE):
+            connection.send_progress(progress, reply_requested=True)
+
+    def _is_done(self, feed: Feed, progress: Progress, until: Lsn | None) -> bool:
+        if feed.in_transaction:
+            return False
+        return self._stopped.is_set() or (
+            until is not None and progress.confirmed >= until
+        )
+
+
+class Listeners:
+    """
+    Several listeners, each in a thread of its own.
+
+    When one of them fails, the others end in order.
+
+    Attributes:
+        failures: listeners that ended by an error, with the error.
+    """
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self.failures: list[tuple[Listener, Exception]] = []
+        self._listeners = listeners
+        # Daemons, so that a process in a hurry need not wait for them.
+        self._threads = [
+            Thread(
+                target=self._run,
+                args=[listener],
+                name=f"walex-{listener.config.name}",
+                daemon=True,
+            )
+            for listener in listeners
+        ]
+
+    def start(self) -> None:
+        """Start all."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End all, each after its transaction in hand."""
+        for listener in self._listeners:
+            listener.stop()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until all have ended. Args: timeout: seconds for each, or for ever."""
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def _run(self, listener: Listener) -> None:
+        try:
+            listener.run()
+        except Exception as error:
+            self.failures.append((listener, error))
+            self.stop()
+        finally:
+            connections.close_all()

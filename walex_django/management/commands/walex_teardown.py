@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from walex_django.management.streams import add_stream_option, chosen, reported
+from walex_django.plan import teardown_plan
+from walex_django.replication.connection import connect
+
+
+class Command(BaseCommand):
+    help = (
+        "Drops the slot and the publication of the streams in settings.WALEX. Changes"
+        " that were not delivered yet are lost for these streams."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_stream_option(parser)
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Print the SQL and change nothing."
+        )
+        parser.add_argument(
+            "--no-input",
+            "--noinput",
+            action="store_false",
+            dest="interactive",
+            help="Do not ask.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for config in chosen(options["streams"]):
+            with (
+                reported(config),
+                connect(config.connection_parameters()) as connection,
+            ):
+                steps = teardown_plan(config, connection)
+                if not steps:
+                    self.stdout.write(f"{config.name}: nothing to do")
+                elif options["dry_run"]:
+                    for step in steps:
+                        self.stdout.write(f"{step.statement.as_string(connection)};")
+                else:
+                    if options["interactive"]:
+                        self._ask([step.what for step in steps])
+                    for step in steps:
+                        connection.execute(step.statement)
+                        self.stdout.write(f"{config.name}: {step.what}")
+
+    def _ask(self, what: list[str]) -> None:
+        self.stdout.write(f"This will {', '.join(what)}.")
+        if input('Type "yes" to go on: ') != "yes":
+            raise CommandError("Nothing was dropped.")

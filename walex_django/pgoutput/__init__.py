@@ -1,0 +1,1 @@
+"""The protocol of logical replication, without I/O and without Django."""

@@ -1,0 +1,266 @@
+"""Bytes of the ``pgoutput`` plugin to `~walex_django.pgoutput.messages`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from .errors import ProtocolError
+from .lsn import Lsn
+from .messages import (
+    UNCHANGED,
+    Begin,
+    Binary,
+    Column,
+    Commit,
+    Delete,
+    Insert,
+    LogicalMessage,
+    Message,
+    Origin,
+    Relation,
+    Row,
+    Truncate,
+    Type,
+    Update,
+)
+
+POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def decode(data: bytes, start: int = 0) -> Message:
+    """
+    Read the one message that fills ``data`` from ``start`` on.
+
+    Args:
+        data: a message, or a CopyData payload that holds one.
+        start: offset of the message's first byte.
+
+    Raises:
+        ProtocolError: the bytes are truncated, over-long or of no known message.
+    """
+    if start >= len(data):
+        raise ProtocolError("message", 0, "no bytes")
+    kind = data[start]
+    try:
+        name, read = _READERS[kind]
+    except KeyError:
+        raise ProtocolError("message", 0, f"unknown kind {bytes([kind])!r}") from None
+    try:
+        message, end = read(data, start + 1)
+    except _Bad as bad:
+        raise ProtocolError(name, bad.offset - start, bad.reason) from None
+    except IndexError:
+        # Only a byte past the end was asked for.
+        raise ProtocolError(name, len(data) - start, "truncated") from None
+    if end > len(data):
+        raise ProtocolError(name, len(data) - start, "truncated")
+    if end < len(data):
+        raise ProtocolError(name, end - start, f"{len(data) - end} bytes too many")
+    return message
+
+
+def relation_oid(data: bytes, start: int = 0) -> int:
+    """Return the table's OID of an Insert, Update or Delete, reading nothing else."""
+    return int.from_bytes(data[start + 1 : start + 5], "big")
+
+
+class _Bad(Exception):
+    def __init__(self, offset: int, reason: str) -> None:
+        self.offset, self.reason = offset, reason
+
+
+# Each reader takes the offset after the kind and returns the message and the offset
+# after it. Slices past the end come out short, so readers of fixed fields go through
+# _int, and _row, the hot one, relies on `decode` to compare the offsets at the end.
+
+
+def _int(data: bytes, pos: int, size: int) -> int:
+    if pos + size > len(data):
+        raise IndexError
+    return int.from_bytes(data[pos : pos + size], "big")
+
+
+def _text(data: bytes, pos: int) -> tuple[str, int]:
+    end = data.find(0, pos)
+    if end < 0:
+        raise IndexError
+    try:
+        return data[pos:end].decode(), end + 1
+    except UnicodeDecodeError as error:
+        raise _Bad(pos + error.start, "not UTF-8") from None
+
+
+def _flag(data: bytes, pos: int) -> bool:
+    value = _int(data, pos, 1)
+    if value > 1:
+        raise _Bad(pos, f"flag is {value}, neither 0 nor 1")
+    return bool(value)
+
+
+def _timestamp(data: bytes, pos: int) -> datetime:
+    if pos + 8 > len(data):
+        raise IndexError
+    microseconds = int.from_bytes(data[pos : pos + 8], "big", signed=True)
+    try:
+        return POSTGRES_EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        raise _Bad(pos, f"no such time: {microseconds} µs after 2000") from None
+
+
+def _row(data: bytes, pos: int) -> tuple[Row, int]:
+    count = data[pos] << 8 | data[pos + 1]
+    pos += 2
+    row: Row = []
+    append = row.append
+    for _ in range(count):
+        kind = data[pos]
+        if kind == 0x74:  # t
+            begin = pos + 5
+            pos = begin + int.from_bytes(data[pos + 1 : begin], "big")
+            append(data[begin:pos])
+        elif kind == 0x6E:  # n
+            append(None)
+            pos += 1
+        elif kind == 0x75:  # u
+            append(UNCHANGED)
+            pos += 1
+        elif kind == 0x62:  # b
+            begin = pos + 5
+            pos = begin + int.from_bytes(data[pos + 1 : begin], "big")
+            append(Binary(data[begin:pos]))
+        else:
+            raise _Bad(pos, f"unknown kind of value {bytes([kind])!r}")
+    return row, pos
+
+
+def _begin(data: bytes, pos: int) -> tuple[Message, int]:
+    return (
+        Begin(
+            Lsn(_int(data, pos, 8)),
+            _timestamp(data, pos + 8),
+            _int(data, pos + 16, 4),
+        ),
+        pos + 20,
+    )
+
+
+def _commit(data: bytes, pos: int) -> tuple[Message, int]:
+    return (
+        Commit(
+            _int(data, pos, 1),
+            Lsn(_int(data, pos + 1, 8)),
+            Lsn(_int(data, pos + 9, 8)),
+            _timestamp(data, pos + 17),
+        ),
+        pos + 25,
+    )
+
+
+def _origin(data: bytes, pos: int) -> tuple[Message, int]:
+    lsn = Lsn(_int(data, pos, 8))
+    name, pos = _text(data, pos + 8)
+    return Origin(lsn, name), pos
+
+
+def _relation(data: bytes, pos: int) -> tuple[Message, int]:
+    oid = _int(data, pos, 4)
+    schema, pos = _text(data, pos + 4)
+    name, pos = _text(data, pos)
+    identity = _int(data, pos, 1)
+    if identity not in b"dnfi":
+        raise _Bad(pos, f"unknown replica identity {bytes([identity])!r}")
+    count = _int(data, pos + 1, 2)
+    pos += 3
+    columns = []
+    for _ in range(count):
+        is_key = _flag(data, pos)
+        column, pos = _text(data, pos + 1)
+        type_oid = _int(data, pos, 4)
+        modifier = _int(data, pos + 4, 4)
+        columns.append(
+            Column(column, type_oid, modifier - ((modifier >> 31) << 32), is_key)
+        )
+        pos += 8
+    # The catalogue has no schema for pg_catalog's own relations.
+    return (
+        Relation(oid, schema or "pg_catalog", name, chr(identity), tuple(columns)),
+        pos,
+    )
+
+
+def _type(data: bytes, pos: int) -> tuple[Message, int]:
+    oid = _int(data, pos, 4)
+    schema, pos = _text(data, pos + 4)
+    name, pos = _text(data, pos)
+    return Type(oid, schema or "pg_catalog", name), pos
+
+
+def _insert(data: bytes, pos: int) -> tuple[Message, int]:
+    if data[pos + 4] != 0x4E:  # N
+        raise _Bad(pos + 4, f"unknown kind of tuple {data[pos + 4 : pos + 5]!r}")
+    oid = int.from_bytes(data[pos : pos + 4], "big")
+    row, pos = _row(data, pos + 5)
+    return Insert(oid, row), pos
+
+
+def _update(data: bytes, pos: int) -> tuple[Message, int]:
+    kind = data[pos + 4]
+    oid = int.from_bytes(data[pos : pos + 4], "big")
+    key = old = None
+    pos += 4
+    if kind == 0x4F:  # O
+        old, pos = _row(data, pos + 1)
+    elif kind == 0x4B:  # K
+        key, pos = _row(data, pos + 1)
+    if data[pos] != 0x4E:  # N
+        raise _Bad(pos, f"unknown kind of tuple {data[pos : pos + 1]!r}")
+    new, pos = _row(data, pos + 1)
+    return Update(oid, key, old, new), pos
+
+
+def _delete(data: bytes, pos: int) -> tuple[Message, int]:
+    kind = data[pos + 4]
+    oid = int.from_bytes(data[pos : pos + 4], "big")
+    if kind not in b"OK":
+        raise _Bad(pos + 4, f"unknown kind of tuple {bytes([kind])!r}")
+    row, pos = _row(data, pos + 5)
+    if kind == 0x4F:  # O
+        return Delete(oid, None, row), pos
+    return Delete(oid, row, None), pos
+
+
+def _truncate(data: bytes, pos: int) -> tuple[Message, int]:
+    count = _int(data, pos, 4)
+    flags = _int(data, pos + 4, 1)
+    if flags > 3:
+        raise _Bad(pos + 4, f"unknown flags {flags}")
+    end = pos + 5 + 4 * count
+    # Before the loop: a wrong count must not make it run for minutes.
+    if end > len(data):
+        raise IndexError
+    oids = tuple(_int(data, at, 4) for at in range(pos + 5, end, 4))
+    return Truncate(oids, bool(flags & 1), bool(flags & 2)), end
+
+
+def _message(data: bytes, pos: int) -> tuple[Message, int]:
+    transactional = _flag(data, pos)
+    lsn = Lsn(_int(data, pos + 1, 8))
+    prefix, pos = _text(data, pos + 9)
+    begin = pos + 4
+    end = begin + _int(data, pos, 4)
+    return LogicalMessage(transactional, lsn, prefix, data[begin:end]), end
+
+
+_READERS: dict[int, tuple[str, Callable[[bytes, int], tuple[Message, int]]]] = {
+    ord("B"): ("Begin", _begin),
+    ord("C"): ("Commit", _commit),
+    ord("O"): ("Origin", _origin),
+    ord("R"): ("Relation", _relation),
+    ord("Y"): ("Type", _type),
+    ord("I"): ("Insert", _insert),
+    ord("U"): ("Update", _update),
+    ord("D"): ("Delete", _delete),
+    ord("T"): ("Truncate", _truncate),
+    ord("M"): ("LogicalMessage", _message),
+}

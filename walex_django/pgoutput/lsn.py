@@ -1,0 +1,52 @@
+"""Positions in the write-ahead log."""
+
+from __future__ import annotations
+
+
+class Lsn(int):
+    """
+    A log sequence number: an `int` of 64 bits that prints as PostgreSQL does.
+
+    >>> Lsn(0x16B3748)
+    Lsn('0/16B3748')
+    >>> Lsn.parse("0/16B3748") + 0
+    23803720
+
+    Source: PostgreSQL, "pg_lsn Type".
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Lsn:
+        """
+        Read an LSN as PostgreSQL prints it.
+
+        Args:
+            text: two hexadecimal numbers of at most 8 digits with a slash between.
+
+        Raises:
+            ValueError: the text is something else.
+        """
+        high, slash, low = text.partition("/")
+        try:
+            halves = [int(half, 16) for half in (high, low)]
+        except ValueError:
+            halves = []
+        if not (slash and halves and all(_is_half(half) for half in (high, low))):
+            raise ValueError(f"not a log sequence number: {text!r}")
+        return cls(halves[0] << 32 | halves[1])
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+    def __repr__(self) -> str:
+        return f"Lsn('{self}')"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+def _is_half(text: str) -> bool:
+    # int() also takes signs, blanks and underscores.
+    return 1 <= len(text) <= 8 and text.isalnum() and text.isascii()

@@ -1,0 +1,154 @@
+"""What a database lacks of what a stream needs, as SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import router
+from psycopg import sql
+
+from .conf import StreamConfig
+from .filters import OWN_APP, Subscriptions
+from .replication import publications, slots
+from .replication.connection import Connection
+from .replication.publications import TableName
+from .replication.server import prepared_database
+from .tables import ModelTables
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement, and what it does in words."""
+
+    statement: sql.Composed
+    what: str
+
+
+def setup_plan(config: StreamConfig, connection: Connection) -> list[Step]:
+    """
+    Return the steps that make a stream's publications and slot, in order.
+
+    The publication comes first: a slot reads the catalogue as it was at each position
+    of the log, and cannot pass one where its publication was missing. What is there
+    already is left as it is; tables are added, never taken away.
+
+    Raises:
+        NotPrepared: the server or role does not allow logical decoding.
+        SlotInUse, SlotUnusable: a slot of that name does not serve.
+        ImproperlyConfigured: a table in ``SUBSCRIPTIONS`` does not exist.
+    """
+    database = prepared_database(connection)
+    steps = _publication_steps(config, connection)
+    slot = slots.find(connection, config.slot_name)
+    if slot is None and config.durable_slot:
+        steps.append(
+            Step(
+                slots.create_statement(config.slot_name, temporary=False),
+                f'create the slot "{config.slot_name}"',
+            )
+        )
+    elif slot is not None and slot.active_pid is None:
+        slots.check(slot, database=database, durable=config.durable_slot)
+    return steps
+
+
+def teardown_plan(config: StreamConfig, connection: Connection) -> list[Step]:
+    """Return the steps that drop a stream's slot and publications, in order."""
+    steps = []
+    slot = slots.find(connection, config.slot_name)
+    if slot is not None:
+        steps.append(
+            Step(slots.drop_statement(slot.name), f'drop the slot "{slot.name}"')
+        )
+    there = publications.existing(connection, config.publications)
+    return steps + [
+        Step(publications.drop_statement(name), f'drop the publication "{name}"')
+        for name in config.publications
+        if name in there
+    ]
+
+
+def _publication_steps(config: StreamConfig, connection: Connection) -> list[Step]:
+    wanted = subscribed_tables(config, connection)
+    missing = [
+        name
+        for name in config.publications
+        if name not in publications.existing(connection, config.publications)
+    ]
+    published = set(publications.tables(connection, config.publications))
+    tables = [table for table in wanted if table not in published]
+    steps = []
+    for name in config.publications:
+        # The first one takes what none of them has.
+        added = tables if name == config.publications[0] else []
+        if name in missing:
+            statement = publications.create_statement(name, added)
+            steps.append(Step(statement, f'create the publication "{name}"'))
+        elif added:
+            listed = ", ".join(map(str, added))
+            statement = publications.add_statement(name, added)
+            steps.append(Step(statement, f'add to the publication "{name}": {listed}'))
+    return steps
+
+
+def subscribed_tables(config: StreamConfig, connection: Connection) -> list[TableName]:
+    """
+    Return the tables that a stream's ``SUBSCRIPTIONS`` name, sorted.
+
+    `ALL_TABLES` are those of the models that migrate to the stream's database.
+
+    Raises:
+        ImproperlyConfigured: one of them does not exist.
+    """
+    subscriptions = Subscriptions(config.subscriptions)
+    alias = config.database
+    there = ModelTables(alias)
+    tables = {
+        table
+        for table, model in there.items()
+        if model._meta.app_label != OWN_APP
+        and subscriptions.covers_model(model)
+        and (model in subscriptions.models or router.allow_migrate_model(alias, model))
+    }
+    absent = subscriptions.models - {model for _, model in there.items()}
+    for model in absent:
+        raise ImproperlyConfigured(
+            f"The table of {model._meta.label} is not in the database"
+            f" {alias!r}. Run: python manage.py migrate --database {alias}"
+        )
+    return sorted(
+        tables
+        | _existing_tables(connection, subscriptions)
+    )
+
+
+_TABLES = """
+SELECT namespace.nspname, class.relname
+FROM pg_catalog.pg_class AS class
+JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+WHERE class.relkind IN ('r', 'p') AND class.relpersistence = 'p'
+AND NOT class.relispartition
+AND (namespace.nspname = ANY(%s) OR (namespace.nspname, class.relname) IN (
+    SELECT * FROM unnest(%s::text[], %s::text[])))
+"""
+
+
+def _existing_tables(
+    connection: Connection, subscriptions: Subscriptions
+) -> set[TableName]:
+    named = subscriptions.tables
+    rows = connection.execute(
+        _TABLES,
+        [
+            list(subscriptions.schemas),
+            [table.schema for table in named],
+            [table.name for table in named],
+        ],
+    )
+    found = {TableName(*row) for row in rows}
+    for table in named - found:
+        raise ImproperlyConfigured(
+            f'SUBSCRIPTIONS names "{table}", and there is no such table.'
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Replication connections, slots and publications on psycopg, without Django."""

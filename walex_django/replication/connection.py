@@ -1,0 +1,332 @@
+"""
+Connections to PostgreSQL, and the replication stream on one of them.
+
+Source: PostgreSQL, "Streaming Replication Protocol"; libpq, "COPY Functions".
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ConnStatus, ExecStatus, PGconn
+
+from walex_django.pgoutput import copydata
+from walex_django.pgoutput.lsn import Lsn
+
+from .errors import (
+    CannotConnect,
+    ConnectionLost,
+    NotPrepared,
+    PublicationMissing,
+    ReplicationError,
+    SlotInUse,
+    SlotMissing,
+    SlotUnusable,
+)
+from .progress import Progress
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+# Text in the stream is shaped by these, and a database or role may set each of them.
+# The timeouts would cut off the creation of a slot, which waits for running writers.
+_PINNED = {
+    "datestyle": "ISO,MDY",
+    "timezone": "UTC",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "lc_monetary": "C",
+    "xmlbinary": "base64",
+    "quote_all_identifiers": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+}
+
+
+def parse_url(url: str) -> dict[str, Any]:
+    """
+    Turn a connection URL or string into parameters for `connect`.
+
+    Raises:
+        ValueError: libpq cannot read it. The message leaves out the password.
+    """
+    try:
+        return conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        # libpq quotes the text it could not read, and that may be the password.
+        reason = str(error).partition('"')[0].strip().rstrip(":")
+        raise ValueError(reason or "not a connection string") from None
+
+
+def connect(
+    parameters: Mapping[str, Any], *, replication: bool = False, name: str = ""
+) -> Connection:
+    """
+    Connect with every setting pinned that shapes the text of values.
+
+    Args:
+        parameters: of libpq, such as ``host``, ``dbname``, ``sslmode``.
+        replication: make it a connection for logical replication, which understands
+            simple queries only; so does every cursor of the connection then send.
+        name: what the server shows as ``application_name``.
+
+    Raises:
+        CannotConnect: no server there, or it refused.
+    """
+    pinned = " ".join(f"-c {key}={value}" for key, value in _PINNED.items())
+    arguments = {
+        "fallback_application_name": name or "walex_django",
+        "connect_timeout": 10,
+        **parameters,
+        "options": f"{parameters.get('options', '')} {pinned}".strip(),
+        "client_encoding": "UTF8",
+    }
+    if replication:
+        arguments["replication"] = "database"
+    try:
+        return psycopg.connect(
+            **arguments,
+            autocommit=True,
+            prepare_threshold=None,
+            cursor_factory=psycopg.ClientCursor,
+        )
+    except psycopg.OperationalError as error:
+        raise CannotConnect(
+            f"Cannot connect to PostgreSQL: {_one_line(error)}.",
+            hint="Check that the server runs, and host, port, user and password.",
+        ) from error
+
+
+def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
+    """Return the error of ours for one that the server reported."""
+    reason = _one_line(error)
+    if isinstance(error, errors.ObjectInUse):
+        return SlotInUse(
+            f'The slot "{slot}" is in use: {reason}.',
+            hint="Stop the other listener, or give this stream a SLOT_NAME of its own.",
+        )
+    if isinstance(error, errors.UndefinedObject):
+        if "publication" in reason:
+            return PublicationMissing(
+                f"A change was made while its publication was missing: {reason}.",
+                hint="The slot cannot pass that position. Run: python manage.py "
+                "walex_teardown && python manage.py walex_setup "
+                "(changes written before that are not delivered)",
+            )
+        return SlotMissing(
+            f'The slot "{slot}" does not exist.',
+            hint="Run: python manage.py walex_setup",
+        )
+    if isinstance(error, errors.ObjectNotInPrerequisiteState):
+        return SlotUnusable(f'The slot "{slot}" cannot be read: {reason}.')
+    if isinstance(error, errors.InsufficientPrivilege):
+        return NotPrepared(
+            f"PostgreSQL refused: {reason}.",
+            hint="Let a role do it that may: python manage.py walex_setup --dry-run"
+            " prints the SQL.",
+        )
+    if isinstance(error, psycopg.OperationalError):
+        return ConnectionLost(f"The connection to PostgreSQL was lost: {reason}.")
+    return ReplicationError(f"PostgreSQL reported: {reason}.")
+
+
+class ReplicationConnection:
+    """
+    One replication stream.
+
+    Args:
+        parameters: as for `connect`.
+        slot: name of the slot that it reads, once `start` was called.
+
+    `receive` belongs to one thread. `send_progress` and `wake` may be called by any:
+    a lock is held around the calls of libpq, never while waiting.
+
+    Raises:
+        CannotConnect: no server there, or it refused.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], *, slot: str) -> None:
+        self.slot = slot
+        self.sql = connect(parameters, replication=True, name=f"walex_django {slot}")
+        self._pgconn: PGconn = self.sql.pgconn
+        self._streaming = False
+        # A TLS record holds up to 16 kB and libpq takes at least 8 kB at a time; what
+        # it leaves behind is in OpenSSL's hands, where no selector sees it.
+        self._reads = range(3 if self._pgconn.ssl_in_use else 1)
+        self._lock = Lock()
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._pgconn.socket, selectors.EVENT_READ)
+        self._selector.register(self._wake_out, selectors.EVENT_READ)
+
+    def start(
+        self, publications: Sequence[str], *, start_lsn: int = 0, messages: bool = False
+    ) -> None:
+        """
+        Start to stream.
+
+        Args:
+            publications: their names.
+            start_lsn: not before this position; the slot's own if that is later.
+            messages: send logical messages too.
+
+        Raises:
+            SlotMissing, SlotInUse, SlotUnusable: the slot does not serve.
+            ReplicationError: the server refused for another reason.
+        """
+        names = ",".join(sql.Identifier(name).as_string() for name in publications)
+        options = {"proto_version": "1", "publication_names": names}
+        if messages:
+            options["messages"] = "true"
+        # The grammar of replication commands knows no E'' strings.
+        listed = ", ".join(
+            f"{key} '{value.replace(chr(39), chr(39) * 2)}'"
+            for key, value in options.items()
+        )
+        command = (
+            f"START_REPLICATION SLOT {sql.Identifier(self.slot).as_string()}"
+            f" LOGICAL {Lsn(start_lsn)} ({listed})"
+        )
+        try:
+            self.sql.execute(command.encode())
+        except psycopg.Error as error:
+            raise sql_error(error, slot=self.slot) from error
+        self._pgconn.nonblocking = 1
+        self._streaming = True
+
+    def receive(self) -> list[bytes]:
+        """
+        Return the CopyData payloads at hand, without waiting.
+
+        What libpq has buffered bounds the list: 16 kB, or one message that is larger.
+
+        Raises:
+            ConnectionLost: the connection broke.
+            ReplicationError: the server ended the stream and said why.
+        """
+        batch: list[bytes] = []
+        append, pgconn = batch.append, self._pgconn
+        get = pgconn.get_copy_data
+        try:
+            with self._lock:
+                for _ in self._reads:
+                    pgconn.consume_input()
+                    while (got := get(1))[0] > 0:
+                        append(bytes(got[1]))
+                if got[0] < 0 and not batch:
+                    self._raise_end()
+        except psycopg.Error as error:
+            raise sql_error(error, slot=self.slot) from error
+        return batch
+
+    def wait(self, timeout: float) -> bool:
+        """
+        Wait until there is something to `receive`, or until `wake`.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns whether something came.
+        """
+        ready = self._selector.select(timeout)
+        for key, _ in ready:
+            if key.fileobj is self._wake_out:
+                self._wake_out.recv(4096)
+        return bool(ready)
+
+    def wake(self) -> None:
+        """Make a `wait` in another thread return."""
+        try:
+            self._wake_in.send(b"\0")
+        except OSError:  # closed, or so full that it wakes anyway
+            pass
+
+    def send_progress(
+        self, progress: Progress, *, reply_requested: bool = False
+    ) -> None:
+        """
+        Tell the server our position.
+
+        Args:
+            progress: learns what was told.
+            reply_requested: ask for a keepalive at once.
+
+        Raises:
+            ConnectionLost: the connection broke.
+        """
+        try:
+            with self._lock:
+                confirmed = progress.confirmed
+                self._pgconn.put_copy_data(
+                    copydata.status_update(
+                        received=progress.received,
+                        confirmed=confirmed,
+                        reply_requested=reply_requested,
+                    )
+                )
+                self._pgconn.flush()
+                progress.told = confirmed
+        except psycopg.Error as error:
+            raise sql_error(error, slot=self.slot) from error
+
+    def close(self, timeout: float = 5) -> None:
+        """
+        End the stream in order, so that all that was sent reaches the server.
+
+        Args:
+            timeout: seconds to wait for the server's goodbye.
+        """
+        try:
+            with self._lock:
+                if self._streaming and self._pgconn.status == ConnStatus.OK:
+                    self._say_goodbye(time.monotonic() + timeout)
+        except psycopg.Error:
+            pass  # a connection that broke needs no goodbye
+        finally:
+            self._selector.close()
+            self._wake_in.close()
+            self._wake_out.close()
+            self.sql.close()
+
+    def _raise_end(self) -> None:
+        result = self._pgconn.get_result()
+        if result and result.status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result)
+        raise ConnectionLost("PostgreSQL ended the stream.")
+
+    def _say_goodbye(self, deadline: float) -> None:
+        pgconn = self._pgconn
+        pgconn.put_copy_end()
+        copying = True
+        while time.monotonic() < deadline:
+            unsent = pgconn.flush()
+            events = selectors.EVENT_READ | (unsent and selectors.EVENT_WRITE)
+            self._selector.modify(pgconn.socket, events)
+            self._selector.select(max(0, deadline - time.monotonic()))
+            pgconn.consume_input()
+            while copying and (size := pgconn.get_copy_data(1)[0]):
+                # Rows still on their way were not acknowledged: they come again.
+                copying = size > 0
+            # The slot is free when the server says that the command is complete.
+            while not (copying or pgconn.is_busy()):
+                if pgconn.get_result() is None:
+                    return
+
+
+def _one_line(error: psycopg.Error) -> str:
+    text = error.diag.message_primary or str(error)
+    # A host with several addresses gives several lines; the last has the last reason.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,57 @@
+"""What can go wrong between us and the server, and what mends it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ReplicationError(Exception):
+    """
+    The stream cannot go on.
+
+    Attributes:
+        hint: what to do about it, a sentence or a command.
+        passing: trying again later can help without anybody's doing.
+    """
+
+    passing: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message} {self.hint}" if self.hint else message
+
+
+class CannotConnect(ReplicationError):
+    """The server did not take the connection."""
+
+
+class ConnectionLost(ReplicationError):
+    """The connection ended, from the server's side or on the way."""
+
+    passing = True
+
+
+class NotPrepared(ReplicationError):
+    """The server or the role is not set up for logical decoding."""
+
+
+class SlotMissing(ReplicationError):
+    """There is no such slot."""
+
+
+class SlotInUse(ReplicationError):
+    """Another process reads from the slot."""
+
+    passing = True
+
+
+class SlotUnusable(ReplicationError):
+    """The slot is of another kind or database, or its log is gone."""
+
+
+class PublicationMissing(ReplicationError):
+    """There is no such publication, or none when the change was made."""

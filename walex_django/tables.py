@@ -1,0 +1,289 @@
+"""Relations to models, rows to records and instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+import psycopg
+from django.apps import apps
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db.models import JSONField, Model
+from django.db.models.expressions import Col
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap, Loader
+from psycopg.types.datetime import TimestamptzLoader
+
+from .pgoutput.messages import UNCHANGED, Column, Relation, Row, Type, Value
+from .pgoutput.values import JSONB, ExactText, RowLoader, decode_json
+from .replication.publications import TableName
+from .version import __version__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """
+    Where an event comes from.
+
+    Attributes:
+        name: ``"walex_django"``.
+        version: of walex_django.
+        db: alias of the database in ``DATABASES``.
+        schema, table: as in the catalogue, unquoted.
+        columns: the SQL name of each column's type, by column.
+    """
+
+    name: str = "walex_django"
+    version: str = __version__
+    db: str
+    schema: str
+    table: str
+    columns: Mapping[str, str]
+
+
+class ModelTables:
+    """
+    The models of the installed apps by their tables in one database.
+
+    Args:
+        alias: of the database. Its search path tells the schema of a ``db_table``,
+            unless that is spelled out, as in ``'"crm"."person"'``.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self._models: dict[TableName, type[Model]] = {}
+
+    def model(self, table: TableName) -> type[Model] | None:
+        """Return the concrete model of a table, or `None`."""
+        if table not in self._models:
+            # The table may be younger than our last look.
+            self._models = dict(self.items())
+        return self._models.get(table)
+
+    def items(self) -> Iterator[tuple[TableName, type[Model]]]:
+        """Return the tables that are in the database now, with their models."""
+        models = concrete_models()
+        # Quoted as the ORM does it: that is what makes '"crm"."person"' two names.
+        quote = connections[self.alias].ops.quote_name
+        quoted = [quote(model._meta.db_table) for model in models]
+        with connections[self.alias].cursor() as cursor:
+            cursor.execute(_FIND, [quoted])
+            found = {name: TableName(*table) for name, *table in cursor.fetchall()}
+        for name, model in zip(quoted, models, strict=True):
+            if name in found:
+                yield found[name], model
+
+
+def concrete_models() -> list[type[Model]]:
+    """
+    Return each installed model that has a table of its own.
+
+    The tables of many-to-many fields are among them; proxies and swapped models not.
+    Of two models of one table the managed one comes last.
+    """
+    models = apps.get_models(include_auto_created=True)
+    concrete = [model for model in models if not model._meta.proxy]
+    return sorted(concrete, key=lambda model: model._meta.managed)
+
+
+_FIND = """
+SELECT asked.name, namespace.nspname, class.relname
+FROM unnest(%s::text[]) AS asked(name)
+JOIN pg_catalog.pg_class AS class ON class.oid = to_regclass(asked.name)
+JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+WHERE class.relkind IN ('r', 'p')
+"""
+
+
+class Table:
+    """
+    One table as a RELATION message described it.
+
+    Args:
+        relation: the message.
+        model: the concrete model of the table, if it has one.
+        alias: of the database, for instances.
+        type_names: the SQL name of each column's type.
+
+    What is the same for all rows is worked out once, when first needed.
+    """
+
+    def __init__(
+        self,
+        relation: Relation,
+        *,
+        model: type[Model] | None,
+        alias: str,
+        type_names: Sequence[str],
+    ) -> None:
+        self.name = TableName(relation.schema, relation.name)
+        self.model = model
+        self.alias = alias
+        self.columns = relation.columns
+        self.column_names = [column.name for column in relation.columns]
+        self.source = Source(
+            db=alias,
+            schema=relation.schema,
+            table=relation.name,
+            columns=dict(zip(self.column_names, type_names, strict=True)),
+        )
+        self._records = RowLoader([column.type_oid for column in relation.columns])
+        self._instances: InstanceLoader | None = None
+
+    def record(self, row: Row) -> dict[str, Any]:
+        """Return the Python values of a whole row by column."""
+        return dict(zip(self.column_names, self._records.load(row), strict=True))
+
+    def load(self, row: Row) -> tuple[Any, ...]:
+        """Return the Python values of a row, in the order of the columns."""
+        return self._records.load(row)
+
+    def value(self, index: int, row: Row) -> Any:
+        """Return the Python value of one column."""
+        return self._records.load_one(index, row[index])
+
+    def key_row(self, row: Row) -> Row:
+        """Return a key tuple with `UNCHANGED` for the NULLs that tell nothing."""
+        return [
+            value if column.is_key else UNCHANGED
+            for value, column in zip(row, self.columns, strict=True)
+        ]
+
+    def instance(self, row: Row) -> Model | None:
+        """Return a model instance; what is `UNCHANGED` in the row is deferred."""
+        if self.model is None:
+            return None
+        if self._instances is None:
+            self._instances = InstanceLoader(self.model, self.columns, self.alias)
+        return self._instances.load(row)
+
+
+def type_name(oid: int, types: Mapping[int, Type]) -> str:
+    """Return the name of a type as in SQL, such as ``"bigint"`` or ``"text[]"``."""
+    if info := psycopg.adapters.types.get(oid):
+        return info.regtype if oid == info.oid else f"{info.regtype}[]"
+    if oid in types:
+        return types[oid].name
+    return f"oid {oid}"
+
+
+class InstanceLoader:
+    """
+    Makes model instances of rows, with the values that the ORM would have loaded.
+
+    Args:
+        model: a concrete model.
+        columns: of the relation; in any order, with more or fewer than the fields.
+        alias: of the database that the instances belong to.
+    """
+
+    def __init__(
+        self, model: type[Model], columns: Sequence[Column], alias: str
+    ) -> None:
+        self._from_db, self._alias = model.from_db, alias
+        self._connection = connections[alias]
+        places = {column.name: place for place, column in enumerate(columns)}
+        fields = [
+            field for field in model._meta.concrete_fields if field.column in places
+        ]
+        picked = [places[field.column] for field in fields]
+        oids = [columns[place].type_oid for place in picked]
+        self._names = [field.attname for field in fields]
+        self._pick = _picker(picked, len(columns))
+        self._loader = RowLoader(oids, orm_adapters(alias))
+        self._converters = [
+            (place, function, column)
+            for place, field in enumerate(fields)
+            for column in [field.get_col(model._meta.db_table)]
+            for function in _converters(column, oids[place], self._connection)
+        ]
+
+    def load(self, row: Row) -> Model:
+        """Return an instance; fields whose value is `UNCHANGED` are deferred."""
+        picked = self._pick(row)
+        try:
+            values = self._loader.load_quickly(picked)
+        except Exception:
+            return self._load_each(picked)
+        if self._converters:
+            converted = list(values)
+            for place, function, expression in self._converters:
+                converted[place] = function(
+                    converted[place], expression, self._connection
+                )
+            return self._from_db(self._alias, self._names, converted)
+        return self._from_db(self._alias, self._names, values)
+
+    def _load_each(self, picked: Sequence[Value]) -> Model:
+        values = list(self._loader.load(picked))
+        for place, function, expression in self._converters:
+            value = values[place]
+            # Neither is a value that a converter expects.
+            if value is not UNCHANGED and not isinstance(value, ExactText):
+                values[place] = function(value, expression, self._connection)
+        known = [(n, v) for n, v in zip(self._names, values, strict=True) if v is not UNCHANGED]
+        return self._from_db(self._alias, [n for n, _ in known], [v for _, v in known])
+
+
+def _picker(places: list[int], count: int) -> Callable[[Row], Sequence[Value]]:
+    """Return a function that picks from ``count`` values those at ``places``."""
+    if places == list(range(count)):
+        return lambda row: row
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda row: [row[place] for place in places]
+
+
+def _converters(
+    column: Col, oid: int, connection: BaseDatabaseWrapper
+) -> list[Callable[..., Any]]:
+    """Return what the ORM would run on a column's value, in order."""
+    field = column.target
+    if (
+        isinstance(field, JSONField)
+        and type(field).from_db_value is JSONField.from_db_value
+        and field.decoder is None
+        and oid == JSONB
+    ):
+        return [_json_value]
+    return [
+        *connection.ops.get_db_converters(column),
+        *column.get_db_converters(connection),
+    ]
+
+
+def _json_value(value: str | None, *context: object) -> Any:
+    """Do what `JSONField.from_db_value` does without a decoder, at half the cost."""
+    return None if value is None else decode_json(value)
+
+
+def orm_adapters(alias: str) -> AdaptersMap:
+    """Return the loaders of the ORM's own connections, extension types included."""
+    wrapper = cast(DatabaseWrapper, connections[alias])
+    wrapper.ensure_connection()
+    adapters = AdaptersMap(wrapper.connection.adapters)
+    # Django's loader sets the zone without converting: it counts on a connection
+    # that prints in that zone, and the stream prints in UTC.
+    adapters.register_loader("timestamptz", _timestamptz_loader(wrapper))
+    return adapters
+
+
+def _timestamptz_loader(wrapper: DatabaseWrapper) -> type[Loader]:
+    aware = wrapper.timezone is not None
+    zone = ZoneInfo(wrapper.timezone_name)
+    if aware and wrapper.timezone is UTC:
+        return TimestamptzLoader
+
+    class ZonedLoader(TimestamptzLoader):
+        def load(self, data: Buffer) -> datetime:
+            moment = super().load(data).astimezone(zone)
+            return moment if aware else moment.replace(tzinfo=None)
+
+    return ZonedLoader
