@@ -27,7 +27,6 @@ SETTINGS = {
     # The data lives as long as the process: durability would only cost time.
     "fsync": "off",
     "full_page_writes": "off",
-    "synchronous_commit": "off",
     "autovacuum": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",

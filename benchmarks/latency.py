@@ -1,0 +1,145 @@
+"""
+How long from COMMIT to the receiver, beside LISTEN/NOTIFY in the same run.
+
+    python -m benchmarks.latency [--changes N] [--pause SECONDS] [--json]
+
+One session commits by turns an INSERT and a NOTIFY. A listener of ours and a psycopg
+session that LISTENs, each in a process of its own, note when they hear of it. The clock
+starts right before COMMIT is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import psycopg
+
+from example_project.postgres import Postgres
+
+from .project import TABLE, configure, create
+
+CONTENDERS = {"notify": "LISTEN/NOTIFY", "ours": "ours: post_db_insert"}
+READY = "ready"
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--changes", type=int, default=2000)
+    parser.add_argument("--pause", type=float, default=0.002)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        _work(**json.loads(arguments.worker))
+        return
+    with Postgres() as postgres:
+        latencies = _measure(postgres.url(), arguments.changes, arguments.pause)
+    results = {name: _percentiles(values) for name, values in latencies.items()}
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return
+    print(f"\n{arguments.changes} changes each, µs from COMMIT\n")
+    print(f"| {'hears by':22} |  p50 |  p99 | p50 ratio |")
+    print(f"|{'-' * 24}|-----:|-----:|----------:|")
+    for name, row in results.items():
+        ratio = row["p50_us"] / results["notify"]["p50_us"]
+        print(
+            f"| {CONTENDERS[name]:22} | {row['p50_us']:4} | {row['p99_us']:4} |"
+            f" {ratio:9.2f} |"
+        )
+
+
+def _measure(url: str, changes: int, pause: float) -> dict[str, list[float]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        create(connection, slot="latency")
+        workers = {name: _start(name, url, changes) for name in CONTENDERS}
+        sent: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        statements = {
+            "ours": f"INSERT INTO {TABLE} (name, quantity, price, active, tags, data)"
+            " VALUES ('a', 1, 1, true, '{}', '{}')",
+            "notify": "NOTIFY bench",
+        }
+        for _ in range(changes):
+            for name, statement in statements.items():
+                connection.execute("BEGIN")
+                connection.execute(statement)
+                sent[name].append(time.perf_counter())
+                connection.execute("COMMIT")
+                time.sleep(pause)
+    heard = {
+        name: json.loads(worker.communicate()[0]) for name, worker in workers.items()
+    }
+    return {
+        name: [end - start for start, end in zip(sent[name], heard[name], strict=True)]
+        for name in CONTENDERS
+    }
+
+
+def _start(contender: str, url: str, changes: int) -> subprocess.Popen[str]:
+    worker = json.dumps({"contender": contender, "url": url, "changes": changes})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.latency", "--worker", worker],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    if process.stdout.readline().strip() != READY:
+        raise RuntimeError(f"{contender} did not start")
+    return process
+
+
+def _percentiles(seconds: list[float]) -> dict[str, int]:
+    centiles = statistics.quantiles(seconds, n=100)
+    return {
+        "p50_us": round(centiles[49] * 1e6),
+        "p99_us": round(centiles[98] * 1e6),
+    }
+
+
+def _work(*, contender: str, url: str, changes: int) -> None:
+    heard = _notified(url, changes) if contender == "notify" else _ours(url, changes)
+    print(json.dumps(heard))
+
+
+def _notified(url: str, changes: int) -> list[float]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("LISTEN bench")
+        print(READY, flush=True)
+        notifies = connection.notifies(stop_after=changes)
+        # The clock is the kernel's, the same for all processes.
+        return [time.perf_counter() for _ in notifies]
+
+
+def _ours(url: str, changes: int) -> list[float]:
+    configure(url, slot="latency")
+
+    from walex_django.conf import get_config
+    from walex_django.listener import Listener
+    from walex_django.signals import post_db_insert
+
+    from .models import BenchRow
+
+    heard: list[float] = []
+
+    def receive(sender: Any, **kwargs: Any) -> None:
+        heard.append(time.perf_counter())
+        if len(heard) == changes:
+            listener.stop()
+
+    post_db_insert.connect(receive, sender=BenchRow)
+    listener = Listener(
+        get_config("default"), started=lambda start: print(READY, flush=True)
+    )
+    listener.run()
+    return heard
+
+
+if __name__ == "__main__":
+    main()

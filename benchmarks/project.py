@@ -1,0 +1,43 @@
+"""The database and the Django project of the benchmarks."""
+
+from __future__ import annotations
+
+import django
+import environ
+import psycopg
+from django.conf import settings
+
+PUBLICATION = "bench"
+TABLE = "bench_row"
+
+
+def create(connection: psycopg.Connection, *, slot: str) -> None:
+    """Make the table anew, with a publication and a slot that starts here."""
+    connection.execute(f"DROP TABLE IF EXISTS {TABLE}")
+    connection.execute(f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
+    connection.execute(
+        f"CREATE TABLE {TABLE} (id bigserial PRIMARY KEY, name text, quantity int,"
+        " price numeric(10, 2), active bool, created timestamptz DEFAULT now(),"
+        " tags text[], data jsonb)"
+    )
+    connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE}")
+    connection.execute(
+        "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
+    )
+
+
+def configure(url: str, *, slot: str) -> None:
+    """Set Django up in this process, with one stream on that slot."""
+    settings.configure(
+        DATABASES={"default": environ.Env.db_url_config(url)},
+        INSTALLED_APPS=["django.contrib.postgres", "walex_django", "benchmarks"],
+        USE_TZ=True,
+        WALEX={
+            "default": {
+                "PUBLICATION": PUBLICATION,
+                "SLOT_NAME": slot,
+                "DURABLE_SLOT": True,
+            }
+        },
+    )
+    django.setup()
