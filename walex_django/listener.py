@@ -96,6 +96,11 @@ class Listener:
             self._stream(replication, min(config.status_interval, patience / 3), until)
         finally:
             self._connection = None
+            with suppress(ReplicationError):
+                replication.end()
+                if not config.durable_slot:
+                    # It would go with the connection, but some moments later.
+                    slots.drop(replication.sql, config.slot_name)
             replication.close()
 
     def _prepare(self, connection: Connection) -> Start:

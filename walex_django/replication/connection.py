@@ -281,24 +281,30 @@ class ReplicationConnection:
         except psycopg.Error as error:
             raise sql_error(error, slot=self.slot) from error
 
-    def close(self, timeout: float = 5) -> None:
+    def end(self, timeout: float = 5) -> None:
         """
-        End the stream in order, so that all that was sent reaches the server.
+        End the stream in order: all that was sent reaches the server, and the slot is
+        free.
 
         Args:
             timeout: seconds to wait for the server's goodbye.
+
+        Raises:
+            ConnectionLost: the connection broke.
         """
         try:
             with self._lock:
                 if self._streaming and self._pgconn.status == ConnStatus.OK:
                     self._say_goodbye(time.monotonic() + timeout)
-        except psycopg.Error:
-            pass  # a connection that broke needs no goodbye
-        finally:
-            self._selector.close()
-            self._wake_in.close()
-            self._wake_out.close()
-            self.sql.close()
+        except psycopg.Error as error:
+            raise sql_error(error, slot=self.slot) from error
+
+    def close(self) -> None:
+        """Close the connection, at once."""
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
+        self.sql.close()
 
     def _raise_end(self) -> None:
         result = self._pgconn.get_result()

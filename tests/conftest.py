@@ -1,0 +1,130 @@
+"""A real server for the suite, and listeners on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.conf import settings as django_settings
+from django.db import connections
+
+from example_project.postgres import Postgres
+from walex_django.conf import StreamConfig, get_config
+from walex_django.plan import setup_plan, teardown_plan
+from walex_django.replication.connection import connect
+
+from .listening import Listening
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        default="embedded",
+        help="the server: 'embedded' (of a PyPI wheel, the default), 'docker' (through"
+        " testcontainers), or a directory with initdb and postgres. WALEX_TEST_DATABASE_URL"
+        " names a running one, with wal_level=logical, instead.",
+    )
+
+
+@pytest.fixture(scope="session")
+def programs(pytestconfig: pytest.Config) -> Path | None:
+    """Where the programs of servers are, for tests that start one of their own."""
+    choice = pytestconfig.getoption("--postgres")
+    if choice == "docker" or "WALEX_TEST_DATABASE_URL" in os.environ:
+        pytest.skip("needs a server of its own, and the suite was given one")
+    return None if choice == "embedded" else Path(choice)
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of the suite's server."""
+    if url := os.environ.get("WALEX_TEST_DATABASE_URL"):
+        yield url
+    elif request.config.getoption("--postgres") == "docker":
+        from testcontainers.community.postgres import PostgresContainer
+
+        container = PostgresContainer("postgres:17", driver=None)
+        with container.with_command("postgres -c wal_level=logical") as running:
+            yield running.get_connection_url()
+    else:
+        programs = request.getfixturevalue("programs")
+        with Postgres(bin=programs) as postgres:
+            yield postgres.url()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(server_url: str) -> None:
+    """Point the databases of the settings to the server."""
+    parts = psycopg.conninfo.conninfo_to_dict(server_url)
+    for alias in django_settings.DATABASES:
+        django_settings.DATABASES[alias].update(
+            NAME=parts["dbname"],
+            USER=parts["user"],
+            PASSWORD=parts.get("password", ""),
+            HOST=parts["host"],
+            PORT=str(parts["port"]),
+        )
+
+
+@pytest.fixture
+def config(transactional_db: None) -> StreamConfig:
+    """A temporary slot on all that the zoo has; its publication is there."""
+    config = replace(
+        get_config("default"), durable_slot=False, slot_name="zoo_temporary"
+    )
+    with connect(config.connection_parameters()) as connection:
+        for step in setup_plan(config, connection):
+            connection.execute(step.statement)
+    return config
+
+
+@pytest.fixture
+def durable(config: StreamConfig) -> Iterator[StreamConfig]:
+    """The same with a durable slot, there from now on."""
+    durable = get_config("default")
+    with connect(durable.connection_parameters()) as connection:
+        for step in setup_plan(durable, connection):
+            connection.execute(step.statement)
+        yield durable
+        for step in teardown_plan(durable, connection):
+            connection.execute(step.statement)
+
+
+@pytest.fixture
+def listening(config: StreamConfig) -> Iterator[Listening]:
+    """A listener that streams."""
+    with Listening(config) as listening:
+        yield listening
+
+
+@pytest.fixture
+def sql(config: StreamConfig) -> Iterator[psycopg.Connection[Any]]:
+    """A session that knows nothing of Django, in autocommit."""
+    with connect(config.connection_parameters()) as connection:
+        yield connection
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What a listener process needs: the databases of the test, and a journal."""
+    return {
+        "ZOO_DATABASE_URL": _url("default"),
+        "ZOO_SECOND_URL": _url("second"),
+        "ZOO_JOURNAL": str(tmp_path / "journal"),
+    }
+
+
+@pytest.fixture
+def journal(environment: dict[str, str]) -> Path:
+    """Where a listener process writes what it hears."""
+    return Path(environment["ZOO_JOURNAL"])
+
+
+def _url(alias: str) -> str:
+    at = connections[alias].settings_dict
+    return "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**at)

@@ -1,0 +1,112 @@
+"""A management command in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 30  # seconds, for what takes one
+
+
+class Process:
+    """
+    ``manage.py COMMAND`` with the settings of the tests.
+
+    Args:
+        arguments: the command and its options.
+        env: over the environment of the tests.
+    """
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.lines: list[str] = []
+        self._changed = Condition()
+        self._popen = subprocess.Popen(
+            [sys.executable, "-u", "manage.py", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        self._reader.join()
+        assert self._popen.stdout
+        self._popen.stdout.close()
+
+    @property
+    def output(self) -> str:
+        """All that it printed."""
+        return "\n".join(self.lines)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._popen.pid
+
+    def wait_for(self, text: str) -> str:
+        """Return the first line that has the text in it, once it is there."""
+
+        def find() -> str | None:
+            return next((line for line in self.lines if text in line), None)
+
+        with self._changed:
+            self._changed.wait_for(
+                lambda: find() or not self._reader.is_alive(), timeout=TIMEOUT
+            )
+        line = find()
+        assert line is not None, f"no {text!r} in:\n{self.output}"
+        return line
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
+
+    def wait(self) -> int:
+        """Return its exit status once it has ended."""
+        status = self._popen.wait(TIMEOUT)
+        self._reader.join()
+        return status
+
+    def _read(self) -> None:
+        assert self._popen.stdout
+        for line in self._popen.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return what a listener process heard so far."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def eventually(condition: Callable[[], bool], what: str = "it") -> None:
+    """Look until the condition holds."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.02)

@@ -1,0 +1,42 @@
+"""What a listener process heard, in a file that the test reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from django.db import connection
+
+from walex_django import Event
+from walex_django.signals import post_db_change, post_db_insert
+
+from .models import Keeper
+
+
+def keep(path: str) -> None:
+    """Connect receivers that write each event to a file, and obey odd names."""
+
+    def write(sender: Any, event: Event, stream: str, **kwargs: Any) -> None:
+        record = event.new_record or event.old_record or {}
+        line = {"stream": stream, **event.as_dict(), "label": record.get("name")}
+        with Path(path).open("a") as journal:
+            journal.write(json.dumps(line) + "\n")
+
+    def obey(sender: Any, event: Event, **kwargs: Any) -> None:
+        keeper = event.instance
+        assert isinstance(keeper, Keeper)
+        if keeper.name == "raise":
+            raise RuntimeError("the keeper said so")
+        if keeper.name.startswith("wait for "):
+            # A receiver that works until the test lets it go.
+            with connection.cursor() as cursor:
+                lock = int(keeper.name.removeprefix("wait for "))
+                cursor.execute("SELECT pg_advisory_lock(%s)", [lock])
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [lock])
+        if keeper.name == "die":
+            os._exit(9)
+
+    post_db_insert.connect(obey, sender=Keeper, weak=False)
+    post_db_change.connect(write, weak=False)
