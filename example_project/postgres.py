@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from .guard import end, guarded
+from .guard import end, guarded, removed_at_end
 
 SETTINGS = {
     "wal_level": "logical",
@@ -53,6 +53,7 @@ class Postgres:
         self.settings = {**SETTINGS, **(settings or {})}
         self.user, self.password = "postgres", secrets.token_urlsafe(12)
         self.home = Path(tempfile.mkdtemp(prefix="walex-postgres-"))
+        self._remover = removed_at_end(self.home)
         self.data, self.log = self.home / "data", self.home / "log"
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -69,7 +70,7 @@ class Postgres:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-        shutil.rmtree(self.home, ignore_errors=True)
+        end(self._remover)
 
     def url(self, database: str = "postgres", **parameters: str) -> str:
         """Return the connection URL of a database on this server."""

@@ -19,6 +19,7 @@ env = environ.Env(
     # The demo and the compose file set one of their own.
     SECRET_KEY=(str, "example-only-not-for-production"),
     SHOP_PRINT_EVENTS=(bool, False),
+    SHOP_COLOR=(bool, False),
 )
 environ.Env.read_env(BASE_DIR / ".env")
 
@@ -94,7 +95,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "UTC"
+# For the demo: print events, in colour although the output is a pipe.
 SHOP_PRINT_EVENTS = env("SHOP_PRINT_EVENTS")
+SHOP_COLOR = env("SHOP_COLOR")
 
 LOGGING = {
     "version": 1,

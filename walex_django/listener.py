@@ -92,7 +92,7 @@ class Listener:
             self._connection = replication
             if self._started:
                 self._started(start)
-            logger.info("Stream %s reads slot %s", config.name, config.slot_name)
+            logger.debug("Stream %s reads slot %s", config.name, config.slot_name)
             self._stream(replication, min(config.status_interval, patience / 3), until)
         finally:
             self._connection = None

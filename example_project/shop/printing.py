@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from django.conf import settings
 from django.core.management.color import color_style
 
 from walex_django import Event, EventType
@@ -19,7 +20,7 @@ _STYLES = {
 
 def print_event(sender: Any, event: Event, **kwargs: Any) -> None:
     """Print one line for an event."""
-    paint = getattr(color_style(), _STYLES[event.type])
+    paint = getattr(color_style(force_color=settings.SHOP_COLOR), _STYLES[event.type])
     what = event.model._meta.label if event.model else event.name
     sys.stdout.write(f"{paint(f'{event.type.upper():8}')} {what:16} {_values(event)}\n")
     sys.stdout.flush()

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import environ
+import psycopg
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
+from django.db.models import Model
+from django.db.models.signals import post_save
+
+from example_project.guard import end, guarded
+from example_project.postgres import Postgres
+from example_project.shop.traffic import Scene, scenes
+from walex_django.conf import get_config
+
+MANAGE = Path(__file__).resolve().parents[4] / "manage.py"
+
+
+class Command(BaseCommand):
+    help = (
+        "Shows walex_django at work: starts a PostgreSQL of its own, the web server, the"
+        " listener, and traffic. Nothing is left behind at its end."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--seconds", type=float, help="End by itself after so many seconds."
+        )
+        parser.add_argument(
+            "--port", type=int, default=8000, help="Of the web server (default 8000)."
+        )
+        parser.add_argument(
+            "--pause",
+            type=float,
+            default=1.5,
+            help="Seconds between two scenes (default 1.5).",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())
+        until = time.monotonic() + (options["seconds"] or float("inf"))
+        with ExitStack() as stack:
+            self.stdout.write("Starting PostgreSQL …")
+            try:
+                postgres = stack.enter_context(Postgres())
+            except RuntimeError as error:
+                raise CommandError(str(error)) from error
+            url = self._prepare(postgres)
+            password = secrets.token_urlsafe(9)
+            get_user_model()._default_manager.create_superuser("demo", "", password)
+            port = _usable(options["port"])
+            environment = self._environment(url)
+            self._start_web(stack, environment, port)
+            self._start_listener(stack, environment)
+            self.stdout.write(
+                f"\n  Shop   http://127.0.0.1:{port}/\n"
+                f"  Admin  http://127.0.0.1:{port}/admin/"
+                f"  (user demo, password {password})\n"
+                "  Quit with CONTROL-C.\n"
+            )
+            for scene in scenes(url):
+                if self._stop.is_set() or time.monotonic() > until:
+                    break
+                self._play(scene)
+                self._stop.wait(min(options["pause"], max(0, until - time.monotonic())))
+            self.stdout.write("\nEnding …")
+            connections.close_all()
+
+    def _prepare(self, postgres: Postgres) -> str:
+        """Create and migrate the database, set the stream up, return the URL."""
+        with psycopg.connect(postgres.url(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE shop")
+        url = postgres.url("shop")
+        connections["default"].settings_dict.update(environ.Env.db_url_config(url))
+        self.stdout.write("Migrating …")
+        call_command("migrate", verbosity=0)
+        call_command("createcachetable", verbosity=0)
+        call_command("walex_setup", stdout=self.stdout)
+        return url
+
+    def _environment(self, url: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "DATABASE_URL": url,
+            "DEBUG": "True",
+            "SECRET_KEY": secrets.token_urlsafe(32),
+            "SHOP_PRINT_EVENTS": "True",
+            "SHOP_COLOR": str(self.style.SUCCESS("") != ""),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _start_web(
+        self, stack: ExitStack, environment: dict[str, str], port: int
+    ) -> None:
+        web = guarded(
+            [sys.executable, str(MANAGE), "runserver", "--noreload", f"127.0.0.1:{port}"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(end, web)
+        while not self._stop.wait(0.05):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            if web.poll() is not None:
+                raise CommandError("The web server did not start.")
+
+    def _start_listener(self, stack: ExitStack, environment: dict[str, str]) -> None:
+        self._listener = guarded(
+            [sys.executable, str(MANAGE), "walex_listen"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        ready = threading.Event()
+        reader = threading.Thread(target=self._relay, args=[ready], daemon=True)
+        reader.start()
+        stack.callback(reader.join, 10)
+        stack.callback(end, self._listener)
+        ready.wait()
+
+    def _relay(self, ready: threading.Event) -> None:
+        """Print what the listener prints, each line as it comes."""
+        assert self._listener.stdout
+        for line in self._listener.stdout:
+            if "Quit with" in line:  # the last line of its banner, and not for us
+                ready.set()
+            else:
+                label = self.style.MIGRATE_LABEL("walex")
+                self.stdout.write(f"  {label}      {line.rstrip()}")
+        ready.set()
+
+    def _play(self, scene: Scene) -> None:
+        """Let it happen, print what `post_save` saw, wait until the listener is done."""
+        saved: list[str] = []
+
+        def saw(sender: type[Model], instance: Model, **kwargs: Any) -> None:
+            saved.append(f"{sender._meta.label} #{instance.pk}")
+
+        self.stdout.write(f"\n{self.style.MIGRATE_HEADING(scene.title)}")
+        post_save.connect(saw)
+        try:
+            scene.play()
+        finally:
+            post_save.disconnect(saw)
+        seen = ", ".join(saved) or self.style.ERROR("nothing")
+        self.stdout.write(f"  post_save  {seen}")
+        # Twice: the receivers write too, and that is heard of as well.
+        for _ in range(2):
+            self._wait_for_listener()
+
+    def _wait_for_listener(self) -> None:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT pg_current_wal_insert_lsn()")
+            (position,) = cursor.fetchone()
+            while not self._stop.is_set():
+                cursor.execute(
+                    "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots"
+                    " WHERE slot_name = %s",
+                    [position, get_config("default").slot_name],
+                )
+                if cursor.fetchone() == (True,):
+                    return
+                if self._listener.poll() is not None:
+                    raise CommandError("The listener ended; see above.")
+                self._stop.wait(0.02)
+
+
+def _usable(port: int) -> int:
+    """Return the port, or a free one if it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
