@@ -32,11 +32,9 @@ def test_xlog_data_gives_its_positions_and_its_payload(
     assert envelope == XLogData(Lsn(start), Lsn(end), payload)
 
 
-@given(positions, clocks, st.booleans())
+@given(end=positions, clock=clocks, reply=st.booleans())
 def test_keepalive_gives_its_position_and_whether_to_reply(
-    end: int,
-    clock: int,
-    reply: bool,  # noqa: FBT001
+    *, end: int, clock: int, reply: bool
 ) -> None:
     assert parse(keepalive(end, clock, reply)) == Keepalive(Lsn(end), reply)
 
@@ -96,11 +94,9 @@ def test_any_bytes_give_an_envelope_or_a_protocol_error(data: bytes) -> None:
         assert isinstance(envelope, XLogData | Keepalive)
 
 
-@given(positions, positions, st.booleans())
+@given(received=positions, confirmed=positions, reply=st.booleans())
 def test_status_update_has_the_servers_layout(
-    received: int,
-    confirmed: int,
-    reply: bool,  # noqa: FBT001
+    *, received: int, confirmed: int, reply: bool
 ) -> None:
     data = status_update(received=received, confirmed=confirmed, reply_requested=reply)
 
