@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 
@@ -72,13 +71,12 @@ class Postgres:
         self.stop()
         end(self._remover)
 
-    def url(self, database: str = "postgres", **parameters: str) -> str:
-        """Return the connection URL of a database on this server."""
-        query = "&".join(f"{key}={quote(value)}" for key, value in parameters.items())
-        return (
-            f"postgres://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"
-            + (f"?{query}" if query else "")
-        )
+    def url(
+        self, database: str = "postgres", *, user: str = "", password: str = ""
+    ) -> str:
+        """Return the connection URL of a database, by default as superuser."""
+        login = f"{user or self.user}:{password or self.password}"
+        return f"postgres://{login}@127.0.0.1:{self.port}/{database}"
 
     def start(self, timeout: float = 30) -> None:
         """Start the server and return when it accepts connections."""

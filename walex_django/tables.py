@@ -93,12 +93,16 @@ def concrete_models() -> list[type[Model]]:
     return sorted(concrete, key=lambda model: model._meta.managed)
 
 
+# to_regclass() would do it all, but raises where the role may not use a schema.
 _FIND = """
 SELECT asked.name, namespace.nspname, class.relname
 FROM unnest(%s::text[]) AS asked(name)
-JOIN pg_catalog.pg_class AS class ON class.oid = to_regclass(asked.name)
+CROSS JOIN parse_ident(asked.name) AS part
+JOIN pg_catalog.pg_class AS class ON class.relname = part[cardinality(part)]
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 WHERE class.relkind IN ('r', 'p')
+AND CASE WHEN cardinality(part) > 1 THEN namespace.nspname = part[1]
+    ELSE pg_catalog.pg_table_is_visible(class.oid) END
 """
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from django.apps import AppConfig
 
@@ -15,3 +16,5 @@ class ZooConfig(AppConfig):
             from .journal import keep
 
             keep(path)
+        if module := os.environ.get("ZOO_IMPORT"):
+            import_module(module)

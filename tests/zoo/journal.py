@@ -35,7 +35,7 @@ def keep(path: str) -> None:
                 lock = int(keeper.name.removeprefix("wait for "))
                 cursor.execute("SELECT pg_advisory_lock(%s)", [lock])
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [lock])
-        if keeper.name == "die":
+        if keeper.name == "die" and "ZOO_IMMORTAL" not in os.environ:
             os._exit(9)
 
     post_db_insert.connect(obey, sender=Keeper, weak=False)

@@ -48,12 +48,10 @@ def reported(config: StreamConfig) -> Iterator[None]:
     """Turn what can go wrong with a stream into one line for people."""
     try:
         yield
-    except (
-        ReplicationError,
-        ImproperlyConfigured,
-        psycopg.Error,
-        DatabaseError,
-    ) as error:
+    except psycopg.Error as error:
+        known = sql_error(error, slot=config.slot_name)
+        raise CommandError(f"{config.name}: {describe(known)}") from error
+    except (ReplicationError, ImproperlyConfigured, DatabaseError) as error:
         raise CommandError(f"{config.name}: {describe(error)}") from error
 
 
@@ -64,8 +62,6 @@ def describe(error: Exception) -> str:
     One line for what the user can mend, the traceback for a receiver's or our own
     mistake.
     """
-    if isinstance(error, psycopg.Error):
-        return str(sql_error(error))
     if isinstance(error, ReplicationError | ImproperlyConfigured | DatabaseError):
         return " ".join(str(error).split())
     if isinstance(error, ReceiverFailed) and error.__cause__:

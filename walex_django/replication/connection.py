@@ -135,6 +135,12 @@ def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
             hint="Let a role do it that may: python manage.py walex_setup --dry-run"
             " prints the SQL.",
         )
+    if isinstance(error, errors.ConfigurationLimitExceeded):
+        return NotPrepared(
+            f"The server has none to spare: {reason}.",
+            hint="Drop a slot that nobody reads (SELECT * FROM pg_replication_slots), or"
+            " raise max_replication_slots and restart PostgreSQL.",
+        )
     if isinstance(error, psycopg.OperationalError):
         return ConnectionLost(f"The connection to PostgreSQL was lost: {reason}.")
     return ReplicationError(f"PostgreSQL reported: {reason}.")
@@ -310,7 +316,9 @@ class ReplicationConnection:
         result = self._pgconn.get_result()
         if result and result.status == ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(result)
-        raise ConnectionLost("PostgreSQL ended the stream.")
+        raise ConnectionLost(
+            "The connection to PostgreSQL was lost: the server ended the stream."
+        )
 
     def _say_goodbye(self, deadline: float) -> None:
         pgconn = self._pgconn

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import sql
 from psycopg.rows import class_row
 
 from walex_django.pgoutput.lsn import Lsn
 
 from .connection import Connection, sql_error
-from .errors import NotPrepared, SlotInUse, SlotUnusable
+from .errors import SlotInUse, SlotUnusable
 
 PLUGIN = "pgoutput"
 MAX_NAME_LENGTH = 63
@@ -125,12 +125,6 @@ def create(connection: Connection, name: str, *, temporary: bool) -> None:
     """
     try:
         connection.execute(create_statement(name, temporary=temporary))
-    except errors.ConfigurationLimitExceeded as error:
-        raise NotPrepared(
-            "All replication slots of the server are taken.",
-            hint="Drop one that nobody reads (SELECT * FROM pg_replication_slots), or"
-            " raise max_replication_slots and restart PostgreSQL.",
-        ) from error
     except psycopg.Error as error:
         raise sql_error(error, slot=name) from error
 

@@ -1,0 +1,190 @@
+"""What a user gets wrong is told in one line, with what mends it, and the mend works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from example_project.postgres import Postgres
+from tests.process import Process
+from walex_django.conf import StreamConfig
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ONE = ("--stream", "default")
+
+
+def fails(command: str, environment: dict[str, str], *options: str) -> str:
+    """Return the one line with which a command ends, without success."""
+    with Process(command, *ONE, *options, env=environment) as process:
+        assert process.wait() == 1, process.output
+        (line,) = process.lines
+        assert line.startswith("CommandError: default: ")
+        return line
+
+
+@pytest.fixture
+def own_server(
+    request: pytest.FixtureRequest, programs: Path | None
+) -> Iterator[Postgres]:
+    """A server with the settings that the test is parametrized with."""
+    with Postgres(bin=programs, settings=getattr(request, "param", {})) as server:
+        yield server
+
+
+def at(server: Postgres, environment: dict[str, str], **user: str) -> dict[str, str]:
+    """Return the environment of a process whose databases are on that server."""
+    url = server.url(**user)
+    return {**environment, "ZOO_DATABASE_URL": url, "ZOO_SECOND_URL": url}
+
+
+def test_no_server(environment: dict[str, str]) -> None:
+    nowhere = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
+    for command in ("walex_setup", "walex_listen", "walex_teardown"):
+        line = fails(command, {**environment, "ZOO_DATABASE_URL": nowhere})
+        assert "Cannot connect to PostgreSQL" in line
+        assert "Check that the server runs" in line
+        assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("own_server", [{"wal_level": "replica"}], indirect=True)
+def test_wal_level(own_server: Postgres, environment: dict[str, str]) -> None:
+    for command in ("walex_setup", "walex_listen"):
+        line = fails(command, at(own_server, environment))
+        assert "wal_level=replica" in line
+        assert "ALTER SYSTEM SET wal_level = 'logical'; then restart" in line
+
+
+def test_role_without_replication(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE keeper LOGIN PASSWORD 'pw'")
+    keeper = at(own_server, environment, user="keeper", password="pw")
+    for command in ("walex_setup", "walex_listen"):
+        line = fails(command, keeper)
+        assert 'The role "keeper" may not replicate.' in line
+        mend = 'ALTER ROLE "keeper" REPLICATION;'
+        assert f"Run as superuser: {mend}" in line
+
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute(mend)
+    assert "may not replicate" not in fails("walex_listen", keeper)
+
+
+def test_role_that_owns_nothing(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE keeper LOGIN REPLICATION PASSWORD 'pw'")
+    env = at(own_server, environment)
+    with Process("migrate", "--verbosity=0", env=env) as migrate:
+        assert migrate.wait() == 0, migrate.output
+
+    line = fails("walex_setup", at(own_server, environment, user="keeper", password="pw"))
+    assert "permission denied for database postgres" in line
+    assert "walex_setup --dry-run prints the SQL" in line
+
+
+def test_wrong_password(own_server: Postgres, environment: dict[str, str]) -> None:
+    line = fails("walex_listen", at(own_server, environment, password="wr0ng"))
+    assert "password authentication failed" in line
+    assert "wr0ng" not in line
+
+
+def test_missing_publication_and_slot(
+    durable: StreamConfig, environment: dict[str, str], sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("SELECT pg_drop_replication_slot('zoo_walex')")
+    line = fails("walex_listen", environment)
+    assert 'The slot "zoo_walex" does not exist.' in line
+    assert line.endswith("Run: python manage.py walex_setup")
+
+    sql.execute("DROP PUBLICATION zoo_events")
+    line = fails("walex_listen", environment)
+    assert 'The publication "zoo_events" does not exist.' in line
+    assert line.endswith("Run: python manage.py walex_setup")
+
+    with Process("walex_setup", *ONE, env=environment) as setup:
+        assert setup.wait() == 0
+    with Process("walex_listen", *ONE, "--drain", env=environment) as listener:
+        assert listener.wait() == 0
+
+
+def test_slot_in_use(durable: StreamConfig, environment: dict[str, str]) -> None:
+    with Process("walex_listen", *ONE, env=environment) as first:
+        first.wait_for("Quit with")
+        for command in ("walex_listen", "walex_teardown"):
+            options = ["--no-input"] if command == "walex_teardown" else []
+            line = fails(command, environment, *options)
+            assert 'The slot "zoo_walex" is in use' in line
+            assert "Stop the other listener" in line
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "SELECT pg_create_logical_replication_slot('zoo_walex', 'test_decoding')",
+        "SELECT pg_create_physical_replication_slot('zoo_walex')",
+    ],
+)
+def test_slot_of_another_kind(
+    durable: StreamConfig,
+    environment: dict[str, str],
+    sql: psycopg.Connection[Any],
+    make: str,
+) -> None:
+    sql.execute("SELECT pg_drop_replication_slot('zoo_walex')")
+    sql.execute(make.encode())
+    for command in ("walex_setup", "walex_listen"):
+        line = fails(command, environment)
+        assert 'The slot "zoo_walex" is there already, of plugin' in line
+        assert line.endswith("Give this stream another SLOT_NAME.")
+
+
+@pytest.mark.parametrize("own_server", [{"max_replication_slots": "1"}], indirect=True)
+def test_no_slot_to_spare(own_server: Postgres, environment: dict[str, str]) -> None:
+    env = at(own_server, environment)
+    with Process("migrate", "--verbosity=0", env=env) as migrate:
+        assert migrate.wait() == 0, migrate.output
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_create_logical_replication_slot('other', 'pgoutput')"
+        )
+    with Process("walex_setup", *ONE, env=env) as setup:
+        assert setup.wait() == 1
+    assert "all replication slots are in use. Drop a slot" in setup.lines[-1]
+    assert "max_replication_slots" in setup.lines[-1]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda server: server.stop("immediate"),
+        lambda server: server.stop("fast"),
+        lambda server: _terminate_walsender(server),
+    ],
+    ids=["killed", "stopped", "walsender terminated"],
+)
+def test_a_server_that_goes_away(
+    own_server: Postgres, environment: dict[str, str], end: Callable[[Postgres], None]
+) -> None:
+    env = at(own_server, environment)
+    for command in ("migrate --verbosity=0", "walex_setup --stream=default"):
+        with Process(*command.split(), env=env) as process:
+            assert process.wait() == 0, process.output
+    with Process("walex_listen", *ONE, env=env) as listener:
+        listener.wait_for("Quit with")
+        end(own_server)
+        assert listener.wait() == 1
+        assert "The connection to PostgreSQL was lost" in listener.lines[-1]
+        assert "Traceback" not in listener.output
+
+
+def _terminate_walsender(server: Postgres) -> None:
+    with psycopg.connect(server.url()) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
