@@ -10,6 +10,7 @@ by each contender in turn, each in a process of its own, from a copy of the same
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -72,7 +73,9 @@ def _arguments() -> argparse.Namespace:
         default=["1", "100", "all"],
         help="rows in a transaction, numbers or 'all'",
     )
-    parser.add_argument("--bin", type=Path, help="directory of another server's programs")
+    parser.add_argument(
+        "--bin", type=Path, help="directory of another server's programs"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -114,7 +117,9 @@ def _run(
     postgres: Postgres, connection: psycopg.Connection, contender: str, rows: int
 ) -> Run:
     if contender == "pg_recvlogical":
-        (end,) = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ()
+        (end,) = (
+            connection.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ()
+        )
         return _recvlogical(postgres, end)
     worker = json.dumps({"url": postgres.url(), "contender": contender, "rows": rows})
     done = subprocess.run(
@@ -152,9 +157,7 @@ def _work(*, url: str, contender: str, rows: int) -> None:
     idle = _peak()
     start, cpu = time.perf_counter(), time.process_time()
     got = drain()
-    run = Run(
-        time.perf_counter() - start, time.process_time() - cpu, _peak(), idle
-    )
+    run = Run(time.perf_counter() - start, time.process_time() - cpu, _peak(), idle)
     if got != rows:
         raise RuntimeError(f"{contender} got {got} of {rows} rows")
     print(json.dumps(run._asdict()))
@@ -189,10 +192,8 @@ def _psycopg2(url: str, rows: int) -> Callable[[], int]:
             slot_name="run",
             options={"proto_version": "1", "publication_names": PUBLICATION},
         )
-        try:
+        with contextlib.suppress(StopReplication):
             cursor.consume_stream(consume)
-        except StopReplication:
-            pass
         connection.close()
         return got
 
@@ -251,7 +252,9 @@ def _summary(results: dict[str, dict[str, list[Run]]], rows: int) -> dict[str, A
 
 
 def _print(size: str, results: dict[str, list[Run]], rows: int) -> None:
-    print(f"\n{rows} rows in transactions of {size}, median of {len(results['type'])}\n")
+    print(
+        f"\n{rows} rows in transactions of {size}, median of {len(results['type'])}\n"
+    )
     print(f"| {'reader':26} | rows/s | ratio | CPU µs/row | peak MB | grown MB |")
     print(f"|{'-' * 28}|-------:|------:|-----------:|--------:|---------:|")
     for contender, row in _rows(results, rows):

@@ -135,7 +135,7 @@ def _ours(url: str, changes: int) -> list[float]:
 
     post_db_insert.connect(receive, sender=BenchRow)
     listener = Listener(
-        get_config("default"), started=lambda start: print(READY, flush=True)
+        get_config("default"), started=lambda _: print(READY, flush=True)
     )
     listener.run()
     return heard

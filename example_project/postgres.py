@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -63,7 +63,7 @@ class Postgres:
         self._process: subprocess.Popen[str] | None = None
         self._initdb()
 
-    def __enter__(self) -> Postgres:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -122,7 +122,7 @@ class Postgres:
 
     def run(self, program: str, *arguments: str) -> str:
         """Run one of the server's programs as the server's user; return its output."""
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             [str(self.bin / program), *arguments],
             check=False,
             capture_output=True,

@@ -26,8 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--postgres",
         default="embedded",
         help="the server: 'embedded' (of a PyPI wheel, the default), 'docker' (through"
-        " testcontainers), or a directory with initdb and postgres. WALEX_TEST_DATABASE_URL"
-        " names a running one, with wal_level=logical, instead.",
+        " testcontainers), or a directory with initdb and postgres."
+        " WALEX_TEST_DATABASE_URL names a running one instead.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Condition, Thread
-from typing import Any
+from typing import Any, Self
 
 from django.db import connections
 
@@ -36,7 +36,7 @@ class Listening:
         self._listener = Listener(config, started=self._begin)
         self._thread = Thread(target=self._run)
 
-    def __enter__(self) -> Listening:
+    def __enter__(self) -> Self:
         post_db_change.connect(self._hear)
         self._thread.start()
         self.wait_until(lambda: self.start is not None or self._ended)

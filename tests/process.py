@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Condition, Thread
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 30  # seconds, for what takes one
@@ -32,7 +32,11 @@ class Process:
         self._popen = subprocess.Popen(
             [sys.executable, "-u", "manage.py", *arguments],
             cwd=ROOT,
-            env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", **(env or {})},
+            env={
+                **os.environ,
+                "DJANGO_SETTINGS_MODULE": "tests.settings",
+                **(env or {}),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -41,7 +45,7 @@ class Process:
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

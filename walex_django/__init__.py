@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .conf import ALL_TABLES
-from .events import Change, Event, EventType, Source
+from .events import Change, Event, EventType
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import UNCHANGED
 from .pgoutput.values import ExactText
+from .tables import Source
 from .version import __version__
 
 __all__ = [

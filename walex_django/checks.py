@@ -7,7 +7,8 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning
+from django.core import checks
+from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
 from . import conf
@@ -29,7 +30,7 @@ def check_settings(
                 hint = "Mend the name, or write 'app.*' for all models of the app."
                 found.append(conf.Problem("E006", f"{path}: {error}", hint))
     return [
-        (Warning if problem.id.startswith("W") else Error)(
+        (checks.Warning if problem.id.startswith("W") else checks.Error)(
             problem.message, hint=problem.hint or None, id=f"walex_django.{problem.id}"
         )
         for problem in found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, cast
 
@@ -54,7 +55,7 @@ class StreamConfig:
         """Return libpq's parameters for this stream's server; they hold secrets."""
         if self.url is not None:
             return parse_url(self.url)
-        wrapper = cast(DatabaseWrapper, connections[self.database])
+        wrapper = cast("DatabaseWrapper", connections[self.database])
         parameters = wrapper.get_connection_params()
         # These belong to Django's cursors, not to libpq.
         return {
@@ -152,11 +153,9 @@ def _read_stream(
         hint = f'Write {path} = {{"PUBLICATION": "…"}}.'
         return None, [Problem("E001", f"{path} must be a dict.", hint)]
     default_name = slot_name(f"{name}_walex")
-    values: dict[str, Any] = {
-        "publications": (default_name,),
-        "slot_name": default_name,
-    }
+    values: dict[str, Any] = {}
     problems = []
+    options = {"PUBLICATION": default_name, "SLOT_NAME": default_name, **options}
     for key, value in options.items():
         if key not in _KEYS:
             problems.append(
@@ -201,8 +200,9 @@ def _database_problems(path: str, config: StreamConfig) -> list[Problem]:
     return []
 
 
-def _shared_slots(configs: Any) -> list[Problem]:
-    problems, first = [], {}
+def _shared_slots(configs: Iterable[StreamConfig]) -> list[Problem]:
+    problems = []
+    first: dict[object, StreamConfig] = {}
     for config in configs:
         place = (config.database, config.url, config.slot_name)
         other = first.setdefault(place, config)
@@ -244,21 +244,22 @@ def _boolean(value: object) -> bool:
     return value
 
 
-def _names(value: object) -> tuple[str, ...]:
+def _strings(value: object) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else value
-    if not isinstance(values, list | tuple | set | frozenset):
+    if not isinstance(values, list | tuple | set | frozenset) or not all(
+        isinstance(each, str) for each in values
+    ):
         raise ValueError("must be a string or a list of strings")
-    names = tuple(_string(name) for name in values)
+    return tuple(values)
+
+
+def _publications(value: object) -> tuple[str, ...]:
+    names = tuple(map(_string, _strings(value)))
     for name in names:
         if len(name.encode()) > MAX_NAME_LENGTH:
             raise ValueError(
                 f"has a name of more than {MAX_NAME_LENGTH} bytes: {name!r}"
             )
-    return names
-
-
-def _publications(value: object) -> tuple[str, ...]:
-    names = _names(value)
     if not names:
         raise ValueError("must name a publication")
     return names
@@ -267,7 +268,9 @@ def _publications(value: object) -> tuple[str, ...]:
 def _slot_name(value: object) -> str:
     name = slot_name(_string(value))
     if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(f"is longer than {MAX_NAME_LENGTH} characters")
+        raise ValueError(
+            f"is longer than {MAX_NAME_LENGTH} characters\nChoose a shorter one."
+        )
     return name
 
 
@@ -280,7 +283,8 @@ def _subscriptions(value: object) -> tuple[str, ...]:
             f"is empty: nothing would ever arrive\nWrite [{ALL_TABLES!r}] for all."
         )
     for entry in entries:
-        if entry != ALL_TABLES and not all(entry.partition(".")):
+        owner, dot, name = entry.partition(".")
+        if entry != ALL_TABLES and (owner in {"", "*"} or not dot or not name):
             raise ValueError(
                 f"has the entry {entry!r}, which names no table\n"
                 "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'."
@@ -303,7 +307,11 @@ def _count(value: object) -> int:
 
 
 def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (0 < value < math.inf)
+    ):
         raise ValueError("must be a number of seconds above 0")
     return value
 
@@ -317,5 +325,5 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "SUBSCRIPTIONS": ("subscriptions", _subscriptions),
     "MAX_BATCH": ("max_batch", _count),
     "STATUS_INTERVAL": ("status_interval", _seconds),
-    "MESSAGES": ("messages", _names),
+    "MESSAGES": ("messages", _strings),
 }

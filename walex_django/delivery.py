@@ -105,7 +105,9 @@ class Delivery:
         """
         self._renew_connections()
         self._send(
-            post_db_message, f"message {message.prefix!r} {message.lsn}", message=message
+            post_db_message,
+            f"message {message.prefix!r} {message.lsn}",
+            message=message,
         )
 
     def _send(self, signal: ChangeSignal, subject: str, **named: Any) -> None:
@@ -116,7 +118,7 @@ class Delivery:
                 raise ReceiverFailed(receiver, subject) from error
 
     def _renew_connections(self) -> None:
-        """Do for Django's connections what a request does, though not for each event."""
+        """Do for Django's connections what a request does, but not for each event."""
         now = time.monotonic()
         if now - self._renewed > _RENEW_CONNECTIONS_EVERY:
             self._renewed = now

@@ -18,6 +18,7 @@ from .pgoutput.messages import (
     Begin,
     Delete,
     Insert,
+    PartialRow,
     Row,
     RowMessage,
     Truncate,
@@ -223,10 +224,14 @@ class Event:
         Numbers, booleans, text, JSON and arrays of them are themselves, whatever else
         is its text in PostgreSQL: ``"12.50"``, ``"2026-11-22 10:00:00+00"``.
         """
-        table, old_row, new_row = self._table, self._old_row(), self._new_row()
-        old = payload.dump_row(table, old_row)
-        new = payload.dump_row(table, new_row)
-        changes = self.changes
+        old = payload.dump_row(self._table, self._old_row())
+        new = payload.dump_row(self._table, self._new_row())
+        changes = None
+        if self.changes is not None and old and new:
+            changes = {
+                name: {"old_value": old[name], "new_value": new[name]}
+                for name in self.changes
+            }
         return {
             "id": self.id,
             "type": str(self.type),
@@ -235,12 +240,7 @@ class Event:
             "source": {**asdict(self.source), "columns": dict(self.source.columns)},
             "new_record": new,
             "old_record": old,
-            "changes": changes
-            and {
-                name: {"old_value": old[name], "new_value": new[name]}
-                for name in changes
-                if old and new
-            },
+            "changes": changes,
             "unchanged": list(self.unchanged),
             "timestamp": self.timestamp.isoformat(),
             "lsn": str(self.lsn),
@@ -252,7 +252,7 @@ class Event:
 
     def as_json(self) -> str:
         """Return `as_dict` as JSON."""
-        return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False)
+        return json.dumps(self.as_dict(), allow_nan=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Event:
@@ -263,9 +263,7 @@ class Event:
             ValueError: the data did not come from there.
         """
         try:
-            return cls(
-                EventType(data["type"]), *payload.restore(data), data["ordinal"]
-            )
+            return cls(EventType(data["type"]), *payload.restore(data), data["ordinal"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the dict of an event: {error!r}") from error
 
@@ -284,10 +282,10 @@ class Event:
             return message.new
         if not isinstance(message, Update):
             return None
-        if message.old is None:
+        if message.old is None or type(message.new) is not PartialRow:
             return message.new
         # REPLICA IDENTITY FULL: the old row has what was not sent with the new.
-        return [
+        return PartialRow(
             old if new is UNCHANGED else new
             for new, old in zip(message.new, message.old, strict=True)
-        ]
+        )

@@ -72,10 +72,11 @@ def _model(label: str, name: str) -> type[Model]:
     try:
         model = apps.get_model(label, name)
     except LookupError:
-        known = sorted(model.__name__ for model in apps.get_app_config(label).get_models())
+        known = sorted(
+            model.__name__ for model in apps.get_app_config(label).get_models()
+        )
         raise ImproperlyConfigured(
             f"The app {label!r} has no model {name!r}; it has {', '.join(known)}."
         ) from None
-    concrete = model._meta.concrete_model
-    assert concrete is not None
+    concrete: type[Model] = model._meta.concrete_model
     return concrete

@@ -62,9 +62,7 @@ class Listener:
         self._connection: ReplicationConnection | None = None
 
     def stop(self) -> None:
-        """
-        End after the transaction in hand. May be called from any thread.
-        """
+        """End after the transaction in hand. May be called from any thread."""
         self._stopped.set()
         if connection := self._connection:
             connection.wake()
@@ -209,7 +207,7 @@ class Listeners:
     def _run(self, listener: Listener) -> None:
         try:
             listener.run()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever joins tells it
             self.failures.append((listener, error))
             self.stop()
         finally:

@@ -25,6 +25,7 @@ from .pgoutput.messages import (
     Column,
     Delete,
     Insert,
+    PartialRow,
     Relation,
     Row,
     RowMessage,
@@ -131,10 +132,10 @@ def _is_native(value: Any) -> bool:
 def _load_row(table: Table, record: Mapping[str, Any] | None) -> Row | None:
     if record is None:
         return None
-    return [
+    return PartialRow(
         _load(record[name], type in _JSON_TYPES) if name in record else UNCHANGED
         for name, type in table.source.columns.items()
-    ]
+    )
 
 
 def _load(value: Any, is_json: bool) -> bytes | None:

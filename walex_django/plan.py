@@ -117,10 +117,7 @@ def subscribed_tables(config: StreamConfig, connection: Connection) -> list[Tabl
             f"The table of {model._meta.label} is not in the database"
             f" {alias!r}. Run: python manage.py migrate --database {alias}"
         )
-    return sorted(
-        tables
-        | _existing_tables(connection, subscriptions)
-    )
+    return sorted(tables | _existing_tables(connection, subscriptions))
 
 
 _TABLES = """

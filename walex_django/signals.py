@@ -40,7 +40,7 @@ class ChangeSignal(Signal):
             receiver: called with keyword arguments; may be ``async``.
             sender: a model, its label, or `None` for all tables.
             weak: let go of the receiver when nothing else refers to it.
-            dispatch_uid: of several connections with the same one, only the first counts.
+            dispatch_uid: of several receivers with the same one, only the first counts.
         """
 
         def connect(model: Any) -> None:
@@ -66,7 +66,7 @@ class ChangeSignal(Signal):
         """Return those who hear of a sender, all to be called synchronously."""
         if not self.receivers:
             return []
-        # Django has no public way to ask; `send` itself would look them up for each row.
+        # Django has no public way to ask, and `send` would look them up for each row.
         synchronous, asynchronous = self._live_receivers(sender)
         return [*synchronous, *map(async_to_sync, asynchronous)]
 
@@ -97,15 +97,18 @@ post_db_change = ChangeSignal()
 
 post_db_transaction = ChangeSignal()
 """
-A transaction, after the receivers of its rows: ``events`` (a list of at most
-``MAX_BATCH``), ``last`` (whether it is the transaction's last), ``stream``. The sender is
-`None`.
+A transaction, after the receivers of its rows.
+
+Sent with ``events`` (a list of at most ``MAX_BATCH``), ``last`` (whether they are the
+transaction's last) and ``stream``; the sender is `None`.
 """
 
 post_db_message = ChangeSignal()
 """
-A logical message: ``message`` (with ``prefix``, ``content``, ``transactional``, ``lsn``)
-and ``stream``. The sender is `None`.
+A logical message that `MESSAGES` asks for.
+
+Sent with ``message`` (it has ``prefix``, ``content``, ``transactional``, ``lsn``) and
+``stream``; the sender is `None`.
 """
 
 ALL = (

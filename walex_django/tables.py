@@ -20,7 +20,15 @@ from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.datetime import TimestamptzLoader
 
-from .pgoutput.messages import UNCHANGED, Column, Relation, Row, Type, Value
+from .pgoutput.messages import (
+    UNCHANGED,
+    Column,
+    PartialRow,
+    Relation,
+    Row,
+    Type,
+    Value,
+)
 from .pgoutput.values import JSONB, ExactText, RowLoader, decode_json
 from .replication.publications import TableName
 from .version import __version__
@@ -155,10 +163,10 @@ class Table:
 
     def key_row(self, row: Row) -> Row:
         """Return a key tuple with `UNCHANGED` for the NULLs that tell nothing."""
-        return [
+        return PartialRow(
             value if column.is_key else UNCHANGED
             for value, column in zip(row, self.columns, strict=True)
-        ]
+        )
 
     def instance(self, row: Row) -> Model | None:
         """Return a model instance; what is `UNCHANGED` in the row is deferred."""
@@ -194,10 +202,12 @@ class InstanceLoader:
         self._from_db, self._alias = model.from_db, alias
         self._connection = connections[alias]
         places = {column.name: place for place, column in enumerate(columns)}
-        fields = [
-            field for field in model._meta.concrete_fields if field.column in places
-        ]
-        picked = [places[field.column] for field in fields]
+        fields, picked = [], []
+        for field in model._meta.concrete_fields:
+            place = places.get(field.column or "")
+            if place is not None:
+                fields.append(field)
+                picked.append(place)
         oids = [columns[place].type_oid for place in picked]
         self._names = [field.attname for field in fields]
         self._pick = _picker(picked, len(columns))
@@ -212,9 +222,11 @@ class InstanceLoader:
     def load(self, row: Row) -> Model:
         """Return an instance; fields whose value is `UNCHANGED` are deferred."""
         picked = self._pick(row)
+        if type(row) is PartialRow:
+            return self._load_each(PartialRow(picked))
         try:
             values = self._loader.load_quickly(picked)
-        except Exception:
+        except Exception:  # noqa: BLE001 - see RowLoader
             return self._load_each(picked)
         if self._converters:
             converted = list(values)
@@ -232,7 +244,11 @@ class InstanceLoader:
             # Neither is a value that a converter expects.
             if value is not UNCHANGED and not isinstance(value, ExactText):
                 values[place] = function(value, expression, self._connection)
-        known = [(n, v) for n, v in zip(self._names, values, strict=True) if v is not UNCHANGED]
+        known = [
+            (n, v)
+            for n, v in zip(self._names, values, strict=True)
+            if v is not UNCHANGED
+        ]
         return self._from_db(self._alias, [n for n, _ in known], [v for _, v in known])
 
 
@@ -270,7 +286,7 @@ def _json_value(value: str | None, *context: object) -> Any:
 
 def orm_adapters(alias: str) -> AdaptersMap:
     """Return the loaders of the ORM's own connections, extension types included."""
-    wrapper = cast(DatabaseWrapper, connections[alias])
+    wrapper = cast("DatabaseWrapper", connections[alias])
     wrapper.ensure_connection()
     adapters = AdaptersMap(wrapper.connection.adapters)
     # Django's loader sets the zone without converting: it counts on a connection

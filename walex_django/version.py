@@ -1,1 +1,3 @@
+"""The version of walex_django."""
+
 __version__ = "0.1.0"

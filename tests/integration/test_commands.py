@@ -119,9 +119,7 @@ def test_all_tables_are_those_of_the_models(
     stream = {"PUBLICATION": 'odd "name"', "SLOT_NAME": "zoo_walex"}
     settings.WALEX = {"default": stream}
 
-    assert run("walex_setup") == (
-        'default: create the publication "odd "name""\n'
-    )
+    assert run("walex_setup") == ('default: create the publication "odd "name""\n')
     tables = publications.tables(sql, ['odd "name"'])
     assert ("public", "zoo_keeper") in tables
     assert ("public", "auth_user") in tables

@@ -198,7 +198,7 @@ def test_truncate_is_one_event_for_each_table(
     last = events[3]
     assert not last.cascade
     assert not last.restart_identity
-    assert last.instance is last.new_record is last.old_record is None
+    assert (last.instance, last.new_record, last.old_record) == (None, None, None)
 
 
 def test_two_phase_transactions_arrive_when_they_are_committed(

@@ -177,7 +177,7 @@ def test_tables_of_many_to_many_fields_have_their_model(listening: Listening) ->
     animal.keepers.add(keeper)
 
     event = listening.wait_for(3)[2]
-    assert event.model is through
+    assert event.model == through
     assert event.instance == through.objects.get()
 
 
@@ -206,9 +206,9 @@ def test_what_python_cannot_hold_arrives_as_its_text(
     assert record["weight"].is_nan()
     assert record["speed"] == float("-inf")
     assert isinstance(instance, Animal)
-    assert isinstance(instance.fed_on, ExactText)
-    assert instance.fed_on == "infinity"
     assert instance.name == "Leo"
+    assert type(instance.__dict__["fed_on"]) is ExactText
+    assert instance.__dict__["fed_on"] == "infinity"
 
 
 def test_an_unchanged_toasted_value_is_deferred_and_named(
@@ -257,7 +257,7 @@ def test_server_settings_do_not_leak_into_values(
     }
     database = sql.info.dbname
     for name, value in odd.items():
-        sql.execute(f'ALTER DATABASE "{database}" SET {name} = \'{value}\'')
+        sql.execute(f"ALTER DATABASE \"{database}\" SET {name} = '{value}'")
     try:
         with Listening(config) as listening:
             Animal.objects.create(**LEO)
@@ -303,4 +303,3 @@ def test_an_event_comes_back_from_json(
 def test_a_dict_of_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match="not the dict of an event"):
         Event.from_dict({"type": "insert"})
-

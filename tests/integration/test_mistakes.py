@@ -1,4 +1,4 @@
-"""What a user gets wrong is told in one line, with what mends it, and the mend works."""
+"""What a user gets wrong is told in one line, with what mends it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_role_that_owns_nothing(
     with Process("migrate", "--verbosity=0", env=env) as migrate:
         assert migrate.wait() == 0, migrate.output
 
-    line = fails("walex_setup", at(own_server, environment, user="keeper", password="pw"))
+    line = fails(
+        "walex_setup", at(own_server, environment, user="keeper", password="pw")
+    )
     assert "permission denied for database postgres" in line
     assert "walex_setup --dry-run prints the SQL" in line
 
@@ -161,12 +163,17 @@ def test_no_slot_to_spare(own_server: Postgres, environment: dict[str, str]) -> 
     assert "max_replication_slots" in setup.lines[-1]
 
 
+def _terminate_walsender(server: Postgres) -> None:
+    with psycopg.connect(server.url()) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+
+
 @pytest.mark.parametrize(
     "end",
     [
         lambda server: server.stop("immediate"),
         lambda server: server.stop("fast"),
-        lambda server: _terminate_walsender(server),
+        _terminate_walsender,
     ],
     ids=["killed", "stopped", "walsender terminated"],
 )
@@ -183,8 +190,3 @@ def test_a_server_that_goes_away(
         assert listener.wait() == 1
         assert "The connection to PostgreSQL was lost" in listener.lines[-1]
         assert "Traceback" not in listener.output
-
-
-def _terminate_walsender(server: Postgres) -> None:
-    with psycopg.connect(server.url()) as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")

@@ -86,12 +86,11 @@ def test_other_bytes_are_refused(data: bytes, error: str) -> None:
 )
 def test_any_bytes_give_an_envelope_or_a_protocol_error(data: bytes) -> None:
     try:
-        envelope = parse(data)
+        result = str(parse(data))
     except ProtocolError as error:
-        assert error.message in {"CopyData", "XLogData", "Keepalive"}
-        assert 0 <= error.offset <= len(data)
-    else:
-        assert isinstance(envelope, XLogData | Keepalive)
+        result = str(error)
+
+    assert result.startswith(("CopyData,", "XLogData", "Keepalive"))
 
 
 @given(received=positions, confirmed=positions, reply=st.booleans())

@@ -1,4 +1,6 @@
 """
+Messages as a server sent them.
+
 The bytes were recorded from PostgreSQL 18.6, by
 ``SELECT data FROM pg_logical_slot_get_binary_changes('s', NULL, NULL,
 'proto_version', '1', 'publication_names', 'p', 'messages', 'true')``, after::
@@ -72,7 +74,25 @@ class Recorded(NamedTuple):
     def kind(self) -> str:
         return type(self.message).__name__
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.made_by}"
 
+
+def column(name: str, type_oid: int, modifier: int = -1) -> Column:
+    return Column(name, type_oid, modifier, is_key=False)
+
+
+def key(name: str, type_oid: int) -> Column:
+    return Column(name, type_oid, -1, is_key=True)
+
+
+PET_COLUMNS = (
+    key("id", 20),
+    column("name", 1043, 44),
+    column("mood", MOOD),
+    column("kg", WEIGHT),
+    column("diary", 25),
+)
 RECORDED = [
     Recorded(
         # xact_setup also sets the commit time, which is how we know it.
@@ -98,24 +118,12 @@ RECORDED = [
         "00 6d6f6f6400 00004002 ffffffff"
         "00 6b6700 00004008 ffffffff"
         "00 646961727900 00000019 ffffffff",
-        Relation(
-            PET,
-            "public",
-            "pet",
-            "d",
-            (
-                Column("id", 20, -1, is_key=True),
-                Column("name", 1043, 44, is_key=False),
-                Column("mood", MOOD, -1, is_key=False),
-                Column("kg", WEIGHT, -1, is_key=False),
-                Column("diary", 25, -1, is_key=False),
-            ),
-        ),
+        Relation(PET, "public", "pet", "d", PET_COLUMNS),
     ),
     Recorded(
         "first row of log",
         "52 00004017 7075626c696300 6c6f6700 66 0001 01 6c696e6500 00000019 ffffffff",
-        Relation(LOG, "public", "log", "f", (Column("line", 25, -1, is_key=True),)),
+        Relation(LOG, "public", "log", "f", (key("line", 25),)),
     ),
     Recorded(
         "first row of pair",
@@ -128,17 +136,13 @@ RECORDED = [
             "public",
             "pair",
             "i",
-            (
-                Column("a", 23, -1, is_key=True),
-                Column("b", 23, -1, is_key=True),
-                Column("note", 25, -1, is_key=False),
-            ),
+            (key("a", 23), key("b", 23), column("note", 25)),
         ),
     ),
     Recorded(
         "first row of bare",
         "52 00004033 7075626c696300 6261726500 6e 0001 00 7800 00000017 ffffffff",
-        Relation(BARE, "public", "bare", "n", (Column("x", 23, -1, is_key=False),)),
+        Relation(BARE, "public", "bare", "n", (column("x", 23),)),
     ),
     Recorded(
         "first row of empty",
@@ -162,9 +166,7 @@ RECORDED = [
         Insert(PET, [b"1", "Zoë".encode(), b"ok", b"4.20", None]),
     ),
     Recorded(
-        "INSERT INTO empty DEFAULT VALUES",
-        "49 00004036 4e 0000",
-        Insert(EMPTY, []),
+        "INSERT INTO empty DEFAULT VALUES", "49 00004036 4e 0000", Insert(EMPTY, [])
     ),
     Recorded(
         "INSERT INTO pet VALUES (7, 'Rex', 'ok', 1.5, 'd'), read with binary 'true'",
@@ -189,7 +191,7 @@ RECORDED = [
     ),
     Recorded(
         "UPDATE pet SET name = 'Bo2' WHERE id = 2, whose diary has 3000 characters",
-        "55 00004009 4e 0005 74 00000001 32 74 00000003 426f32 74 00000003 736164 6e 75",
+        "55 00004009 4e 0005 74 00000001 32 74 00000003 426f3274 00000003 736164 6e 75",
         Update(PET, None, None, [b"2", b"Bo2", b"sad", None, UNCHANGED]),
     ),
     Recorded(
@@ -197,12 +199,7 @@ RECORDED = [
         "55 00004009 4b 0005 74 00000001 31 6e 6e 6e 6e"
         "4e 0005 74 00000001 33 74 00000002 426f"
         "74 00000002 6f6b 74 00000004 342e3230 6e",
-        Update(
-            PET,
-            [b"1", None, None, None, None],
-            None,
-            [b"3", b"Bo", b"ok", b"4.20", None],
-        ),
+        Update(PET, [b"1", *[None] * 4], None, [b"3", b"Bo", b"ok", b"4.20", None]),
     ),
     Recorded(
         "UPDATE log SET line = 'b' WHERE line = 'a'",
@@ -267,9 +264,7 @@ RECORDED = [
         ),
     ),
 ]
-each_recorded = pytest.mark.parametrize(
-    "recorded", [pytest.param(it, id=f"{it.kind}: {it.made_by}") for it in RECORDED]
-)
+each_recorded = pytest.mark.parametrize("recorded", RECORDED, ids=str)
 
 
 @each_recorded
@@ -299,13 +294,15 @@ def test_a_byte_too_many_is_refused_by_name(recorded: Recorded) -> None:
     assert str(caught.value) == f"{recorded.kind}, byte {end}: 1 bytes too many"
 
 
-@each_recorded
-def test_table_is_known_before_the_row_is_read(recorded: Recorded) -> None:
-    if not isinstance(recorded.message, Insert | Update | Delete):
-        pytest.skip("no row")
+@pytest.mark.parametrize("start", [0, 25])
+def test_table_of_a_row_is_known_before_the_row_is_read(start: int) -> None:
+    tables = [
+        relation_oid(b"w" * start + recorded.data, start)
+        for recorded in RECORDED
+        if isinstance(recorded.message, Insert | Update | Delete)
+    ]
 
-    assert relation_oid(recorded.data) == recorded.message.relation_oid
-    assert relation_oid(b"w" + recorded.data, 1) == recorded.message.relation_oid
+    assert tables == [PET, EMPTY, PET, PET, PET, PET, LOG, PAIR, LOG]
 
 
 @pytest.mark.parametrize("start", [0, 1, 5])
@@ -324,16 +321,16 @@ def test_no_bytes_are_no_message(start: int) -> None:
         ("44 00004017 4e 0000", "Delete, byte 5: unknown kind of tuple b'N'"),
         ("49 00004017 4e 0002 6e 78", "Insert, byte 9: unknown kind of value b'x'"),
         ("54 00000000 04", "Truncate, byte 5: unknown flags 4"),
-        ("52 00004017 00 6100 78 0000", "Relation, byte 8: unknown replica identity b'x'"),
+        ("52 00004017 00 6100 78", "Relation, byte 8: unknown replica identity b'x'"),
         (
-            "52 00004017 00 6100 64 0001 02 6100 00000019 ffffffff",
+            "52 00004017 00 6100 64 0001 02",
             "Relation, byte 11: flag is 2, neither 0 nor 1",
         ),
-        ("4d 02 0000000001705330 00 00000000", "LogicalMessage, byte 1: flag is 2, neither 0 nor 1"),
+        ("4d 02", "LogicalMessage, byte 1: flag is 2, neither 0 nor 1"),
         ("4f 0000000000000000 61ff00", "Origin, byte 10: not UTF-8"),
         (
-            "42 0000000000000000 7fffffffffffffff 00000000",
-            "Begin, byte 9: no such time: 9223372036854775807 µs after 2000",
+            f"42 {0:016x} {10**18:016x}",
+            f"Begin, byte 9: no such time: {10**18} µs after 2000",
         ),
         ("54 ffffffff 00 00004009", "Truncate, byte 10: truncated"),
         ("49 00004017 4e 0001 74 ffffffff 61", "Insert, byte 14: truncated"),
@@ -371,13 +368,12 @@ def read(data: bytes, start: int = 0) -> Message | str:
     try:
         return decode(data, start)
     except ProtocolError as error:
-        assert 0 <= error.offset <= len(data) - start
         return str(error)
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A recorded message with some bytes replaced, removed or added."""
+    """Return a recorded message with some bytes replaced, removed or added."""
     data = draw(st.sampled_from(RECORDED)).data
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
@@ -430,29 +426,24 @@ def pack_row(kind: bytes, row: Row | None) -> bytes:
     return kind + struct.pack(">H", len(row)) + b"".join(map(pack_value, row))
 
 
-@given(oids, rows)
-def test_inserted_rows_read_back(oid: int, new: Row) -> None:
-    data = struct.pack(">cI", b"I", oid) + pack_row(b"N", new)
-
-    assert decode(data) == Insert(oid, new)
-
-
-@given(oids, rows, rows, st.sampled_from(["", "key", "old"]))
-def test_updated_rows_read_back(oid: int, before: Row, new: Row, sent: str) -> None:
-    key = before if sent == "key" else None
-    old = before if sent == "old" else None
-    data = struct.pack(">cI", b"U", oid)
-    data += pack_row(b"K", key) + pack_row(b"O", old) + pack_row(b"N", new)
-
-    assert decode(data) == Update(oid, key, old, new)
+def pack(message: Insert | Update | Delete) -> bytes:
+    kind = type(message).__name__[:1].encode()
+    data = struct.pack(">cI", kind, message.relation_oid)
+    if not isinstance(message, Insert):
+        data += pack_row(b"K", message.key) + pack_row(b"O", message.old)
+    return data if isinstance(message, Delete) else data + pack_row(b"N", message.new)
 
 
-@given(oids, rows, st.sampled_from(["key", "old"]))
-def test_deleted_rows_read_back(oid: int, row: Row, sent: str) -> None:
-    key, old = (row, None) if sent == "key" else (None, row)
-    data = struct.pack(">cI", b"D", oid) + pack_row(b"K", key) + pack_row(b"O", old)
-
-    assert decode(data) == Delete(oid, key, old)
+@given(
+    st.builds(Insert, oids, rows)
+    | st.builds(Update, oids, st.none(), st.none(), rows)
+    | st.builds(Update, oids, rows, st.none(), rows)
+    | st.builds(Update, oids, st.none(), rows, rows)
+    | st.builds(Delete, oids, rows, st.none())
+    | st.builds(Delete, oids, st.none(), rows)
+)
+def test_rows_read_back(message: Insert | Update | Delete) -> None:
+    assert decode(pack(message)) == message
 
 
 columns = st.builds(
@@ -485,11 +476,11 @@ def test_relations_read_back(relation: Relation) -> None:
     assert decode(data) == relation
 
 
-@given(st.lists(oids), st.booleans(), st.booleans())
-def test_truncated_tables_read_back(
-    tables: list[int], cascade: bool, restart: bool  # noqa: FBT001
-) -> None:
-    flags = cascade | restart << 1
-    data = struct.pack(f">cIB{len(tables)}I", b"T", len(tables), flags, *tables)
+@given(st.builds(Truncate, st.lists(oids).map(tuple), st.booleans(), st.booleans()))
+def test_truncated_tables_read_back(message: Truncate) -> None:
+    oids = message.relation_oids
+    flags = message.cascade | message.restart_identity << 1
 
-    assert decode(data) == Truncate(tuple(tables), cascade, restart)
+    assert decode(struct.pack(f">cIB{len(oids)}I", b"T", len(oids), flags, *oids)) == (
+        message
+    )

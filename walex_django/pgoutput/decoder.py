@@ -18,6 +18,7 @@ from .messages import (
     LogicalMessage,
     Message,
     Origin,
+    PartialRow,
     Relation,
     Row,
     Truncate,
@@ -111,6 +112,7 @@ def _timestamp(data: bytes, pos: int) -> datetime:
 def _row(data: bytes, pos: int) -> tuple[Row, int]:
     count = data[pos] << 8 | data[pos + 1]
     pos += 2
+    plain = True
     row: Row = []
     append = row.append
     for _ in range(count):
@@ -125,13 +127,15 @@ def _row(data: bytes, pos: int) -> tuple[Row, int]:
         elif kind == 0x75:  # u
             append(UNCHANGED)
             pos += 1
+            plain = False
         elif kind == 0x62:  # b
             begin = pos + 5
             pos = begin + int.from_bytes(data[pos + 1 : begin], "big")
             append(Binary(data[begin:pos]))
+            plain = False
         else:
             raise _Bad(pos, f"unknown kind of value {bytes([kind])!r}")
-    return row, pos
+    return (row if plain else PartialRow(row)), pos
 
 
 def _begin(data: bytes, pos: int) -> tuple[Message, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from string import hexdigits
+
 
 class Lsn(int):
     """
@@ -48,5 +50,5 @@ class Lsn(int):
 
 
 def _is_half(text: str) -> bool:
-    # int() also takes signs, blanks and underscores.
-    return 1 <= len(text) <= 8 and text.isalnum() and text.isascii()
+    # int() also takes signs, blanks, underscores and a prefix.
+    return 1 <= len(text) <= 8 and set(text) <= set(hexdigits)

@@ -34,11 +34,17 @@ class Binary:
     data: bytes
 
 
-Value: TypeAlias = bytes | None | Unchanged | Binary
+Value: TypeAlias = bytes | Unchanged | Binary | None
 """Text in the server's encoding, NULL, or one of the two above."""
 
 Row: TypeAlias = list[Value]
 """The values of a tuple, in the order of the relation's columns."""
+
+
+class PartialRow(list[Value]):
+    """A row with other values than text and NULL in it."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg.abc import Buffer
+from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import AdaptersMap, Loader, Transformer
 from psycopg.pq import Format
+from psycopg.types.datetime import IntervalLoader
 from psycopg.types.json import JsonbLoader
 
-from .messages import UNCHANGED, Binary, Value
+from .messages import UNCHANGED, Binary, PartialRow, Value
 
 JSONB = psycopg.adapters.types["jsonb"].oid
+INTERVAL = psycopg.adapters.types["interval"].oid
 _raw_decode = json.JSONDecoder().raw_decode
 
 
@@ -30,19 +33,35 @@ class FastJsonbLoader(Loader):
     Blanks and the encoding, which is pinned, need not be looked for.
     """
 
-    def load(self, data: Buffer) -> Any:
+    def load(self, data: Buffer) -> Any:  # noqa: D102
         return decode_json(str(data, "utf-8"))
 
 
-def faster(adapters: AdaptersMap) -> AdaptersMap:
+class PinnedIntervalLoader(IntervalLoader):
     """
-    Return a copy of ``adapters`` that gives the same values sooner.
+    Loads intervals without asking a connection for its IntervalStyle, which is pinned.
+
+    Only psycopg's Python implementation asks; the one in C takes it for granted.
+    """
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        self._load_method = self._load_postgres
+
+
+def fitting(adapters: AdaptersMap) -> AdaptersMap:
+    """
+    Return a copy of ``adapters`` that needs no connection and loads jsonb sooner.
 
     Loaders that somebody registered are left as they are.
     """
     copy = AdaptersMap(adapters)
-    if copy.get_loader(JSONB, Format.TEXT) is JsonbLoader:
+    jsonb = copy.get_loader(JSONB, Format.TEXT)
+    # set_json_loads() leaves the class and changes what it calls.
+    if jsonb is JsonbLoader and jsonb(JSONB).loads is json.loads:
         copy.register_loader(JSONB, FastJsonbLoader)
+    if copy.get_loader(INTERVAL, Format.TEXT) is IntervalLoader:
+        copy.register_loader(INTERVAL, PinnedIntervalLoader)
     return copy
 
 
@@ -65,8 +84,8 @@ class RowLoader:
         adapters: psycopg's map from types to loaders, by default its global one.
 
     Attributes:
-        load_quickly: loads a row in one call, but raises at values that Python cannot
-            hold, and at those that are not text.
+        load_quickly: loads a row in one call. Not for a `PartialRow`, and it raises at
+            values that Python cannot hold.
     """
 
     __slots__ = ("_oids", "_transformer", "load_quickly")
@@ -75,7 +94,7 @@ class RowLoader:
         self, oids: Sequence[int], adapters: AdaptersMap | None = None
     ) -> None:
         self._oids = list(oids)
-        self._transformer = Transformer(faster(adapters or psycopg.adapters))
+        self._transformer = Transformer(fitting(adapters or psycopg.adapters))
         self._transformer.set_loader_types(self._oids, Format.TEXT)
         self.load_quickly: Callable[[Sequence[Any]], tuple[Any, ...]] = (
             self._transformer.load_sequence
@@ -87,10 +106,10 @@ class RowLoader:
 
         `ExactText` stands where Python cannot hold the value; `UNCHANGED` stays.
         """
-        try:
-            return self.load_quickly(row)
-        except Exception:
-            return tuple(map(self.load_one, range(len(row)), row))
+        if type(row) is not PartialRow:
+            with suppress(Exception):  # see load_one
+                return self.load_quickly(row)
+        return tuple(map(self.load_one, range(len(row)), row))
 
     def load_one(self, index: int, value: Value) -> Any:
         """Return the Python value of one column, as in `load`."""
@@ -98,12 +117,15 @@ class RowLoader:
             return value
         if isinstance(value, Binary):
             loader = self._transformer.get_loader(self._oids[index], Format.BINARY)
-            return loader.load(value.data)
+            try:
+                return loader.load(value.data)
+            except Exception:  # noqa: BLE001
+                return value.data
         try:
             return self._transformer.get_loader(self._oids[index], Format.TEXT).load(
                 value
             )
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Loaders raise whatever their parsers do: DataError, ValueError,
             # OverflowError, NotImplementedError, RecursionError of json …
             # A database in SQL_ASCII may hold bytes that are no UTF-8.

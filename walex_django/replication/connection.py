@@ -10,13 +10,15 @@ import selectors
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import ConnStatus, ExecStatus, PGconn
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGconn
 
 from walex_django.pgoutput import copydata
 from walex_django.pgoutput.lsn import Lsn
@@ -58,14 +60,15 @@ def parse_url(url: str) -> dict[str, Any]:
     Turn a connection URL or string into parameters for `connect`.
 
     Raises:
-        ValueError: libpq cannot read it. The message leaves out the password.
+        ValueError: libpq cannot read it.
     """
     try:
         return conninfo_to_dict(url)
-    except psycopg.ProgrammingError as error:
-        # libpq quotes the text it could not read, and that may be the password.
-        reason = str(error).partition('"')[0].strip().rstrip(":")
-        raise ValueError(reason or "not a connection string") from None
+    except psycopg.ProgrammingError:
+        # What libpq says quotes the text that it could not read: perhaps the password.
+        raise ValueError(
+            "is not a connection URL\nWrite postgres://user:password@host:port/database."
+        ) from None
 
 
 def connect(
@@ -138,8 +141,8 @@ def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
     if isinstance(error, errors.ConfigurationLimitExceeded):
         return NotPrepared(
             f"The server has none to spare: {reason}.",
-            hint="Drop a slot that nobody reads (SELECT * FROM pg_replication_slots), or"
-            " raise max_replication_slots and restart PostgreSQL.",
+            hint="Drop a slot that nobody reads (SELECT * FROM pg_replication_slots),"
+            " or raise max_replication_slots and restart PostgreSQL.",
         )
     if isinstance(error, psycopg.OperationalError):
         return ConnectionLost(f"The connection to PostgreSQL was lost: {reason}.")
@@ -254,10 +257,8 @@ class ReplicationConnection:
 
     def wake(self) -> None:
         """Make a `wait` in another thread return."""
-        try:
+        with suppress(OSError):  # closed, or so full that it wakes anyway
             self._wake_in.send(b"\0")
-        except OSError:  # closed, or so full that it wakes anyway
-            pass
 
     def send_progress(
         self, progress: Progress, *, reply_requested: bool = False
@@ -289,8 +290,9 @@ class ReplicationConnection:
 
     def end(self, timeout: float = 5) -> None:
         """
-        End the stream in order: all that was sent reaches the server, and the slot is
-        free.
+        End the stream in order.
+
+        All that was sent then has reached the server, and the slot is free.
 
         Args:
             timeout: seconds to wait for the server's goodbye.

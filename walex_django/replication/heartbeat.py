@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from threading import Event, Thread
 from types import TracebackType
+from typing import Self
 
 from .connection import ReplicationConnection
 from .errors import ReplicationError
@@ -33,7 +34,7 @@ class Heartbeat:
             target=self._beat, name=f"walex-heartbeat-{connection.slot}", daemon=True
         )
 
-    def __enter__(self) -> Heartbeat:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

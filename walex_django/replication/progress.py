@@ -46,5 +46,6 @@ class Progress:
             self._advance(end_lsn)
 
     def _advance(self, lsn: Lsn) -> None:
+        # In this order: another thread must never see less received than confirmed.
+        self.received = max(self.received, lsn)
         self.confirmed = max(self.confirmed, lsn)
-        self.received = max(self.received, self.confirmed)

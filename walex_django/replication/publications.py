@@ -67,7 +67,9 @@ def create_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
     Changes of partitions are published under the name of the root, which is the one
     that has a model.
     """
-    return sql.SQL("CREATE PUBLICATION {}{} WITH (publish_via_partition_root = true)").format(
+    return sql.SQL(
+        "CREATE PUBLICATION {}{} WITH (publish_via_partition_root = true)"
+    ).format(
         sql.Identifier(name),
         sql.SQL(" FOR TABLE {}").format(_listed(tables)) if tables else sql.SQL(""),
     )

@@ -7,10 +7,11 @@ Source: PostgreSQL, "Replication Management Functions" and "pg_replication_slots
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import kwargs_row
 
 from walex_django.pgoutput.lsn import Lsn
 
@@ -46,17 +47,17 @@ WHERE slot_name = %s
 
 def find(connection: Connection, name: str) -> Slot | None:
     """Return the slot of that name, or `None`."""
-    with connection.cursor(row_factory=class_row(_slot)) as cursor:
+    with connection.cursor(row_factory=kwargs_row(_slot)) as cursor:
         return cursor.execute(_FIND, [name]).fetchone()
 
 
 def _slot(
-    *, restart_lsn: int | None, confirmed_lsn: int | None, **columns: object
+    *, restart_lsn: int | None, confirmed_lsn: int | None, **columns: Any
 ) -> Slot:
     return Slot(
         restart_lsn=None if restart_lsn is None else Lsn(restart_lsn),
         confirmed_lsn=None if confirmed_lsn is None else Lsn(confirmed_lsn),
-        **columns,  # type: ignore[arg-type]
+        **columns,
     )
 
 
@@ -81,9 +82,9 @@ def check(slot: Slot, *, database: str, durable: bool) -> None:
         )
     if slot.plugin != PLUGIN or slot.database != database:
         raise SlotUnusable(
-            f'The slot "{slot.name}" is there already, of plugin {slot.plugin or "none"}'
-            f" and database {slot.database or 'none'}; needed are {PLUGIN} and"
-            f" {database}.",
+            f'The slot "{slot.name}" is there already, of plugin'
+            f" {slot.plugin or 'none'} and database {slot.database or 'none'}; needed"
+            f" are {PLUGIN} and {database}.",
             hint="Give this stream another SLOT_NAME.",
         )
     if not durable:

@@ -31,8 +31,8 @@ MANAGE = Path(__file__).resolve().parents[4] / "manage.py"
 
 class Command(BaseCommand):
     help = (
-        "Shows walex_django at work: starts a PostgreSQL of its own, the web server, the"
-        " listener, and traffic. Nothing is left behind at its end."
+        "Shows walex_django at work: starts a PostgreSQL of its own, the web server,"
+        " the listener, and traffic. Nothing is left behind at its end."
     )
     requires_system_checks: list[str] = []
 
@@ -109,7 +109,13 @@ class Command(BaseCommand):
         self, stack: ExitStack, environment: dict[str, str], port: int
     ) -> None:
         web = guarded(
-            [sys.executable, str(MANAGE), "runserver", "--noreload", f"127.0.0.1:{port}"],
+            [
+                sys.executable,
+                str(MANAGE),
+                "runserver",
+                "--noreload",
+                f"127.0.0.1:{port}",
+            ],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -148,7 +154,7 @@ class Command(BaseCommand):
         ready.set()
 
     def _play(self, scene: Scene) -> None:
-        """Let it happen, print what `post_save` saw, wait until the listener is done."""
+        """Let it happen, print what `post_save` saw, wait for the listener."""
         saved: list[str] = []
 
         def saw(sender: type[Model], instance: Model, **kwargs: Any) -> None:
