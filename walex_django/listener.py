@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from .tables import ModelTables
 logger = logging.getLogger(__name__)
 
 _IDLE = 60.0  # seconds; `wake` ends the wait sooner
+_SIGNAL_DELAY = 0.2  # seconds, at most, until a signal is obeyed
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
 
 
@@ -199,10 +202,14 @@ class Listeners:
         for listener in self._listeners:
             listener.stop()
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until all have ended. Args: timeout: seconds for each, or for ever."""
+    def join(self, timeout: float = math.inf) -> None:
+        """Wait until all have ended. Args: timeout: seconds to wait at most."""
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            # In steps: a signal that arrives just as a wait begins does not end it, and
+            # its handler runs only after the wait.
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(_SIGNAL_DELAY)
 
     def _run(self, listener: Listener) -> None:
         try:

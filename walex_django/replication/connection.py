@@ -342,7 +342,7 @@ class ReplicationConnection:
 
 
 def _one_line(error: psycopg.Error) -> str:
-    text = error.diag.message_primary or str(error)
-    # A host with several addresses gives several lines; the last has the last reason.
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")
+    text = error.diag.message_primary or str(error) or type(error).__name__
+    # libpq's advice stands on lines of its own, after a tab.
+    lines = [line for line in text.splitlines() if not line.startswith("\t")]
+    return " ".join(" ".join(lines).split()).rstrip(".")

@@ -49,14 +49,14 @@ class Command(BaseCommand):
                 for config in chosen(streams)
             ]
         )
-        # What is loaded by now stays: the collector need not look at it again.
-        gc.freeze()
-        listeners.start()
         if threading.current_thread() is threading.main_thread():
             self._obey_signals(listeners)
         else:
             # Django's reloader has the main thread, and leaves it by sys.exit().
             atexit.register(self._end, listeners)
+        # What is loaded by now stays: the collector need not look at it again.
+        gc.freeze()
+        listeners.start()
         listeners.join()
         if listeners.failures:
             raise CommandError(
