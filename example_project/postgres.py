@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import shutil
 import socket
@@ -57,8 +58,13 @@ class Postgres:
         self.data, self.log = self.home / "data", self.home / "log"
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
-            self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            shutil.chown(self.home, "nobody", "nogroup")
+            nobody = pwd.getpwnam("nobody")
+            self._as = {
+                "user": nobody.pw_uid,
+                "group": nobody.pw_gid,
+                "extra_groups": [],
+            }
+            os.chown(self.home, nobody.pw_uid, nobody.pw_gid)
         self._process: subprocess.Popen[str] | None = None
         try:
             self.bin = self._runnable(bin or wheel_programs())
@@ -144,7 +150,7 @@ class Postgres:
         secret = self.home / "password"
         secret.write_text(self.password)
         if self._as:
-            shutil.chown(secret, "nobody", "nogroup")
+            os.chown(secret, self._as["user"], self._as["group"])
         self.run(
             "initdb",
             f"--pgdata={self.data}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import environ
@@ -25,6 +26,8 @@ INSTALLED_APPS = [
     "walex_django",
     "tests.zoo",
 ]
+# A child process gets more settings of its first stream so, as JSON.
+_STREAM = json.loads(os.environ.get("ZOO_STREAM", "{}"))
 ZOO_MASCOT_MODEL = "zoo.Mascot"
 WALEX = {
     "default": {
@@ -32,6 +35,7 @@ WALEX = {
         "SLOT_NAME": "zoo_walex",
         "DURABLE_SLOT": True,
         "SUBSCRIPTIONS": ["zoo.*", "legacy.*"],
+        **_STREAM,
     },
     "second": {
         "DATABASE": "second",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -20,6 +20,11 @@ from .replication.slots import MAX_NAME_LENGTH
 
 ALL_TABLES: Final = "*"
 """In ``SUBSCRIPTIONS``: every table that the publication has."""
+
+
+OnError: TypeAlias = Literal["park", "stop", "skip"]
+MAX_BACKOFF: Final = 30.0
+"""Longest wait before something is tried again, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,10 @@ class StreamConfig:
         max_batch: most events handed over at once.
         status_interval: seconds between two signs of life for the server.
         messages: prefixes of the logical messages to deliver, or ``"*"``.
+        on_error: what becomes of a receiver's call when the retries are used up.
+        max_retries: how often a call that failed is made again.
+        retry_backoff: seconds before the first of these; each next wait is twice as
+            long, up to `MAX_BACKOFF`.
     """
 
     name: str
@@ -50,6 +59,14 @@ class StreamConfig:
     max_batch: int = 1000
     status_interval: float = 10
     messages: tuple[str, ...] = ()
+    on_error: OnError = "park"
+    max_retries: int = 5
+    retry_backoff: float = 0.5
+
+    def retry_delays(self) -> Iterator[float]:
+        """Return the seconds to wait before each retry."""
+        for attempt in range(self.max_retries):
+            yield min(self.retry_backoff * 2**attempt, MAX_BACKOFF)
 
     def connection_parameters(self) -> dict[str, Any]:
         """Return libpq's parameters for this stream's server; they hold secrets."""
@@ -132,6 +149,9 @@ def read(walex: object) -> tuple[dict[str, StreamConfig], list[Problem]]:
     if not isinstance(walex, Mapping):
         hint = 'Write WALEX = {"default": {…}}: stream names with their settings.'
         return {}, [Problem("E001", "WALEX must be a dict.", hint)]
+    if walex.keys() <= _KEYS.keys():
+        hint = 'Put them under the name of a stream: WALEX = {"default": {…}}.'
+        return {}, [Problem("E001", "WALEX has the settings of a stream.", hint)]
     configs: dict[str, StreamConfig] = {}
     problems: list[Problem] = []
     for name, options in walex.items():
@@ -171,6 +191,8 @@ def _read_stream(
             values[attribute] = parse(value)
         except ValueError as error:
             problem, _, hint = str(error).partition("\n")
+            if problem.startswith("must be") and key != "URL":  # a secret
+                problem = f"{problem}, not {value!r}"
             problems.append(Problem("E003", f"{path}[{key!r}] {problem}.", hint))
     if problems:
         return None, problems
@@ -224,9 +246,11 @@ def slot_name(text: str) -> str:
 
 
 def _did_you_mean(wrong: object, known: Any) -> str:
-    close = difflib.get_close_matches(str(wrong), list(known), n=1, cutoff=0.5)
-    listed = ", ".join(known)
-    return f"Did you mean {close[0]!r}?" if close else f"Known are: {listed}."
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(wrong).lower(), names, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {names[close[0]]!r}?"
+    return f"Known are: {', '.join(known)}."
 
 
 # Parsers: a setting's value in, ours out; ValueError("must be …\nhint").
@@ -246,7 +270,7 @@ def _boolean(value: object) -> bool:
 
 def _strings(value: object) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else value
-    if not isinstance(values, list | tuple | set | frozenset) or not all(
+    if not isinstance(values, list | tuple) or not all(
         isinstance(each, str) for each in values
     ):
         raise ValueError("must be a string or a list of strings")
@@ -254,7 +278,7 @@ def _strings(value: object) -> tuple[str, ...]:
 
 
 def _publications(value: object) -> tuple[str, ...]:
-    names = tuple(map(_string, _strings(value)))
+    names = tuple(dict.fromkeys(map(_string, _strings(value))))
     for name in names:
         if len(name.encode()) > MAX_NAME_LENGTH:
             raise ValueError(
@@ -316,6 +340,19 @@ def _seconds(value: object) -> float:
     return value
 
 
+def _retries(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("must be a whole number, 0 for no retries")
+    return value
+
+
+def _on_error(value: object) -> str:
+    if value not in get_args(OnError):
+        listed = ", ".join(map(repr, get_args(OnError)))
+        raise ValueError(f"must be one of {listed}")
+    return str(value)
+
+
 _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "DATABASE": ("database", _string),
     "URL": ("url", _url),
@@ -326,4 +363,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "MAX_BATCH": ("max_batch", _count),
     "STATUS_INTERVAL": ("status_interval", _seconds),
     "MESSAGES": ("messages", _strings),
+    "ON_ERROR": ("on_error", _on_error),
+    "MAX_RETRIES": ("max_retries", _retries),
+    "RETRY_BACKOFF": ("retry_backoff", _seconds),
 }

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Sequence
+from threading import Event as Flag
 from typing import Any
 
 from django.db import close_old_connections, reset_queries
 from django.db.models import Model
 
+from . import parking
+from .conf import StreamConfig
 from .events import Event, EventType
 from .pgoutput.messages import LogicalMessage
 from .signals import (
     ChangeSignal,
     Receiver,
+    StreamSignal,
     post_db_change,
     post_db_delete,
     post_db_insert,
@@ -23,6 +29,8 @@ from .signals import (
     post_db_update,
 )
 
+logger = logging.getLogger(__name__)
+
 SIGNALS: dict[EventType, ChangeSignal] = {
     EventType.INSERT: post_db_insert,
     EventType.UPDATE: post_db_update,
@@ -30,34 +38,46 @@ SIGNALS: dict[EventType, ChangeSignal] = {
     EventType.TRUNCATE: post_db_truncate,
 }
 
+RAISED = (Exception, SystemExit, asyncio.CancelledError)
+"""What a receiver may raise and be tried again; the last two end a thread silently."""
+
 _RENEW_CONNECTIONS_EVERY = 1.0  # seconds
 
 
 class ReceiverFailed(Exception):
     """
-    A receiver raised; the cause says what.
+    A receiver raised to the last, and ``ON_ERROR`` is ``"stop"``; the cause says what.
 
     Attributes:
         receiver: its dotted name.
-        subject: id of the event, or what else it was called for.
+        subject: id of the event, or place of the message, that it was called for.
     """
 
-    def __init__(self, receiver: Receiver, subject: str) -> None:
-        self.receiver = _name(receiver)
-        self.subject = subject
-        super().__init__(f"The receiver {self.receiver} failed at {subject}")
+    def __init__(self, receiver: str, subject: str) -> None:
+        self.receiver, self.subject = receiver, subject
+        super().__init__(f"The receiver {receiver} failed at {subject}")
+
+
+class Interrupted(Exception):
+    """We are to stop, and a receiver's call still waits to be made again."""
 
 
 class Delivery:
     """
     Hands the events of one stream to the receivers, in this thread.
 
+    A receiver that raises is called again, that one alone, and after the last retry the
+    stream's ``ON_ERROR`` decides. Meanwhile the receivers after it wait: nobody hears
+    of a change before those who are to hear of it first.
+
     Args:
-        stream: name of the stream.
+        config: of the stream.
+        stopped: set when the wait for a retry is to end.
     """
 
-    def __init__(self, stream: str) -> None:
-        self.stream = stream
+    def __init__(self, config: StreamConfig, *, stopped: Flag) -> None:
+        self._config = config
+        self._stopped = stopped
         self._renewed = 0.0
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
@@ -65,14 +85,15 @@ class Delivery:
         Send the signals of some events of one transaction, and return when it is done.
 
         Args:
-            events: in order.
+            events: in order; none where ``last`` is all there is to say.
             last: these are the transaction's last.
 
         Raises:
-            ReceiverFailed: a receiver raised; those after it were not called.
+            ReceiverFailed, Interrupted: it is not done, and may not be acknowledged.
+            django.db.Error: a failed call could not be parked.
         """
         self._renew_connections()
-        stream = self.stream
+        stream = self._config.name
         # A receiver connected meanwhile hears from the next call on.
         known: dict[tuple[EventType, type[Model] | None], list[Any]] = {}
         for event in events:
@@ -87,35 +108,77 @@ class Delivery:
             for signal, receiver in calls:
                 try:
                     receiver(signal=signal, sender=model, event=event, stream=stream)
-                except Exception as error:
-                    raise ReceiverFailed(receiver, f"event {event.id}") from error
-        self._send(
-            post_db_transaction,
-            f"transaction {events[0].lsn}",
-            events=list(events),
-            last=last,
-        )
+                except RAISED as error:
+                    self._try_again(signal, receiver, model, {"event": event}, error)
+        for receiver in post_db_transaction.receivers_of(None):
+            self._call(
+                post_db_transaction, receiver, {"events": list(events), "last": last}
+            )
 
     def deliver_message(self, message: LogicalMessage) -> None:
         """
-        Send the signal of a logical message.
+        Send the signal of a logical message; raises as `deliver` does.
 
-        Raises:
-            ReceiverFailed: a receiver raised; those after it were not called.
+        Args:
+            message: one that the stream asks for.
         """
         self._renew_connections()
-        self._send(
-            post_db_message,
-            f"message {message.prefix!r} {message.lsn}",
-            message=message,
-        )
+        for receiver in post_db_message.receivers_of(None):
+            self._call(post_db_message, receiver, {"message": message})
 
-    def _send(self, signal: ChangeSignal, subject: str, **named: Any) -> None:
-        for receiver in signal.receivers_of(None):
+    def _call(
+        self, signal: StreamSignal, receiver: Receiver, arguments: dict[str, Any]
+    ) -> None:
+        try:
+            receiver(signal=signal, sender=None, stream=self._config.name, **arguments)
+        except RAISED as error:
+            self._try_again(signal, receiver, None, arguments, error)
+
+    def _try_again(
+        self,
+        signal: StreamSignal,
+        receiver: Receiver,
+        sender: type[Model] | None,
+        arguments: dict[str, Any],
+        error: BaseException,
+    ) -> None:
+        config = self._config
+        name, subject = receiver_name(receiver), parking.subject(arguments)
+        attempts = 1
+        for delay in config.retry_delays():
+            logger.warning(
+                "%s failed at %s, again in %g s: %s",
+                *(name, subject, delay, parking.describe(error)),
+                extra={"stream": config.name, "receiver": name, "event_id": subject},
+            )
+            if self._stopped.wait(delay):
+                raise Interrupted from error
+            # What failed may have been a connection that the server has closed.
+            close_old_connections()
+            attempts += 1
             try:
-                receiver(signal=signal, sender=None, stream=self.stream, **named)
-            except Exception as error:
-                raise ReceiverFailed(receiver, subject) from error
+                receiver(signal=signal, sender=sender, stream=config.name, **arguments)
+            except RAISED as again:
+                error = again
+            else:
+                return
+        if config.on_error == "stop":
+            raise ReceiverFailed(name, subject) from error
+        if config.on_error == "park":
+            parking.park(
+                stream=config.name,
+                signal=signal.name,
+                receiver=name,
+                arguments=arguments,
+                error=error,
+                attempts=attempts,
+            )
+        logger.error(
+            "%s failed %d times at %s, %s",
+            *(name, attempts, subject, _FATES[config.on_error]),
+            exc_info=error,
+            extra={"stream": config.name, "receiver": name, "event_id": subject},
+        )
 
     def _renew_connections(self) -> None:
         """Do for Django's connections what a request does, but not for each event."""
@@ -126,8 +189,12 @@ class Delivery:
             close_old_connections()
 
 
-def _name(receiver: Receiver) -> str:
-    # async_to_sync keeps the coroutine function it wraps in `awaitable`.
+_FATES = {"park": "parked: see walex_replay", "skip": "skipped"}
+
+
+def receiver_name(receiver: Receiver) -> str:
+    """Return the dotted name of a receiver."""
+    # async_to_sync keeps the coroutine function that it wraps in `awaitable`.
     function = getattr(receiver, "awaitable", receiver)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{function.__module__}.{name}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import psycopg
 from django.db.models import Model
+from django.utils.connection import ConnectionDoesNotExist
 
 from . import payload
 from .pgoutput.lsn import Lsn
@@ -88,6 +89,21 @@ class Event:
 
     def __repr__(self) -> str:
         return f"<Event {self.id} {self.type} {self._table.name}>"
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is the same change, perhaps delivered another time."""
+        return (
+            isinstance(other, Event)
+            and (self.id, self.type) == (other.id, other.type)
+            and self.source == other.source
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._begin.commit_lsn, self.ordinal))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Messages and loaders stay here: what travels is what JSON has.
+        return Event.from_dict, (self.as_dict(),)
 
     @property
     def name(self) -> str:
@@ -237,7 +253,7 @@ class Event:
             "type": str(self.type),
             "name": self.name,
             "model": self.model._meta.label if self.model else None,
-            "source": {**asdict(self.source), "columns": dict(self.source.columns)},
+            "source": self.source.as_dict(),
             "new_record": new,
             "old_record": old,
             "changes": changes,
@@ -264,7 +280,10 @@ class Event:
         """
         try:
             return cls(EventType(data["type"]), *payload.restore(data), data["ordinal"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (
+            *(LookupError, TypeError, AttributeError),
+            *(psycopg.Error, ConnectionDoesNotExist),
+        ) as error:
             raise ValueError(f"not the dict of an event: {error!r}") from error
 
     def _old_row(self) -> Row | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,6 +26,8 @@ from .pgoutput.messages import (
 from .replication.progress import Progress
 from .replication.publications import TableName
 from .tables import ModelTables, Table, type_name
+
+logger = logging.getLogger(__name__)
 
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 """Most bytes of rows handed over at once, so that wide rows fit in memory too."""
@@ -74,6 +77,7 @@ class Feed:
         self._ordinal = 0
         self._events: list[Event] = []
         self._bytes = 0
+        self._delivered = False  # a part of the transaction
 
     @property
     def in_transaction(self) -> bool:
@@ -95,7 +99,7 @@ class Feed:
         tables, events = self._tables, self._events
         limit = self._config.max_batch
         for data in batch:
-            if data[0] != XLOG_DATA or len(data) <= XLOG_DATA_HEADER:
+            if len(data) <= XLOG_DATA_HEADER or data[0] != XLOG_DATA:
                 self._keepalive(data)
                 continue
             type = _ROWS.get(data[XLOG_DATA_HEADER])
@@ -131,9 +135,10 @@ class Feed:
             case Begin():
                 self._begin = message
                 self._ordinal = 0
+                self._delivered = False
                 self._progress.begin()
             case Commit():
-                if self._events:
+                if self._events or self._delivered:
                     self._deliver(last=True)
                 self._begin = None
                 self._progress.finish(message.end_lsn)
@@ -153,8 +158,15 @@ class Feed:
 
     def _table(self, relation: Relation) -> Table | None:
         name = TableName(relation.schema, relation.name)
-        model = self._models.model(name)
+        model = self._models.model(name, relation.oid)
         if not self._subscriptions.cover(name, model):
+            if model is None and not self._models.exists(relation.oid):
+                logger.warning(
+                    "The table %s is gone, and nothing tells whose it was: its changes"
+                    " are not delivered. Subscribe to it by its name to get them.",
+                    name,
+                    extra={"stream": self._config.name},
+                )
             return None
         return Table(
             relation,
@@ -168,6 +180,8 @@ class Feed:
     def _truncate(self, message: Truncate) -> None:
         for oid in message.relation_oids:
             self._ordinal += 1
+            if oid not in self._tables:
+                raise ProtocolError("Truncate", 6, "of an unknown relation")
             if table := self._tables[oid]:
                 self._events.append(
                     Event(
@@ -189,5 +203,6 @@ class Feed:
 
     def _deliver(self, *, last: bool) -> None:
         self._delivery.deliver(self._events, last=last)
+        self._delivered = True
         self._events.clear()
         self._bytes = 0

@@ -59,6 +59,15 @@ class Subscriptions:
                 return True
         return self.everything or table.schema in self.schemas or table in self.tables
 
+    def may_cover(self, model: type[Model]) -> bool:
+        """Return whether a model's table can be among them, whatever its schema."""
+        names = {table.name for table in self.tables}
+        return (
+            self.covers_model(model)
+            or bool(self.schemas)
+            or any(name in model._meta.db_table for name in names)
+        )
+
     def covers_model(self, model: type[Model]) -> bool:
         """Return whether a concrete model is named, by itself or with its app."""
         return (

@@ -13,12 +13,14 @@ from threading import Event, Thread
 from django.db import connections
 
 from .conf import StreamConfig
-from .delivery import Delivery
+from .delivery import Delivery, Interrupted
 from .feed import Feed
+from .filters import Subscriptions
 from .pgoutput.lsn import Lsn
+from .plan import require_published
 from .replication import publications, server, slots
 from .replication.connection import Connection, ReplicationConnection, connect
-from .replication.errors import ReplicationError, SlotMissing
+from .replication.errors import NotPrepared, ReplicationError, SlotMissing
 from .replication.heartbeat import Heartbeat
 from .replication.progress import Progress
 from .replication.publications import TableName
@@ -33,7 +35,15 @@ _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What a listener found when it started to stream; for the banner."""
+    """
+    What a listener found when it started to stream; for the banner.
+
+    Attributes:
+        config: of the stream.
+        database: its name on the server.
+        server_version: as the server writes it.
+        tables: those of the publication that the stream delivers.
+    """
 
     config: StreamConfig
     database: str
@@ -63,10 +73,13 @@ class Listener:
         self._started = started
         self._stopped = Event()
         self._connection: ReplicationConnection | None = None
+        self._waiting: Connection | None = None
 
     def stop(self) -> None:
         """End after the transaction in hand. May be called from any thread."""
         self._stopped.set()
+        if waiting := self._waiting:
+            waiting.cancel_safe(timeout=5)
         if connection := self._connection:
             connection.wake()
 
@@ -88,13 +101,17 @@ class Listener:
         replication = ReplicationConnection(parameters, slot=config.slot_name)
         try:
             if not config.durable_slot:
-                slots.create(replication.sql, config.slot_name, temporary=True)
+                self._create_slot(replication)
+                if self._stopped.is_set():
+                    return
             replication.start(config.publications, messages=bool(config.messages))
             self._connection = replication
             if self._started:
                 self._started(start)
             logger.debug("Stream %s reads slot %s", config.name, config.slot_name)
             self._stream(replication, min(config.status_interval, patience / 3), until)
+        except Interrupted:
+            logger.info("Stopped before a retry; the transaction will come again.")
         finally:
             self._connection = None
             with suppress(ReplicationError):
@@ -104,11 +121,25 @@ class Listener:
                     slots.drop(replication.sql, config.slot_name)
             replication.close()
 
+    def _create_slot(self, replication: ReplicationConnection) -> None:
+        """Create the temporary slot; `stop` ends the wait for writing transactions."""
+        logger.debug("Stream %s waits for writing transactions", self.config.name)
+        self._waiting = replication.sql
+        try:
+            if not self._stopped.is_set():
+                slots.create(replication.sql, self.config.slot_name, temporary=True)
+        except ReplicationError:
+            if not self._stopped.is_set():
+                raise
+        finally:
+            self._waiting = None
+
     def _prepare(self, connection: Connection) -> Start:
         """Find what the stream needs; raise what names the mend if it is not there."""
         config = self.config
         database = server.prepared_database(connection)
-        publications.require(connection, config.publications)
+        self._require_one_database(connection)
+        require_published(config, connection)
         slot = slots.find(connection, config.slot_name)
         if slot is not None:
             slots.check(slot, database=database, durable=config.durable_slot)
@@ -121,8 +152,31 @@ class Listener:
             config=config,
             database=database,
             server_version=connection.info.parameter_status("server_version") or "",
-            tables=publications.tables(connection, config.publications),
+            tables=self._delivered(connection),
         )
+
+    def _require_one_database(self, connection: Connection) -> None:
+        """Raise if `URL` leads to another database than the models are in."""
+        if self.config.url is None:
+            return
+        wrapper = connections[self.config.database]
+        with wrapper.cursor() as cursor:
+            cursor.execute(server.IDENTITY)
+            if cursor.fetchone() != server.identity(connection):
+                raise NotPrepared(
+                    f"URL leads to another database than DATABASE, which is"
+                    f" {self.config.database!r}.",
+                    hint="Let both name the same: events are matched to its models.",
+                )
+
+    def _delivered(self, connection: Connection) -> list[TableName]:
+        subscriptions = Subscriptions(self.config.subscriptions)
+        models = ModelTables(self.config.database)
+        return [
+            table
+            for table in publications.tables(connection, self.config.publications)
+            if subscriptions.cover(table, models.model(table))
+        ]
 
     def _stream(
         self, connection: ReplicationConnection, interval: float, until: Lsn | None
@@ -131,7 +185,7 @@ class Listener:
         feed = Feed(
             self.config,
             models=ModelTables(self.config.database),
-            delivery=Delivery(self.config.name),
+            delivery=Delivery(self.config, stopped=self._stopped),
             progress=progress,
         )
         try:
@@ -147,7 +201,14 @@ class Listener:
         finally:
             # What is done is done, however this ends.
             with suppress(ReplicationError):
-                connection.send_progress(progress)
+                self._tell(connection, progress)
+
+    def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
+        if connection.is_streaming:
+            connection.send_progress(progress)
+        elif progress.confirmed > progress.told:
+            # The server ended the stream by an error, and takes SQL again.
+            slots.advance(connection.sql, self.config.slot_name, progress.confirmed)
 
     def _idle(
         self, connection: ReplicationConnection, progress: Progress, until: Lsn | None
@@ -179,7 +240,7 @@ class Listeners:
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self.failures: list[tuple[Listener, Exception]] = []
+        self.failures: list[tuple[Listener, BaseException]] = []
         self._listeners = listeners
         # Daemons, so that a process in a hurry need not wait for them.
         self._threads = [
@@ -214,7 +275,7 @@ class Listeners:
     def _run(self, listener: Listener) -> None:
         try:
             listener.run()
-        except Exception as error:  # noqa: BLE001 - whoever joins tells it
+        except BaseException as error:  # noqa: BLE001 - whoever joins tells it
             self.failures.append((listener, error))
             self.stop()
         finally:

@@ -62,6 +62,7 @@ def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncat
         data["model"],
         tuple(source["columns"].items()),
         frozenset(data["old_record"] or ()),
+        source["version"],
     )
     begin = Begin(
         Lsn.parse(data["lsn"]), datetime.fromisoformat(data["timestamp"]), data["xid"]
@@ -90,6 +91,7 @@ def _table(
     model: str | None,
     types: tuple[tuple[str, str], ...],
     key: frozenset[str],
+    version: str,
 ) -> Table:
     columns = tuple(
         Column(column, _oid(type, alias), -1, column in key) for column, type in types
@@ -99,6 +101,7 @@ def _table(
         model=apps.get_model(model) if model else None,
         alias=alias,
         type_names=[type for _, type in types],
+        version=version,
     )
 
 

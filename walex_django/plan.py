@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 from psycopg import sql
 
-from .conf import StreamConfig
+from .conf import ALL_TABLES, StreamConfig, get_configs
 from .filters import OWN_APP, Subscriptions
 from .replication import publications, slots
 from .replication.connection import Connection
+from .replication.errors import PublicationMissing
 from .replication.publications import TableName
-from .replication.server import prepared_database
 from .tables import ModelTables
 
 
@@ -34,11 +36,9 @@ def setup_plan(config: StreamConfig, connection: Connection) -> list[Step]:
     already is left as it is; tables are added, never taken away.
 
     Raises:
-        NotPrepared: the server or role does not allow logical decoding.
-        SlotInUse, SlotUnusable: a slot of that name does not serve.
+        SlotUnusable: a slot of that name does not serve.
         ImproperlyConfigured: a table in ``SUBSCRIPTIONS`` does not exist.
     """
-    database = prepared_database(connection)
     steps = _publication_steps(config, connection)
     slot = slots.find(connection, config.slot_name)
     if slot is None and config.durable_slot:
@@ -49,13 +49,25 @@ def setup_plan(config: StreamConfig, connection: Connection) -> list[Step]:
             )
         )
     elif slot is not None and slot.active_pid is None:
+        database = connection.info.dbname
         slots.check(slot, database=database, durable=config.durable_slot)
     return steps
 
 
 def teardown_plan(config: StreamConfig, connection: Connection) -> list[Step]:
-    """Return the steps that drop a stream's slot and publications, in order."""
+    """
+    Return the steps that drop a stream's slot and publications, in order.
+
+    Publications that another stream reads are kept.
+    """
     steps = []
+    shared = {
+        name
+        for other in get_configs().values()
+        if other.name != config.name
+        and (other.database, other.url) == (config.database, config.url)
+        for name in other.publications
+    }
     slot = slots.find(connection, config.slot_name)
     if slot is not None:
         steps.append(
@@ -65,7 +77,7 @@ def teardown_plan(config: StreamConfig, connection: Connection) -> list[Step]:
     return steps + [
         Step(publications.drop_statement(name), f'drop the publication "{name}"')
         for name in config.publications
-        if name in there
+        if name in there - shared
     ]
 
 
@@ -76,7 +88,11 @@ def _publication_steps(config: StreamConfig, connection: Connection) -> list[Ste
         for name in config.publications
         if name not in publications.existing(connection, config.publications)
     ]
-    published = set(publications.tables(connection, config.publications))
+    if not wanted:
+        raise ImproperlyConfigured(
+            "There is no table to publish yet. Run: python manage.py migrate"
+        )
+    published = publications.covered(connection, config.publications)
     tables = [table for table in wanted if table not in published]
     steps = []
     for name in config.publications:
@@ -90,6 +106,31 @@ def _publication_steps(config: StreamConfig, connection: Connection) -> list[Ste
             statement = publications.add_statement(name, added)
             steps.append(Step(statement, f'add to the publication "{name}": {listed}'))
     return steps
+
+
+def require_published(config: StreamConfig, connection: Connection) -> None:
+    """
+    Raise unless all that a stream's ``SUBSCRIPTIONS`` name is published.
+
+    With `ALL_TABLES` the stream takes what the publication has.
+
+    Raises:
+        PublicationMissing: there is none, or it lacks a table.
+        ImproperlyConfigured: a table does not exist.
+    """
+    publications.require(connection, config.publications)
+    if ALL_TABLES in config.subscriptions:
+        return
+    published = publications.covered(connection, config.publications)
+    wanted = subscribed_tables(config, connection)
+    lacking = [str(table) for table in wanted if table not in published]
+    if lacking:
+        names = ", ".join(f'"{name}"' for name in config.publications)
+        raise PublicationMissing(
+            f"SUBSCRIPTIONS has what the publication {names} lacks:"
+            f" {', '.join(lacking)}.",
+            hint="Run: python manage.py walex_setup",
+        )
 
 
 def subscribed_tables(config: StreamConfig, connection: Connection) -> list[TableName]:
@@ -112,10 +153,11 @@ def subscribed_tables(config: StreamConfig, connection: Connection) -> list[Tabl
         and (model in subscriptions.models or router.allow_migrate_model(alias, model))
     }
     absent = subscriptions.models - {model for _, model in there.items()}
-    for model in absent:
+    if absent:
+        listed = ", ".join(sorted(model._meta.label for model in absent))
         raise ImproperlyConfigured(
-            f"The table of {model._meta.label} is not in the database"
-            f" {alias!r}. Run: python manage.py migrate --database {alias}"
+            f"The database {alias!r} has no table yet of {listed}."
+            f" Run: python manage.py migrate --database {alias}"
         )
     return sorted(tables | _existing_tables(connection, subscriptions))
 
@@ -144,8 +186,18 @@ def _existing_tables(
         ],
     )
     found = {TableName(*row) for row in rows}
-    for table in named - found:
-        raise ImproperlyConfigured(
-            f'SUBSCRIPTIONS names "{table}", and there is no such table.'
-        )
+    for table in sorted(named - found):
+        raise _unknown(str(table), table.schema)
+    for schema in sorted(subscriptions.schemas - {table.schema for table in found}):
+        raise _unknown(f"{schema}.*", schema)
     return found
+
+
+def _unknown(entry: str, owner: str) -> ImproperlyConfigured:
+    labels = [app.label for app in apps.get_app_configs()]
+    close = difflib.get_close_matches(owner, labels, n=1)
+    meant = f" Did you mean the app {close[0]!r}?" if close else ""
+    return ImproperlyConfigured(
+        f"SUBSCRIPTIONS has {entry!r}, and there is neither an app {owner!r} nor such a"
+        f" table.{meant}"
+    )

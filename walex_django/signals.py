@@ -7,23 +7,82 @@ table without one), ``event`` and ``stream`` (its name in ``WALEX``).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.db.models import Model
+from django.db.models.utils import make_model_tuple
 from django.dispatch import Signal
+from django.utils.inspect import func_accepts_kwargs
 
 Receiver: TypeAlias = Callable[..., Any]
 
 
-class ChangeSignal(Signal):
+class StreamSignal(Signal):
+    """
+    A signal without senders.
+
+    Args:
+        name: of the signal.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def connect(
+        self,
+        receiver: Receiver,
+        sender: Any = None,
+        weak: bool = True,
+        dispatch_uid: Any = None,
+    ) -> None:
+        """
+        Connect a receiver, as `django.dispatch.Signal.connect` does.
+
+        Args:
+            receiver: called with keyword arguments; may be ``async``.
+            sender: `None`.
+            weak: let go of the receiver when nothing else refers to it.
+            dispatch_uid: of several receivers with the same one, only the first counts.
+
+        Raises:
+            ValueError: there is a sender, or the receiver takes no further keywords.
+        """
+        if sender is not None:
+            raise ValueError(f"{self.name} has no senders: connect without one.")
+        _check(receiver)
+        super().connect(receiver, None, weak, dispatch_uid)
+
+    def count(self) -> int:
+        """Return the number of receivers that are still alive."""
+        return sum(
+            not isinstance(receiver, weakref.ReferenceType) or receiver() is not None
+            for _, receiver, *_ in self.receivers
+        )
+
+    def receivers_of(self, sender: type[Model] | None) -> list[Receiver]:
+        """Return those who hear of a sender, all to be called synchronously."""
+        if not self.receivers:
+            return []
+        # Django has no public way to ask, and `send` would look them up for each row.
+        synchronous, asynchronous = self._live_receivers(sender)
+        return [*synchronous, *map(async_to_sync, asynchronous)]
+
+
+class ChangeSignal(StreamSignal):
     """
     A signal whose senders are models.
 
-    A model may be named (``sender="shop.Order"``) before it is loaded; a proxy stands
-    for its concrete model, under which changes arrive.
+    A model may be named (``sender="shop.Order"``) before it is loaded. Who is connected
+    to a proxy hears of its concrete model, under which changes arrive.
     """
 
     def connect(  # type: ignore[override]
@@ -34,20 +93,25 @@ class ChangeSignal(Signal):
         dispatch_uid: Any = None,
     ) -> None:
         """
-        Connect a receiver, as `django.dispatch.Signal.connect` does.
+        Connect a receiver, as `StreamSignal.connect` does.
 
         Args:
-            receiver: called with keyword arguments; may be ``async``.
             sender: a model, its label, or `None` for all tables.
-            weak: let go of the receiver when nothing else refers to it.
-            dispatch_uid: of several receivers with the same one, only the first counts.
+
+        Raises:
+            ValueError: the label is none, or the receiver takes no further keywords.
         """
-
-        def connect(model: Any) -> None:
-            Signal.connect(self, receiver, _concrete(model), weak, dispatch_uid)
-
+        _check(receiver)
+        # A partial of this very method: Django's checks know it, and name the receiver
+        # where an app has no such model.
+        connect = partial(
+            super(StreamSignal, self).connect,
+            receiver,
+            weak=weak,
+            dispatch_uid=dispatch_uid,
+        )
         if isinstance(sender, str):
-            apps.lazy_model_operation(connect, _key(sender))
+            apps.lazy_model_operation(connect, make_model_tuple(sender))
         else:
             connect(sender)
 
@@ -60,42 +124,50 @@ class ChangeSignal(Signal):
         """Disconnect a receiver; arguments as of `connect`. Return whether it was."""
         if isinstance(sender, str):
             sender = apps.get_model(sender)
-        return super().disconnect(receiver, _concrete(sender), dispatch_uid)
+        return super().disconnect(receiver, sender, dispatch_uid)
 
     def receivers_of(self, sender: type[Model] | None) -> list[Receiver]:
-        """Return those who hear of a sender, all to be called synchronously."""
-        if not self.receivers:
-            return []
-        # Django has no public way to ask, and `send` would look them up for each row.
-        synchronous, asynchronous = self._live_receivers(sender)
-        return [*synchronous, *map(async_to_sync, asynchronous)]
+        """Return those who hear of a model, by itself or by one of its proxies."""
+        found = super().receivers_of(sender)
+        if not self.receivers or sender is None:
+            return found
+        for proxy in _proxies(sender):
+            found += [each for each in super().receivers_of(proxy) if each not in found]
+        return found
 
 
-def _concrete(model: type[Model] | None) -> Any:
-    return model._meta.concrete_model if isinstance(model, type) else model
+@cache
+def _proxies(model: type[Model]) -> list[type[Model]]:
+    return [
+        each
+        for each in apps.get_models()
+        if each._meta.proxy and each._meta.concrete_model is model
+    ]
 
 
-def _key(label: str) -> tuple[str, str]:
-    app_label, _, name = label.partition(".")
-    return app_label, name.lower()
+def _check(receiver: Receiver) -> None:
+    # Django does so under DEBUG only, and a stream would stop at its first event.
+    if not func_accepts_kwargs(receiver):
+        name = getattr(receiver, "__qualname__", repr(receiver))
+        raise ValueError(f"The receiver {name} must accept **kwargs.")
 
 
-post_db_insert = ChangeSignal()
+post_db_insert = ChangeSignal("post_db_insert")
 """A row was inserted."""
 
-post_db_update = ChangeSignal()
+post_db_update = ChangeSignal("post_db_update")
 """A row was updated."""
 
-post_db_delete = ChangeSignal()
+post_db_delete = ChangeSignal("post_db_delete")
 """A row was deleted."""
 
-post_db_truncate = ChangeSignal()
+post_db_truncate = ChangeSignal("post_db_truncate")
 """A table was emptied by TRUNCATE."""
 
-post_db_change = ChangeSignal()
+post_db_change = ChangeSignal("post_db_change")
 """Any of these, after the receivers of the signal above."""
 
-post_db_transaction = ChangeSignal()
+post_db_transaction = StreamSignal("post_db_transaction")
 """
 A transaction, after the receivers of its rows.
 
@@ -103,7 +175,7 @@ Sent with ``events`` (a list of at most ``MAX_BATCH``), ``last`` (whether they a
 transaction's last) and ``stream``; the sender is `None`.
 """
 
-post_db_message = ChangeSignal()
+post_db_message = StreamSignal("post_db_message")
 """
 A logical message that `MESSAGES` asks for.
 
@@ -111,12 +183,11 @@ Sent with ``message`` (it has ``prefix``, ``content``, ``transactional``, ``lsn`
 ``stream``; the sender is `None`.
 """
 
-ALL = (
+TABLE_SIGNALS = (
     post_db_insert,
     post_db_update,
     post_db_delete,
     post_db_truncate,
     post_db_change,
-    post_db_transaction,
-    post_db_message,
 )
+ALL: tuple[StreamSignal, ...] = (*TABLE_SIGNALS, post_db_transaction, post_db_message)

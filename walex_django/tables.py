@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import psycopg
 from django.apps import apps
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.models import JSONField, Model
@@ -52,7 +55,18 @@ class Source:
     db: str
     schema: str
     table: str
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] = field(hash=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the attributes by name."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "db": self.db,
+            "schema": self.schema,
+            "table": self.table,
+            "columns": dict(self.columns),
+        }
 
 
 class ModelTables:
@@ -66,27 +80,66 @@ class ModelTables:
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
-        self._models: dict[TableName, type[Model]] = {}
+        self._by_oid: dict[int, type[Model]] = {}
+        self._by_name: dict[TableName, type[Model]] = {}
 
-    def model(self, table: TableName) -> type[Model] | None:
-        """Return the concrete model of a table, or `None`."""
-        if table not in self._models:
+    def model(self, table: TableName, oid: int = 0) -> type[Model] | None:
+        """
+        Return the concrete model of a table, or `None`.
+
+        Args:
+            table: its name, perhaps one of old that the table has no longer.
+            oid: of the table, which outlives its names.
+        """
+        if oid not in self._by_oid and table not in self._by_name:
             # The table may be younger than our last look.
-            self._models = dict(self.items())
-        return self._models.get(table)
+            self._look()
+        return self._by_oid.get(oid) or self._by_name.get(table)
 
-    def items(self) -> Iterator[tuple[TableName, type[Model]]]:
+    def exists(self, oid: int) -> bool:
+        """Return whether a table of that OID is there now."""
+        return bool(_query(self.alias, "SELECT FROM pg_class WHERE oid = %s", [oid]))
+
+    def items(self) -> Iterable[tuple[TableName, type[Model]]]:
         """Return the tables that are in the database now, with their models."""
+        self._look()
+        return self._by_name.items()
+
+    def _look(self) -> None:
         models = concrete_models()
         # Quoted as the ORM does it: that is what makes '"crm"."person"' two names.
         quote = connections[self.alias].ops.quote_name
         quoted = [quote(model._meta.db_table) for model in models]
-        with connections[self.alias].cursor() as cursor:
-            cursor.execute(_FIND, [quoted])
-            found = {name: TableName(*table) for name, *table in cursor.fetchall()}
+        found = {
+            name: (oid, TableName(*table))
+            for name, oid, *table in _query(self.alias, _FIND, [quoted])
+        }
+        self._by_oid, self._by_name = {}, {}
         for name, model in zip(quoted, models, strict=True):
             if name in found:
-                yield found[name], model
+                oid, table = found[name]
+                self._by_oid[oid] = self._by_name[table] = model
+
+
+def _query(alias: str, query: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+    """Ask the ORM's database, once more if its connection had died while idle."""
+    wrapper = connections[alias]
+    try:
+        return _ask(wrapper, query, parameters)
+    except (OperationalError, InterfaceError):
+        if wrapper.in_atomic_block:
+            raise
+        wrapper.close()
+        return _ask(wrapper, query, parameters)
+
+
+def _ask(
+    wrapper: BaseDatabaseWrapper, query: str, parameters: list[Any]
+) -> list[tuple[Any, ...]]:
+    with wrapper.cursor() as cursor:
+        cursor.execute(query, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 def concrete_models() -> list[type[Model]]:
@@ -103,12 +156,12 @@ def concrete_models() -> list[type[Model]]:
 
 # to_regclass() would do it all, but raises where the role may not use a schema.
 _FIND = """
-SELECT asked.name, namespace.nspname, class.relname
+SELECT asked.name, class.oid, namespace.nspname, class.relname
 FROM unnest(%s::text[]) AS asked(name)
 CROSS JOIN parse_ident(asked.name) AS part
-JOIN pg_catalog.pg_class AS class ON class.relname = part[cardinality(part)]
+JOIN pg_catalog.pg_class AS class ON class.relname = part[cardinality(part)]::name
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-WHERE class.relkind IN ('r', 'p')
+WHERE class.relkind IN ('r', 'p') AND class.relpersistence = 'p'
 AND CASE WHEN cardinality(part) > 1 THEN namespace.nspname = part[1]
     ELSE pg_catalog.pg_table_is_visible(class.oid) END
 """
@@ -123,6 +176,7 @@ class Table:
         model: the concrete model of the table, if it has one.
         alias: of the database, for instances.
         type_names: the SQL name of each column's type.
+        version: of the walex_django that made the events.
 
     What is the same for all rows is worked out once, when first needed.
     """
@@ -134,6 +188,7 @@ class Table:
         model: type[Model] | None,
         alias: str,
         type_names: Sequence[str],
+        version: str = __version__,
     ) -> None:
         self.name = TableName(relation.schema, relation.name)
         self.model = model
@@ -144,7 +199,10 @@ class Table:
             db=alias,
             schema=relation.schema,
             table=relation.name,
-            columns=dict(zip(self.column_names, type_names, strict=True)),
+            columns=MappingProxyType(
+                dict(zip(self.column_names, type_names, strict=True))
+            ),
+            version=version,
         )
         self._records = RowLoader([column.type_oid for column in relation.columns])
         self._instances: InstanceLoader | None = None
@@ -203,19 +261,19 @@ class InstanceLoader:
         self._connection = connections[alias]
         places = {column.name: place for place, column in enumerate(columns)}
         fields, picked = [], []
-        for field in model._meta.concrete_fields:
-            place = places.get(field.column or "")
+        for each in model._meta.local_concrete_fields:
+            place = places.get(each.column or "")
             if place is not None:
-                fields.append(field)
+                fields.append(each)
                 picked.append(place)
         oids = [columns[place].type_oid for place in picked]
-        self._names = [field.attname for field in fields]
+        self._names = [each.attname for each in fields]
         self._pick = _picker(picked, len(columns))
         self._loader = RowLoader(oids, orm_adapters(alias))
         self._converters = [
             (place, function, column)
-            for place, field in enumerate(fields)
-            for column in [field.get_col(model._meta.db_table)]
+            for place, each in enumerate(fields)
+            for column in [each.get_col(model._meta.db_table)]
             for function in _converters(column, oids[place], self._connection)
         ]
 
@@ -281,17 +339,34 @@ def _converters(
 
 def _json_value(value: str | None, *context: object) -> Any:
     """Do what `JSONField.from_db_value` does without a decoder, at half the cost."""
-    return None if value is None else decode_json(value)
+    if value is None:
+        return None
+    try:
+        return decode_json(value)
+    except (ValueError, RecursionError):  # more digits or depth than Python takes
+        return ExactText(value)
 
 
 def orm_adapters(alias: str) -> AdaptersMap:
     """Return the loaders of the ORM's own connections, extension types included."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _orm_adapters(alias)
+    # A coroutine asks, in whose thread Django does not connect.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_orm_adapters, alias, close=True).result()
+
+
+def _orm_adapters(alias: str, *, close: bool = False) -> AdaptersMap:
     wrapper = cast("DatabaseWrapper", connections[alias])
     wrapper.ensure_connection()
     adapters = AdaptersMap(wrapper.connection.adapters)
     # Django's loader sets the zone without converting: it counts on a connection
     # that prints in that zone, and the stream prints in UTC.
     adapters.register_loader("timestamptz", _timestamptz_loader(wrapper))
+    if close:
+        wrapper.close()
     return adapters
 
 

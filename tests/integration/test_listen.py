@@ -144,9 +144,14 @@ def test_a_receiver_that_raises_is_shown_with_its_traceback(
     environment: dict[str, str],
 ) -> None:
     Keeper.objects.create(name="raise")
-    with Process(*ONE, env=environment) as listener:
+    strict = '{"ON_ERROR": "stop", "MAX_RETRIES": 1, "RETRY_BACKOFF": 0.01}'
+    with Process(*ONE, env={**environment, "ZOO_STREAM": strict}) as listener:
         assert listener.wait() == 1
-    assert "tests.zoo.journal.keep.<locals>.obey failed at event" in listener.output
+    name = "tests.zoo.journal.keep.<locals>.obey"
+    (warning,) = (line for line in listener.lines if "again in 0.01 s" in line)
+    assert warning.startswith(f"{name} failed at 0/")
+    assert warning.endswith(": RuntimeError: the keeper said so")
+    assert f"The receiver {name} failed at 0/" in listener.output
     assert "RuntimeError: the keeper said so" in listener.output
 
 

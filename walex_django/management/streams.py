@@ -48,6 +48,8 @@ def reported(config: StreamConfig) -> Iterator[None]:
     """Turn what can go wrong with a stream into one line for people."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise CommandError("Interrupted.") from None
     except psycopg.Error as error:
         known = sql_error(error, slot=config.slot_name)
         raise CommandError(f"{config.name}: {describe(known)}") from error
@@ -55,7 +57,7 @@ def reported(config: StreamConfig) -> Iterator[None]:
         raise CommandError(f"{config.name}: {describe(error)}") from error
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """
     Return what is told of an error.
 

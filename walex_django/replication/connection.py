@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import psycopg
 from psycopg import errors, sql
@@ -87,13 +87,14 @@ def connect(
         CannotConnect: no server there, or it refused.
     """
     pinned = " ".join(f"-c {key}={value}" for key, value in _PINNED.items())
-    arguments = {
+    arguments: dict[str, Any] = {
         "fallback_application_name": name or "walex_django",
         "connect_timeout": 10,
         **parameters,
         "options": f"{parameters.get('options', '')} {pinned}".strip(),
         "client_encoding": "UTF8",
     }
+    arguments.pop("replication", None)
     if replication:
         arguments["replication"] = "database"
     try:
@@ -103,10 +104,16 @@ def connect(
             prepare_threshold=None,
             cursor_factory=psycopg.ClientCursor,
         )
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
+        hint = (
+            # An ordinary connection was made just before.
+            "For replication, look at max_wal_senders and at pg_hba.conf too."
+            if replication
+            else "Check that the server runs, and host, port, user, password and name"
+            " of the database."
+        )
         raise CannotConnect(
-            f"Cannot connect to PostgreSQL: {_one_line(error)}.",
-            hint="Check that the server runs, and host, port, user and password.",
+            f"Cannot connect to PostgreSQL: {_one_line(error)}.", hint=hint
         ) from error
 
 
@@ -118,20 +125,6 @@ def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
             f'The slot "{slot}" is in use: {reason}.',
             hint="Stop the other listener, or give this stream a SLOT_NAME of its own.",
         )
-    if isinstance(error, errors.UndefinedObject):
-        if "publication" in reason:
-            return PublicationMissing(
-                f"A change was made while its publication was missing: {reason}.",
-                hint="The slot cannot pass that position. Run: python manage.py "
-                "walex_teardown && python manage.py walex_setup "
-                "(changes written before that are not delivered)",
-            )
-        return SlotMissing(
-            f'The slot "{slot}" does not exist.',
-            hint="Run: python manage.py walex_setup",
-        )
-    if isinstance(error, errors.ObjectNotInPrerequisiteState):
-        return SlotUnusable(f'The slot "{slot}" cannot be read: {reason}.')
     if isinstance(error, errors.InsufficientPrivilege):
         return NotPrepared(
             f"PostgreSQL refused: {reason}.",
@@ -147,6 +140,31 @@ def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
     if isinstance(error, psycopg.OperationalError):
         return ConnectionLost(f"The connection to PostgreSQL was lost: {reason}.")
     return ReplicationError(f"PostgreSQL reported: {reason}.")
+
+
+def _start_error(error: psycopg.Error, slot: str) -> ReplicationError:
+    """Return the error for a START_REPLICATION that failed."""
+    if isinstance(error, errors.UndefinedObject):
+        return SlotMissing(
+            f'The slot "{slot}" does not exist.',
+            hint="Run: python manage.py walex_setup",
+        )
+    if isinstance(error, errors.ObjectNotInPrerequisiteState):
+        return SlotUnusable(f'The slot "{slot}" cannot be read: {_one_line(error)}.')
+    return sql_error(error, slot=slot)
+
+
+def _stream_error(error: psycopg.Error, slot: str) -> ReplicationError:
+    """Return the error for a stream that the server ended."""
+    # Of what pgoutput looks up by name, only publications can be missing.
+    if isinstance(error, errors.UndefinedObject):
+        return PublicationMissing(
+            f"A change was made while its publication was missing: {_one_line(error)}.",
+            hint="The slot cannot pass that position. Run: python manage.py"
+            " walex_teardown && python manage.py walex_setup (changes from there on"
+            " until then are not delivered)",
+        )
+    return sql_error(error, slot=slot)
 
 
 class ReplicationConnection:
@@ -169,6 +187,7 @@ class ReplicationConnection:
         self.sql = connect(parameters, replication=True, name=f"walex_django {slot}")
         self._pgconn: PGconn = self.sql.pgconn
         self._streaming = False
+        self._ended = False
         # A TLS record holds up to 16 kB and libpq takes at least 8 kB at a time; what
         # it leaves behind is in OpenSSL's hands, where no selector sees it.
         self._reads = range(3 if self._pgconn.ssl_in_use else 1)
@@ -211,7 +230,7 @@ class ReplicationConnection:
         try:
             self.sql.execute(command.encode())
         except psycopg.Error as error:
-            raise sql_error(error, slot=self.slot) from error
+            raise _start_error(error, self.slot) from error
         self._pgconn.nonblocking = 1
         self._streaming = True
 
@@ -230,14 +249,20 @@ class ReplicationConnection:
         get = pgconn.get_copy_data
         try:
             with self._lock:
+                if self._ended:
+                    self._raise_end()
                 for _ in self._reads:
                     pgconn.consume_input()
                     while (got := get(1))[0] > 0:
                         append(bytes(got[1]))
-                if got[0] < 0 and not batch:
+                    if got[0] < 0:
+                        # Why, is told when what came before it has been handled.
+                        self._ended = True
+                        break
+                if self._ended and not batch:
                     self._raise_end()
         except psycopg.Error as error:
-            raise sql_error(error, slot=self.slot) from error
+            raise _stream_error(error, self.slot) from error
         return batch
 
     def wait(self, timeout: float) -> bool:
@@ -254,6 +279,11 @@ class ReplicationConnection:
             if key.fileobj is self._wake_out:
                 self._wake_out.recv(4096)
         return bool(ready)
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the stream has started and the server has not ended it."""
+        return self._streaming
 
     def wake(self) -> None:
         """Make a `wait` in another thread return."""
@@ -314,11 +344,14 @@ class ReplicationConnection:
         self._wake_out.close()
         self.sql.close()
 
-    def _raise_end(self) -> None:
-        result = self._pgconn.get_result()
-        if result and result.status == ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(result)
-        raise ConnectionLost(
+    def _raise_end(self) -> NoReturn:
+        """Raise the server's reason; after an error the connection takes SQL again."""
+        failure = None
+        while result := self._pgconn.get_result():
+            if result.status == ExecStatus.FATAL_ERROR:
+                failure = failure or errors.error_from_result(result)
+        self._streaming = False
+        raise failure or ConnectionLost(
             "The connection to PostgreSQL was lost: the server ended the stream."
         )
 

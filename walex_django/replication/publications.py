@@ -60,6 +60,64 @@ def tables(connection: Connection, names: Sequence[str]) -> list[TableName]:
     return [TableName(*row) for row in rows]
 
 
+def covered(connection: Connection, names: Sequence[str]) -> set[TableName]:
+    """Return `tables`, and those of which they are partitions, or that are theirs."""
+    rows = connection.execute(_COVERED, [list(names)])
+    return {TableName(*row) for row in rows}
+
+
+_COVERED = """
+WITH published AS (
+    SELECT class.oid
+    FROM pg_catalog.pg_publication_tables AS listed
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = listed.schemaname
+    JOIN pg_catalog.pg_class AS class
+        ON class.relnamespace = namespace.oid AND class.relname = listed.tablename
+    WHERE listed.pubname = ANY(%s)
+), related AS (
+    SELECT oid FROM published
+    UNION SELECT tree.relid::oid
+        FROM published CROSS JOIN pg_catalog.pg_partition_tree(published.oid) AS tree
+    UNION SELECT ancestor.relid::oid
+        FROM published
+        CROSS JOIN pg_catalog.pg_partition_ancestors(published.oid) AS ancestor
+)
+SELECT namespace.nspname, class.relname
+FROM related
+JOIN pg_catalog.pg_class AS class ON class.oid = related.oid
+JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
+"""
+
+
+def without_identity(
+    connection: Connection, tables: Collection[TableName]
+) -> list[TableName]:
+    """Return those on which PostgreSQL refuses UPDATE and DELETE if published."""
+    rows = connection.execute(
+        """
+        SELECT namespace.nspname, class.relname
+        FROM pg_catalog.pg_class AS class
+        JOIN pg_catalog.pg_namespace AS namespace
+            ON namespace.oid = class.relnamespace
+        WHERE (namespace.nspname, class.relname) IN (
+            SELECT * FROM unnest(%s::text[], %s::text[]))
+        AND (class.relreplident = 'n' OR class.relreplident = 'd' AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_index
+            WHERE indrelid = class.oid AND indisprimary))
+        ORDER BY 1, 2
+        """,
+        [[table.schema for table in tables], [table.name for table in tables]],
+    )
+    return [TableName(*row) for row in rows]
+
+
+def full_identity_statement(table: TableName) -> sql.Composed:
+    """Return the SQL that makes a table tell all of its old rows."""
+    return sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(
+        sql.Identifier(*table)
+    )
+
+
 def create_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
     """
     Return the SQL that creates a publication of these tables.

@@ -56,6 +56,17 @@ def prepared_database(connection: Connection) -> str:
     return str(database)
 
 
+IDENTITY: LiteralString = (
+    "SELECT system_identifier, current_database() FROM pg_control_system()"
+)
+
+
+def identity(connection: Connection) -> tuple[int, str]:
+    """Return the system identifier of the server and the name of the database."""
+    ((system, database),) = connection.execute(IDENTITY)
+    return system, database
+
+
 def log_position(connection: Connection) -> Lsn:
     """Return the end of the log."""
     return Lsn(

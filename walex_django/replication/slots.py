@@ -130,6 +130,21 @@ def create(connection: Connection, name: str, *, temporary: bool) -> None:
         raise sql_error(error, slot=name) from error
 
 
+def advance(connection: Connection, name: str, lsn: Lsn) -> None:
+    """
+    Acknowledge a position without streaming.
+
+    Raises:
+        ReplicationError: the server refused, or is not there.
+    """
+    try:
+        connection.execute(
+            "SELECT pg_catalog.pg_replication_slot_advance(%s, %s)", [name, str(lsn)]
+        )
+    except psycopg.Error as error:
+        raise sql_error(error, slot=name) from error
+
+
 def drop_statement(name: str) -> sql.Composed:
     """Return the SQL that drops a slot."""
     return sql.SQL("SELECT pg_catalog.pg_drop_replication_slot({})").format(

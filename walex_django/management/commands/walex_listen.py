@@ -5,15 +5,22 @@ import gc
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import autoreload
 
+from walex_django.conf import StreamConfig, get_configs
+from walex_django.filters import Subscriptions
 from walex_django.listener import Listener, Listeners, Start
 from walex_django.management.streams import add_stream_option, chosen, describe
-from walex_django.signals import ALL
+from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
+from walex_django.tables import concrete_models
 from walex_django.version import __version__
+
+_MOST_TABLES = 10  # named in the banner
 
 
 class Command(BaseCommand):
@@ -37,27 +44,37 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        configs = chosen(options["streams"])
+        if options["drain"]:
+            if options["reload"]:
+                raise CommandError("--drain ends, and --reload does not: choose one.")
+            _require_durable(configs)
+        self._verbosity = options["verbosity"]
         if options["reload"]:
-            autoreload.run_with_reloader(self._listen, **options)
+            autoreload.run_with_reloader(self._listen_until_reload, configs)
         else:
-            self._listen(**options)
+            self._listen(configs, drain=options["drain"])
 
-    def _listen(self, *, streams: list[str], drain: bool, **options: Any) -> None:
+    def _listen_until_reload(self, configs: Sequence[StreamConfig]) -> None:
+        try:
+            self._listen(configs, drain=False)
+        except CommandError as error:
+            # Perhaps the next change of the code mends it.
+            self.stderr.write(self.style.ERROR(str(error)))
+
+    def _listen(self, configs: Sequence[StreamConfig], *, drain: bool) -> None:
+        self._to_start = len(configs)
+        self._quits_by_itself = drain
         listeners = Listeners(
             [
                 Listener(config, drain=drain, started=self._announce)
-                for config in chosen(streams)
+                for config in configs
             ]
         )
-        if threading.current_thread() is threading.main_thread():
-            self._obey_signals(listeners)
-        else:
-            # Django's reloader has the main thread, and leaves it by sys.exit().
-            atexit.register(self._end, listeners)
-        # What is loaded by now stays: the collector need not look at it again.
-        gc.freeze()
-        listeners.start()
-        listeners.join()
+        self._warn()
+        with self._obeying_signals(listeners), _frozen():
+            listeners.start()
+            listeners.join()
         if listeners.failures:
             raise CommandError(
                 "\n".join(
@@ -67,38 +84,104 @@ class Command(BaseCommand):
             )
 
     def _announce(self, start: Start) -> None:
+        """Print the banner of a stream; called in the stream's thread."""
+        if self._verbosity == 0:
+            return
         config = start.config
         kind = "durable" if config.durable_slot else "temporary"
-        tables = ", ".join(map(str, start.tables)) or "no tables"
-        receivers = sum(len(signal.receivers) for signal in ALL)
-        self.stdout.write(
-            f"walex_django {__version__}, stream {self.style.SUCCESS(config.name)} on"
-            f" database {start.database} (PostgreSQL {start.server_version})\n"
-            f"  slot         {config.slot_name} ({kind})\n"
-            f"  publication  {', '.join(config.publications)}: {tables}\n"
-            f"  receivers    {receivers}"
-        )
-        if not receivers:
-            self.stdout.write(
-                self.style.WARNING(
-                    "  Nothing is connected to the signals of walex_django.signals:"
-                    " all changes will be read and forgotten."
-                )
-            )
-        self.stdout.write(f"  Quit with {_quit_command()}.")
+        names = [str(table) for table in start.tables]
+        if len(names) > _MOST_TABLES:
+            names[_MOST_TABLES:] = [f"and {len(names) - _MOST_TABLES} more"]
+        lines = [
+            (
+                f"walex_django {__version__}, stream {self.style.SUCCESS(config.name)}"
+                f" on database {start.database} (PostgreSQL {start.server_version})"
+            ),
+            f"  slot         {config.slot_name} ({kind})",
+            (
+                f"  publication  {', '.join(config.publications)}:"
+                f" {', '.join(names) or 'no tables'}"
+            ),
+            f"  receivers    {sum(signal.count() for signal in ALL)}",
+        ]
+        self._to_start -= 1
+        if not self._to_start and not self._quits_by_itself:
+            lines.append(f"  Quit with {_quit_command()}.")
+        self.stdout.write("\n".join(lines))
 
-    def _obey_signals(self, listeners: Listeners) -> None:
+    def _warn(self) -> None:
+        """Tell of receivers that will never be called, and of changes without any."""
+        if not any(signal.count() for signal in ALL):
+            self._print_warning(
+                "No receiver is connected to the signals of walex_django.signals: all"
+                " changes will be read and forgotten. A receiver that is a local"
+                " function needs connect(…, weak=False)."
+            )
+        configs = get_configs().values()
+        if post_db_message.count() and not any(config.messages for config in configs):
+            self._print_warning(
+                "Receivers wait for post_db_message, and no stream has MESSAGES."
+            )
+        subscriptions = [Subscriptions(config.subscriptions) for config in configs]
+        for model in concrete_models():
+            waiting = any(
+                len(signal.receivers_of(model)) > len(signal.receivers_of(None))
+                for signal in TABLE_SIGNALS
+            )
+            if waiting and not any(each.may_cover(model) for each in subscriptions):
+                self._print_warning(
+                    f"Receivers wait for {model._meta.label}, which is in the"
+                    " SUBSCRIPTIONS of no stream."
+                )
+
+    def _print_warning(self, text: str) -> None:
+        self.stderr.write(self.style.WARNING(f"Warning: {text}"))
+
+    @contextmanager
+    def _obeying_signals(self, listeners: Listeners) -> Iterator[None]:
+        """Let the first signal stop the listeners, and the second have its way."""
+        if threading.current_thread() is not threading.main_thread():
+            # Django's reloader has the main thread, and leaves it by sys.exit().
+            atexit.register(_end, listeners)
+            yield
+            return
+
         def stop(number: int, frame: object) -> None:
-            for each in (signal.SIGINT, signal.SIGTERM):
+            for each in before:
                 signal.signal(each, signal.SIG_DFL)
             listeners.stop()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, stop) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _end(self, listeners: Listeners) -> None:
-        listeners.stop()
-        listeners.join(timeout=5)
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Tell the garbage collector that what is loaded by now stays."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _end(listeners: Listeners) -> None:
+    listeners.stop()
+    listeners.join(timeout=5)
+
+
+def _require_durable(configs: Sequence[StreamConfig]) -> None:
+    for config in configs:
+        if not config.durable_slot:
+            raise CommandError(
+                f"{config.name}: --drain needs DURABLE_SLOT = True: before its start a"
+                " temporary slot keeps nothing."
+            )
 
 
 def _quit_command() -> str:

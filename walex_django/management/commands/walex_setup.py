@@ -5,8 +5,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from walex_django.management.streams import add_stream_option, chosen, reported
-from walex_django.plan import setup_plan
+from walex_django.plan import setup_plan, subscribed_tables
+from walex_django.replication import publications
 from walex_django.replication.connection import connect
+from walex_django.replication.server import prepared_database
 
 
 class Command(BaseCommand):
@@ -28,6 +30,8 @@ class Command(BaseCommand):
                 reported(config),
                 connect(config.connection_parameters()) as connection,
             ):
+                if not options["dry_run"]:
+                    prepared_database(connection)
                 steps = setup_plan(config, connection)
                 for step in steps:
                     if options["dry_run"]:
@@ -37,3 +41,13 @@ class Command(BaseCommand):
                         self.stdout.write(f"{config.name}: {step.what}")
                 if not steps:
                     self.stdout.write(f"{config.name}: nothing to do")
+                tables = subscribed_tables(config, connection)
+                for table in publications.without_identity(connection, tables):
+                    mend = publications.full_identity_statement(table)
+                    self.stderr.write(
+                        self.style.WARNING(
+                            f"Warning: {table} has no primary key, and once it is"
+                            " published PostgreSQL refuses UPDATE and DELETE on it."
+                            f" Run: {mend.as_string(connection)};"
+                        )
+                    )

@@ -49,5 +49,12 @@ class Command(BaseCommand):
 
     def _ask(self, what: list[str]) -> None:
         self.stdout.write(f"This will {', '.join(what)}.")
-        if input('Type "yes" to go on: ') != "yes":
+        try:
+            answer = input('Type "yes" to go on: ')
+        except EOFError:
+            self.stdout.write()
+            raise CommandError(
+                "Nothing was dropped: nobody is there to answer. Add --no-input."
+            ) from None
+        if answer != "yes":
             raise CommandError("Nothing was dropped.")

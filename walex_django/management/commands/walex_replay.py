@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import argparse
+import re
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models import Q
+from django.utils import timezone
+
+from walex_django.management.streams import add_stream_option, chosen
+from walex_django.models import ParkedEvent
+from walex_django.parking import describe
+from walex_django.replay import replay
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _age(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d+)([smhd])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no age: write a number and s, m, h or d, such as 90m"
+        )
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+class Command(BaseCommand):
+    help = (
+        "Calls receivers again for events that were parked after their last retry, in"
+        " the order in which they were parked. Those that succeed are removed, the"
+        " others stay with their new error. Without options: all of them."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add_stream_option(parser)
+        parser.add_argument(
+            "--receiver",
+            action="append",
+            metavar="NAME",
+            help="Dotted name of a receiver, or its end; may be repeated.",
+        )
+        parser.add_argument(
+            "--table",
+            action="append",
+            metavar="SCHEMA.TABLE",
+            help="Table of the events; may be repeated.",
+        )
+        parser.add_argument(
+            "--id",
+            action="append",
+            metavar="ID",
+            help="Id of an event, such as 0/16B3748:3; may be repeated.",
+        )
+        parser.add_argument(
+            "--older-than", type=_age, metavar="AGE", help="Parked before: 30s, 2h, 1d."
+        )
+        parser.add_argument(
+            "--newer-than", type=_age, metavar="AGE", help="Parked since: 30s, 2h, 1d."
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="List them and call nobody."
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        chosen(options["streams"])
+        parked_events = ParkedEvent.objects.filter(_condition(**options))
+        if options["dry_run"]:
+            for parked in parked_events:
+                self._print(parked, parked.error)
+            self.stdout.write(f"{parked_events.count()} parked")
+            return
+        succeeded = failed = 0
+        for parked, error in replay(parked_events):
+            if error is None:
+                succeeded += 1
+            else:
+                failed += 1
+                self._print(parked, self.style.ERROR(describe(error)))
+        self.stdout.write(f"{succeeded} delivered, {failed} failed again")
+        if failed:
+            raise CommandError("Those that failed stay parked.")
+
+    def _print(self, parked: ParkedEvent, error: str) -> None:
+        place = f" of {parked.table}" if parked.table else ""
+        self.stdout.write(f"{parked.event_id}{place} for {parked.receiver}: {error}")
+
+
+def _condition(
+    *,
+    streams: list[str],
+    receiver: list[str] | None,
+    table: list[str] | None,
+    id: list[str] | None,
+    older_than: timedelta | None,
+    newer_than: timedelta | None,
+    **options: Any,
+) -> Q:
+    condition = Q()
+    if streams:
+        condition &= Q(stream__in=streams)
+    if receiver:
+        ends = [Q(receiver__endswith=f".{name}") for name in receiver]
+        condition &= Q(Q(receiver__in=receiver), *ends, _connector=Q.OR)
+    if table:
+        condition &= Q(table__in=table)
+    if id:
+        condition &= Q(event_id__in=id)
+    if older_than:
+        condition &= Q(parked_at__lt=timezone.now() - older_than)
+    if newer_than:
+        condition &= Q(parked_at__gte=timezone.now() - newer_than)
+    return condition

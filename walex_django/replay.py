@@ -1,0 +1,76 @@
+"""Parked calls of receivers, made again."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from django.db import router, transaction
+from django.db.models import F, Model, QuerySet
+
+from .delivery import RAISED, receiver_name
+from .models import ParkedEvent
+from .parking import describe, unpack
+from .signals import ALL, Receiver, StreamSignal
+
+
+class NotConnected(Exception):
+    """No receiver of that name is connected to the signal."""
+
+
+class Replayed(NamedTuple):
+    """A parked event that was tried again, and the error if it failed again."""
+
+    parked: ParkedEvent
+    error: BaseException | None
+
+
+def replay(parked_events: QuerySet[ParkedEvent]) -> Iterator[Replayed]:
+    """
+    Make the calls again, in the order in which they were parked.
+
+    Each is made in a database transaction, together with the removal of its parked
+    event: what a receiver writes to that database happens once. One that fails stays,
+    with its new error. One that somebody else is just replaying is left out.
+
+    Args:
+        parked_events: which.
+    """
+    using = router.db_for_write(ParkedEvent)
+    for pk in parked_events.order_by("pk").values_list("pk", flat=True):
+        with transaction.atomic(using=using):
+            row = ParkedEvent.objects.using(using).filter(pk=pk)
+            parked = row.select_for_update(skip_locked=True).first()
+            if parked is None:
+                continue
+            try:
+                with transaction.atomic(using=using):
+                    _call(parked)
+            except RAISED as error:
+                row.update(
+                    attempts=F("attempts") + 1,
+                    error=describe(error),
+                    traceback="".join(traceback.format_exception(error)),
+                )
+                result = Replayed(parked, error)
+            else:
+                row.delete()
+                result = Replayed(parked, None)
+        yield result
+
+
+def _call(parked: ParkedEvent) -> None:
+    arguments = unpack(parked.arguments)
+    event = arguments.get("event")
+    sender = event.model if event else None
+    signal = next(signal for signal in ALL if signal.name == parked.signal)
+    receiver = _find(signal, sender, parked.receiver)
+    receiver(signal=signal, sender=sender, stream=parked.stream, **arguments)
+
+
+def _find(signal: StreamSignal, sender: type[Model] | None, name: str) -> Receiver:
+    for receiver in signal.receivers_of(sender):
+        if receiver_name(receiver) == name:
+            return receiver
+    raise NotConnected(f"{name} is not connected to {signal.name}")
