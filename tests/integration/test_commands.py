@@ -145,7 +145,7 @@ def test_teardown_asks_first(
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
-        ({"SUBSCRIPTIONS": ["legacy.nothing"]}, 'SUBSCRIPTIONS names "legacy.nothing"'),
+        ({"SUBSCRIPTIONS": ["legacy.nothing"]}, "SUBSCRIPTIONS has 'legacy.nothing'"),
         ({"SUBSCRIPTIONS": ["zoo.Keeper"], "DATABASE": "second"}, "zoo_walex"),
         ({"DURABLE_SLOT": False}, "would make a temporary one"),
     ],

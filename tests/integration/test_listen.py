@@ -164,7 +164,7 @@ def test_streams_of_several_databases_run_in_one_process(
         with Process("walex_listen", env=environment) as listener:
             listener.wait_for("stream default")
             listener.wait_for("stream second on database test_second")
-            eventually(lambda: listener.output.count("Quit with") == 2)
+            listener.wait_for("Quit with")
             Keeper.objects.create(name="here")
             labels(journal, 1)
             Keeper.objects.using("second").create(name="there")

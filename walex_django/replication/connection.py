@@ -137,7 +137,8 @@ def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
             hint="Drop a slot that nobody reads (SELECT * FROM pg_replication_slots),"
             " or raise max_replication_slots and restart PostgreSQL.",
         )
-    if isinstance(error, psycopg.OperationalError):
+    # What libpq itself reports has no state.
+    if isinstance(error, psycopg.OperationalError) or error.sqlstate is None:
         return ConnectionLost(f"The connection to PostgreSQL was lost: {reason}.")
     return ReplicationError(f"PostgreSQL reported: {reason}.")
 
