@@ -1,0 +1,77 @@
+"""The documentation names what there is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands, load_command_class
+
+from walex_django import conf
+from walex_django.signals import ALL
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+EVENTS = (ROOT / "docs/events.md").read_text()
+COMMANDS = (ROOT / "docs/commands.md").read_text()
+
+
+def test_each_key_of_the_settings_has_its_row() -> None:
+    documented = re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE)
+
+    assert sorted(documented) == sorted(conf._KEYS)
+
+
+def test_each_check_has_its_row() -> None:
+    documented = re.findall(r"^\| `walex_django\.([EWI]\d+)`", SETTINGS, re.MULTILINE)
+    sources = "".join(path.read_text() for path in ROOT.glob("walex_django/*.py"))
+
+    assert sorted(documented) == sorted(set(re.findall(r'"([EWI]\d{3})"', sources)))
+
+
+def test_each_signal_is_told_of() -> None:
+    for signal in ALL:
+        assert f"`{signal.name}`" in EVENTS
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, app in get_commands().items() if app == "walex_django"]
+)
+def test_each_option_of_a_command_is_told_of(name: str) -> None:
+    section = COMMANDS.partition(f"## `{name}`")[2].partition("\n## ")[0]
+    assert section
+    parser = load_command_class("walex_django", name).create_parser("manage.py", name)
+    of_django = load_command_class("django.core", "check").create_parser("m", "check")
+    common = {"--stream", *of_django._option_string_actions, "--skip-checks"}
+    for action in parser._actions:
+        if action.option_strings and not common & set(action.option_strings):
+            assert f"`{action.option_strings[0]}" in section, action.option_strings
+
+
+@pytest.mark.parametrize(
+    "page", [path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]]
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [README, EVENTS, SETTINGS])
+def test_python_in_the_documentation_is_python(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        ast.parse(block)
+
+
+def test_the_settings_of_the_readme_are_right() -> None:
+    (block,) = re.findall(r"```python\n# settings.py\n(.*?)```", README, re.DOTALL)
+    namespace: dict[str, object] = {}
+    exec(block, namespace)  # noqa: S102 - it is our own
+
+    configs, problems = conf.read(namespace["WALEX"])
+    assert problems == []
+    assert configs["default"].slot_name == "shop_walex"
