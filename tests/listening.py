@@ -10,7 +10,8 @@ from django.db import connections
 
 from walex_django import Event
 from walex_django.conf import StreamConfig
-from walex_django.listener import Listener, Start
+from walex_django.listener import Listener
+from walex_django.session import Start
 from walex_django.signals import post_db_change
 
 TIMEOUT = 20  # seconds, for what takes milliseconds

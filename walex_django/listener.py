@@ -1,59 +1,36 @@
-"""One stream from the server to the receivers."""
+"""Streams, kept alive: connect, stream, back off, connect again."""
 
 from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from threading import Event, Thread
 
 from django.db import connections
 
-from .conf import StreamConfig
-from .delivery import Delivery, Interrupted
-from .feed import Feed
-from .filters import Subscriptions
+from .conf import MAX_BACKOFF, StreamConfig
+from .delivery import Interrupted
 from .pgoutput.lsn import Lsn
-from .plan import require_published
-from .replication import publications, server, slots
-from .replication.connection import Connection, ReplicationConnection, connect
-from .replication.errors import NotPrepared, ReplicationError, SlotMissing
-from .replication.heartbeat import Heartbeat
-from .replication.progress import Progress
-from .replication.publications import TableName
-from .tables import ModelTables
+from .replication.errors import ReplicationError
+from .session import Session, Start
 
 logger = logging.getLogger(__name__)
 
-_IDLE = 60.0  # seconds; `wake` ends the wait sooner
+_FIRST_BACKOFF = 0.5  # seconds
+_HEALTHY = 10.0  # seconds of streaming after which an old failure is forgotten
+_GAP = " What is written meanwhile is not delivered: the slot is temporary."
 _SIGNAL_DELAY = 0.2  # seconds, at most, until a signal is obeyed
-_DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """
-    What a listener found when it started to stream; for the banner.
-
-    Attributes:
-        config: of the stream.
-        database: its name on the server.
-        server_version: as the server writes it.
-        tables: those of the publication that the stream delivers.
-    """
-
-    config: StreamConfig
-    database: str
-    server_version: str
-    tables: list[TableName]
 
 
 class Listener:
     """
     Reads one stream and delivers its events until it is stopped.
+
+    A stream that has begun and loses its connection is taken up again, however long
+    that takes. What is wrong at the start is told at once.
 
     Args:
         config: of the stream.
@@ -70,163 +47,78 @@ class Listener:
     ) -> None:
         self.config = config
         self._drain = drain
-        self._started = started
+        self._until: Lsn | None = None
+        self._report = started
         self._stopped = Event()
-        self._connection: ReplicationConnection | None = None
-        self._waiting: Connection | None = None
+        self._session: Session | None = None
+        self._streaming_since: float | None = None
+        self._failure = ""
+        self._backoff = _FIRST_BACKOFF
 
     def stop(self) -> None:
         """End after the transaction in hand. May be called from any thread."""
         self._stopped.set()
-        if waiting := self._waiting:
-            waiting.cancel_safe(timeout=5)
-        if connection := self._connection:
-            connection.wake()
+        if session := self._session:
+            session.wake()
 
     def run(self) -> None:
         """
         Stream until `stop`, or until drained.
 
         Raises:
-            ReplicationError: the stream cannot start or go on.
+            ReplicationError: the stream cannot start, or cannot go on.
             ProtocolError: the server sent what is no message.
-            ReceiverFailed: a receiver raised; its transaction is not acknowledged.
+            ReceiverFailed: a receiver failed; its transaction is not acknowledged.
         """
-        config = self.config
-        parameters = config.connection_parameters()
-        with connect(parameters) as connection:
-            start = self._prepare(connection)
-            until = server.log_position(connection) if self._drain else None
-            patience = server.sender_timeout(connection)
-        replication = ReplicationConnection(parameters, slot=config.slot_name)
-        try:
-            if not config.durable_slot:
-                self._create_slot(replication)
-                if self._stopped.is_set():
-                    return
-            replication.start(config.publications, messages=bool(config.messages))
-            self._connection = replication
-            if self._started:
-                self._started(start)
-            logger.debug("Stream %s reads slot %s", config.name, config.slot_name)
-            self._stream(replication, min(config.status_interval, patience / 3), until)
-        except Interrupted:
-            logger.info("Stopped before a retry; the transaction will come again.")
-        finally:
-            self._connection = None
-            with suppress(ReplicationError):
-                replication.end()
-                if not config.durable_slot:
-                    # It would go with the connection, but some moments later.
-                    slots.drop(replication.sql, config.slot_name)
-            replication.close()
-
-    def _create_slot(self, replication: ReplicationConnection) -> None:
-        """Create the temporary slot; `stop` ends the wait for writing transactions."""
-        logger.debug("Stream %s waits for writing transactions", self.config.name)
-        self._waiting = replication.sql
-        try:
-            if not self._stopped.is_set():
-                slots.create(replication.sql, self.config.slot_name, temporary=True)
-        except ReplicationError:
-            if not self._stopped.is_set():
-                raise
-        finally:
-            self._waiting = None
-
-    def _prepare(self, connection: Connection) -> Start:
-        """Find what the stream needs; raise what names the mend if it is not there."""
-        config = self.config
-        database = server.prepared_database(connection)
-        self._require_one_database(connection)
-        require_published(config, connection)
-        slot = slots.find(connection, config.slot_name)
-        if slot is not None:
-            slots.check(slot, database=database, durable=config.durable_slot)
-        elif config.durable_slot:
-            raise SlotMissing(
-                f'The slot "{config.slot_name}" does not exist.',
-                hint="Run: python manage.py walex_setup",
+        while not self._stopped.is_set():
+            session = self._session = Session(
+                self.config,
+                drain=self._drain,
+                until=self._until,
+                stopped=self._stopped,
+                started=self._started,
             )
-        return Start(
-            config=config,
-            database=database,
-            server_version=connection.info.parameter_status("server_version") or "",
-            tables=self._delivered(connection),
-        )
+            try:
+                session.run()
+            except Interrupted:
+                logger.info("Stopped before a retry; the transaction will come again.")
+                return
+            except ReplicationError as error:
+                if self._streaming_since is None or not error.passing:
+                    raise
+                self._until = session.until
+                self._back_off(error)
+            else:
+                return
 
-    def _require_one_database(self, connection: Connection) -> None:
-        """Raise if `URL` leads to another database than the models are in."""
-        if self.config.url is None:
-            return
-        wrapper = connections[self.config.database]
-        with wrapper.cursor() as cursor:
-            cursor.execute(server.IDENTITY)
-            if cursor.fetchone() != server.identity(connection):
-                raise NotPrepared(
-                    f"URL leads to another database than DATABASE, which is"
-                    f" {self.config.database!r}.",
-                    hint="Let both name the same: events are matched to its models.",
-                )
+    def _started(self, start: Start) -> None:
+        if self._streaming_since is None and self._report:
+            self._report(start)
+        if self._failure:
+            logger.info(
+                "Stream %s is connected again",
+                self.config.name,
+                extra={"stream": self.config.name},
+            )
+            self._failure = ""
+        self._streaming_since = time.monotonic()
 
-    def _delivered(self, connection: Connection) -> list[TableName]:
-        subscriptions = Subscriptions(self.config.subscriptions)
-        models = ModelTables(self.config.database)
-        return [
-            table
-            for table in publications.tables(connection, self.config.publications)
-            if subscriptions.cover(table, models.model(table))
-        ]
-
-    def _stream(
-        self, connection: ReplicationConnection, interval: float, until: Lsn | None
-    ) -> None:
-        progress = Progress()
-        feed = Feed(
-            self.config,
-            models=ModelTables(self.config.database),
-            delivery=Delivery(self.config, stopped=self._stopped),
-            progress=progress,
-        )
-        try:
-            with Heartbeat(connection, progress, interval):
-                while not self._is_done(feed, progress, until):
-                    batch = connection.receive()
-                    feed.read(batch, stopped=self._stopped.is_set)
-                    if feed.reply_requested:
-                        feed.reply_requested = False
-                        connection.send_progress(progress)
-                    if not batch:
-                        self._idle(connection, progress, until)
-        finally:
-            # What is done is done, however this ends.
-            with suppress(ReplicationError):
-                self._tell(connection, progress)
-
-    def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
-        if connection.is_streaming:
-            connection.send_progress(progress)
-        elif progress.confirmed > progress.told:
-            # The server ended the stream by an error, and takes SQL again.
-            slots.advance(connection.sql, self.config.slot_name, progress.confirmed)
-
-    def _idle(
-        self, connection: ReplicationConnection, progress: Progress, until: Lsn | None
-    ) -> None:
-        """Say how far we are, now that nothing waits to be read, then wait."""
-        if progress.confirmed > progress.told:
-            connection.send_progress(progress)
-        if until is None:
-            connection.wait(_IDLE)
-        elif not connection.wait(_DRAIN_IDLE):
-            connection.send_progress(progress, reply_requested=True)
-
-    def _is_done(self, feed: Feed, progress: Progress, until: Lsn | None) -> bool:
-        if feed.in_transaction:
-            return False
-        return self._stopped.is_set() or (
-            until is not None and progress.confirmed >= until
-        )
+    def _back_off(self, error: ReplicationError) -> None:
+        """Wait before the next attempt, each time longer; tell each reason once."""
+        assert self._streaming_since is not None
+        if time.monotonic() - self._streaming_since > _HEALTHY and not self._failure:
+            self._backoff = _FIRST_BACKOFF
+        if type(error).__name__ != self._failure:
+            self._failure = type(error).__name__
+            logger.warning(
+                "Stream %s: %s Trying again until it works.%s",
+                *(self.config.name, error),
+                "" if self.config.durable_slot else _GAP,
+                extra={"stream": self.config.name},
+            )
+        # Not all listeners of a server that was restarted at the same moment.
+        self._stopped.wait(self._backoff * random.uniform(0.8, 1.2))
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF)
 
 
 class Listeners:

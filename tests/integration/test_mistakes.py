@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,32 +161,3 @@ def test_no_slot_to_spare(own_server: Postgres, environment: dict[str, str]) -> 
         assert setup.wait() == 1
     assert "all replication slots are in use. Drop a slot" in setup.lines[-1]
     assert "max_replication_slots" in setup.lines[-1]
-
-
-def _terminate_walsender(server: Postgres) -> None:
-    with psycopg.connect(server.url()) as connection:
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        lambda server: server.stop("immediate"),
-        lambda server: server.stop("fast"),
-        _terminate_walsender,
-    ],
-    ids=["killed", "stopped", "walsender terminated"],
-)
-def test_a_server_that_goes_away(
-    own_server: Postgres, environment: dict[str, str], end: Callable[[Postgres], None]
-) -> None:
-    env = at(own_server, environment)
-    for command in ("migrate --verbosity=0", "walex_setup --stream=default"):
-        with Process(*command.split(), env=env) as process:
-            assert process.wait() == 0, process.output
-    with Process("walex_listen", *ONE, env=env) as listener:
-        listener.wait_for("Quit with")
-        end(own_server)
-        assert listener.wait() == 1
-        assert "The connection to PostgreSQL was lost" in listener.lines[-1]
-        assert "Traceback" not in listener.output

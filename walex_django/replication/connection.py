@@ -16,9 +16,9 @@ from typing import Any, NoReturn, TypeAlias
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import ConnStatus, ExecStatus
-from psycopg.pq.abc import PGconn
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import ConnStatus, ExecStatus, PGconn, Ping
+from psycopg.pq import abc as pq
 
 from walex_django.pgoutput import copydata
 from walex_django.pgoutput.lsn import Lsn
@@ -113,8 +113,23 @@ def connect(
             " of the database."
         )
         raise CannotConnect(
-            f"Cannot connect to PostgreSQL: {_one_line(error)}.", hint=hint
+            f"Cannot connect to PostgreSQL: {_one_line(error)}.",
+            hint=hint,
+            passing=_may_pass(arguments, error),
         ) from error
+
+
+def _may_pass(arguments: Mapping[str, Any], error: psycopg.Error) -> bool:
+    """Return whether a connection that failed may succeed later."""
+    if isinstance(error, errors.ConnectionTimeout):
+        return True
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    # At connect libpq gives no SQLSTATE, but it knows a server that is absent, starting
+    # or stopping. One that is there has refused us; of a lack of room only words tell.
+    ping = PGconn.ping(make_conninfo("", **arguments).encode())
+    words = ("too many", "remaining connection slots")
+    return ping != Ping.OK or any(each in str(error) for each in words)
 
 
 def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
@@ -186,7 +201,7 @@ class ReplicationConnection:
     def __init__(self, parameters: Mapping[str, Any], *, slot: str) -> None:
         self.slot = slot
         self.sql = connect(parameters, replication=True, name=f"walex_django {slot}")
-        self._pgconn: PGconn = self.sql.pgconn
+        self._pgconn: pq.PGconn = self.sql.pgconn
         self._streaming = False
         self._ended = False
         # A TLS record holds up to 16 kB and libpq takes at least 8 kB at a time; what

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class ReplicationError(Exception):
     """
@@ -14,7 +12,7 @@ class ReplicationError(Exception):
         passing: trying again later can help without anybody's doing.
     """
 
-    passing: ClassVar[bool] = False
+    passing = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -27,6 +25,10 @@ class ReplicationError(Exception):
 
 class CannotConnect(ReplicationError):
     """The server did not take the connection."""
+
+    def __init__(self, message: str, *, hint: str = "", passing: bool) -> None:
+        super().__init__(message, hint=hint)
+        self.passing = passing
 
 
 class ConnectionLost(ReplicationError):

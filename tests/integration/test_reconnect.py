@@ -1,0 +1,175 @@
+"""A stream that loses its connection is taken up again, and nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+import psycopg
+import pytest
+
+from example_project.postgres import Postgres
+from tests.process import Process, eventually, read_journal
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ONE = ("--stream", "default")
+
+
+@pytest.fixture
+def server(programs: Path | None) -> Iterator[Postgres]:
+    """A server of the test's own, which may be killed."""
+    with Postgres(bin=programs) as server:
+        yield server
+
+
+@pytest.fixture
+def env(server: Postgres, environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a process on that server, where the stream is set up."""
+    url = server.url()
+    env = {**environment, "ZOO_DATABASE_URL": url, "ZOO_SECOND_URL": url}
+    for command in (["migrate", "--verbosity=0"], ["walex_setup", *ONE]):
+        with Process(*command, env=env) as process:
+            assert process.wait() == 0, process.output
+    return env
+
+
+def write(server: Postgres, *names: str) -> None:
+    """Commit a keeper of each name."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for name in names:
+            connection.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [name])
+
+
+def heard(journal: Path) -> list[str]:
+    """Return the names that the listener heard of."""
+    return [line["label"] for line in read_journal(journal)]
+
+
+def _terminate_walsender(server: Postgres) -> None:
+    with psycopg.connect(server.url()) as connection:
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+
+
+def _restart(mode: str) -> Callable[[Postgres], None]:
+    def restart(server: Postgres) -> None:
+        server.stop(mode)
+        server.start()
+
+    return restart
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [_terminate_walsender, _restart("fast"), _restart("immediate")],
+    ids=["walsender terminated", "server restarted", "server killed"],
+)
+def test_the_stream_goes_on(
+    server: Postgres,
+    env: dict[str, str],
+    journal: Path,
+    interrupt: Callable[[Postgres], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    with Process("walex_listen", *ONE, env=env) as listener:
+        listener.wait_for("Quit with")
+        write(server, "before")
+        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: _confirmed(server), "the acknowledgement")
+        interrupt(server)
+        write(server, "after", "last")
+        eventually(lambda: heard(journal)[-1:] == ["last"], "the rest")
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
+
+    # What was acknowledged does not come again, unless the server had no time to save it.
+    once = list(dict.fromkeys(heard(journal)))
+    assert once == ["before", "after", "last"]
+    assert heard(journal) == once or "killed" in request.node.name
+    assert listener.output.count("Trying again until it works.") == 1
+    assert listener.output.count("Stream default is connected again") == 1
+    assert "Traceback" not in listener.output
+
+
+def test_a_stop_does_not_wait_for_the_server(
+    server: Postgres, env: dict[str, str]
+) -> None:
+    with Process("walex_listen", *ONE, env=env) as listener:
+        listener.wait_for("Quit with")
+        server.stop()
+        listener.wait_for("Trying again until it works.")
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
+
+
+def test_what_cannot_pass_ends_the_stream(
+    server: Postgres, env: dict[str, str]
+) -> None:
+    with Process("walex_listen", *ONE, env=env) as listener:
+        listener.wait_for("Quit with")
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute("ALTER ROLE postgres PASSWORD 'another'")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_replication"
+            )
+        assert listener.wait() == 1
+    assert "password authentication failed" in listener.lines[-1]
+
+
+def test_nothing_is_lost_under_load(
+    server: Postgres, env: dict[str, str], journal: Path
+) -> None:
+    """Three writers, and a server that is killed twice among them."""
+    committed: list[list[str]] = [[], [], []]
+    ended = Event()
+
+    def writer(number: int) -> None:
+        names = (f"{number}-{n}" for n in range(10**9))
+        while not ended.is_set():
+            try:
+                with psycopg.connect(server.url(), autocommit=True) as connection:
+                    while not ended.is_set():
+                        name = next(names)
+                        connection.execute(
+                            "INSERT INTO zoo_keeper (name) VALUES (%s)", [name]
+                        )
+                        committed[number].append(name)
+            except psycopg.OperationalError:
+                continue  # whether this one was committed, nobody knows
+
+    writers = [Thread(target=writer, args=[number]) for number in range(3)]
+    with Process("walex_listen", *ONE, env=env) as listener:
+        listener.wait_for("Quit with")
+        for thread in writers:
+            thread.start()
+        for target in (300, 600):
+            eventually(lambda target=target: len(heard(journal)) > target)  # type: ignore[misc]
+            server.stop("immediate")
+            server.start()
+        eventually(lambda: len(heard(journal)) > 900)
+        ended.set()
+        for thread in writers:
+            thread.join()
+        names = set().union(*committed)
+        eventually(lambda: names <= set(heard(journal)), "the rest")
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
+
+    # A repeated event has its id again, and each writer's order is kept.
+    first = {line["id"]: line["label"] for line in reversed(read_journal(journal))}
+    labels = list(dict.fromkeys(heard(journal)))
+    assert len(set(first.values())) == len(first)
+    for number, own in enumerate(committed):
+        in_order = [name for name in labels if name.startswith(f"{number}-")]
+        assert [name for name in in_order if name in set(own)] == own
+
+
+def _confirmed(server: Postgres) -> bool:
+    with psycopg.connect(server.url()) as connection:
+        row = connection.execute(
+            "SELECT FROM pg_replication_slots WHERE slot_name = 'zoo_walex'"
+            " AND confirmed_flush_lsn >= pg_current_wal_flush_lsn()"
+        ).fetchone()
+    return row is not None
