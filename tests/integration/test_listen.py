@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.db import connections
 
 from tests.process import Process, eventually, read_journal
 from tests.zoo.models import Keeper
@@ -32,7 +33,7 @@ def test_banner_says_what_it_listens_to(environment: dict[str, str]) -> None:
     with Process(*ONE, env=environment) as listener:
         listener.wait_for("Quit with CONTROL-C.")
         for line in (
-            "stream default on database test_postgres (PostgreSQL ",
+            f"stream default on database {_database('default')} (PostgreSQL ",
             "slot         zoo_walex (durable)",
             "publication  zoo_events: legacy.audit_log, legacy.nobody_knows, public.",
             "receivers    2",
@@ -163,7 +164,7 @@ def test_streams_of_several_databases_run_in_one_process(
     try:
         with Process("walex_listen", env=environment) as listener:
             listener.wait_for("stream default")
-            listener.wait_for("stream second on database test_second")
+            listener.wait_for(f"stream second on database {_database('second')}")
             listener.wait_for("Quit with")
             Keeper.objects.create(name="here")
             labels(journal, 1)
@@ -211,6 +212,10 @@ def test_reload_starts_again_when_code_changes(
         assert labels(journal, 2) == ["before", "after"]
         listener.signal(signal.SIGINT)
         listener.wait()
+
+
+def _database(alias: str) -> str:
+    return str(connections[alias].settings_dict["NAME"])
 
 
 def _waits_for_lock(sql: psycopg.Connection[Any]) -> bool:

@@ -64,7 +64,10 @@ class Building(models.Model):
 
 
 class Aviary(Building):
+    """Has a column of the same name as one of its parent."""
+
     height = models.IntegerField()
+    label = models.CharField(max_length=20, default="", db_column="name")
 
 
 class Visit(models.Model):

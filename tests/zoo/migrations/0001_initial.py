@@ -113,6 +113,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('building_ptr', models.OneToOneField(auto_created=True, on_delete=django.db.models.deletion.CASCADE, parent_link=True, primary_key=True, serialize=False, to='zoo.building')),
                 ('height', models.IntegerField()),
+                ('label', models.CharField(db_column='name', default='', max_length=20)),
             ],
             bases=('zoo.building',),
         ),
