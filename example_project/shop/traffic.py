@@ -30,7 +30,7 @@ def scenes(url: str) -> Iterator[Scene]:
     Args:
         url: of the database, for a session outside of Django.
     """
-    yield Scene("bulk_create() of the products", _stock_the_shelves)
+    yield Scene("bulk_create() of products, a customer and an order", _open_the_shop)
     while True:
         yield Scene("save() of a customer", _register)
         yield Scene("create() of an order, bulk_create() of its items", _order)
@@ -40,7 +40,10 @@ def scenes(url: str) -> Iterator[Scene]:
         yield Scene("delete() of a customer, with a cascade", _forget_customer)
 
 
-def _stock_the_shelves() -> None:
+def _open_the_shop() -> None:
+    regular = Customer(name="Edith", email="edith@example.org")
+    Customer.objects.bulk_create([regular])
+    Order.objects.bulk_create([Order(customer=regular, status=Order.Status.SHIPPED)])
     Product.objects.bulk_create(
         Product(name=name, price=price, stock=100, tags=["new", name.lower()])
         for name, price in _GOODS
@@ -58,7 +61,7 @@ def _register() -> None:
 
 
 def _order() -> None:
-    customer = Customer.objects.order_by("?")[0]
+    customer = Customer.objects.latest("pk")
     products = Product.objects.order_by("?")[:2]
     with transaction.atomic():
         order = Order.objects.create(customer=customer)
@@ -90,7 +93,6 @@ def _reprice(url: str) -> None:
 
 
 def _forget_customer() -> None:
-    with_orders = Customer.objects.filter(orders__isnull=False)
-    with_orders.order_by("pk")[0].delete()
+    Customer.objects.latest("pk").delete()
     # The shop buys what is running out.
     Product.objects.filter(stock__lt=50).update(stock=F("stock") + 100)

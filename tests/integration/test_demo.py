@@ -32,11 +32,11 @@ def test_demo_shows_what_post_save_does_not_see(home: dict[str, str]) -> None:
     # Two spaces after the type: without a terminal there are no colour codes.
     for line in (
         r"post_save  nothing",
-        r"post_save  shop\.Customer #1",
+        r"post_save  shop\.Customer #2",
         r"walex +INSERT +shop\.Product +id=1 name=Tea price=3.50",
-        r"walex +UPDATE +shop\.Order +#1 status: placed → paid",
-        r"walex +UPDATE +shop\.Order +#1 status: paid → shipped",
-        r"walex +DELETE +shop\.Customer +id=1",
+        r"walex +UPDATE +shop\.Order +#2 status: placed → paid",
+        r"walex +UPDATE +shop\.Order +#2 status: paid → shipped",
+        r"walex +DELETE +shop\.Customer +id=2",
     ):
         assert re.search(line, demo.output), f"no {line}\n{demo.output}"
     assert "Traceback" not in demo.output
