@@ -88,7 +88,8 @@ class Session:
     def wake(self) -> None:
         """Let it see that it is stopped. May be called from any thread."""
         if waiting := self._waiting:
-            waiting.cancel_safe(timeout=5)
+            with suppress(psycopg.Error):  # it may just have ended
+                waiting.cancel_safe(timeout=5)
         if connection := self._connection:
             connection.wake()
 
@@ -127,7 +128,7 @@ class Session:
             replication.start(config.publications, messages=bool(config.messages))
             self._connection = replication
             self._started(start)
-            self._stream(replication, min(config.status_interval, patience / 3))
+            self._stream(replication, patience)
         finally:
             self._connection = None
             with suppress(ReplicationError):
@@ -193,7 +194,9 @@ class Session:
             if subscriptions.cover(table, models.model(table))
         ]
 
-    def _stream(self, connection: ReplicationConnection, interval: float) -> None:
+    def _stream(self, connection: ReplicationConnection, patience: float) -> None:
+        """Args: patience: seconds of silence that the server allows, as do we."""
+        interval = min(self.config.status_interval, patience / 3)
         progress = Progress()
         feed = Feed(
             self.config,
@@ -209,7 +212,7 @@ class Session:
                         feed.read(batch, stopped=self._stopped.is_set)
                         heard = time.monotonic()
                     elif not self._idle(connection, progress, interval):
-                        _require_life(heard, interval)
+                        _require_life(heard, patience)
                         connection.send_progress(progress, reply_requested=True)
                     if feed.reply_requested:
                         feed.reply_requested = False
@@ -246,10 +249,10 @@ class Session:
         )
 
 
-def _require_life(heard: float, interval: float) -> None:
+def _require_life(heard: float, patience: float) -> None:
     """Raise if the server did not answer: a connection cut on the way never tells."""
     silence = time.monotonic() - heard
-    if silence > 3 * interval:
+    if silence > patience:
         raise ConnectionLost(
             f"The connection to PostgreSQL was lost: no answer for {silence:.0f} s."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ ONE = ("--stream", "default")
 @pytest.fixture
 def server(programs: Path | None) -> Iterator[Postgres]:
     """A server of the test's own, which may be killed."""
-    with Postgres(bin=programs) as server:
+    with Postgres(bin=programs, settings={"wal_sender_timeout": "3s"}) as server:
         yield server
 
 
@@ -91,6 +92,25 @@ def test_the_stream_goes_on(
     assert listener.output.count("Trying again until it works.") == 1
     assert listener.output.count("Stream default is connected again") == 1
     assert "Traceback" not in listener.output
+
+
+def test_a_server_that_falls_silent_is_left(
+    server: Postgres, env: dict[str, str], journal: Path
+) -> None:
+    with Process("walex_listen", *ONE, env=env) as listener:
+        listener.wait_for("Quit with")
+        with psycopg.connect(server.url()) as connection:
+            ((walsender,),) = connection.execute("SELECT pid FROM pg_stat_replication")
+        # As on a connection that was cut on the way, nothing comes, and no end either.
+        os.kill(walsender, signal.SIGSTOP)
+        try:
+            write(server, "unheard")
+            assert "no answer for" in listener.wait_for("Trying again until it works.")
+        finally:
+            os.kill(walsender, signal.SIGCONT)
+        eventually(lambda: heard(journal) == ["unheard"])
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
 
 
 def test_a_stop_does_not_wait_for_the_server(

@@ -321,6 +321,8 @@ class ReplicationConnection:
         """
         try:
             with self._lock:
+                if self._ended:
+                    return
                 confirmed = progress.confirmed
                 self._pgconn.put_copy_data(
                     copydata.status_update(
