@@ -91,7 +91,7 @@ def durable(config: StreamConfig) -> Iterator[StreamConfig]:
         for step in setup_plan(durable, connection):
             connection.execute(step.statement)
         yield durable
-        for step in teardown_plan(durable, connection):
+        for step in teardown_plan(durable, connection, streams=[durable]):
             connection.execute(step.statement)
 
 

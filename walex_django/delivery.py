@@ -27,6 +27,7 @@ from .signals import (
     post_db_transaction,
     post_db_truncate,
     post_db_update,
+    unwrapped,
 )
 
 logger = logging.getLogger(__name__)
@@ -194,7 +195,6 @@ _FATES = {"park": "parked: see walex_replay", "skip": "skipped"}
 
 def receiver_name(receiver: Receiver) -> str:
     """Return the dotted name of a receiver."""
-    # async_to_sync keeps the coroutine function that it wraps in `awaitable`.
-    function = getattr(receiver, "awaitable", receiver)
+    function = unwrapped(receiver)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{function.__module__}.{name}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 from django.apps import apps
+from django.db import connections
 from psycopg.adapt import PyFormat, Transformer
 
 from .pgoutput.lsn import Lsn
@@ -37,6 +38,7 @@ from .pgoutput.values import ExactText
 from .tables import Table, orm_adapters
 
 _JSON_TYPES = {"json", "jsonb"}
+_EXACT_TEXT = "walex_django.ExactText"
 
 
 def dump_row(table: Table, row: Row | None) -> dict[str, Any] | None:
@@ -54,6 +56,7 @@ def dump_row(table: Table, row: Row | None) -> dict[str, Any] | None:
 
 def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncate]:
     """Return the parts of the event that ``data`` was made of by `Event.as_dict`."""
+    _validate(data)
     source = data["source"]
     table = _table(
         source["db"],
@@ -81,6 +84,21 @@ def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncat
         case _:
             message = Truncate((0,), data["cascade"], data["restart_identity"])
     return table, begin, message
+
+
+def _validate(data: Mapping[str, Any]) -> None:
+    """Raise what `Event.from_dict` turns into its own where nothing else would."""
+    if not (isinstance(data["ordinal"], int) and isinstance(data["xid"], int)):
+        raise TypeError("ordinal and xid must be integers")
+    if datetime.fromisoformat(data["timestamp"]).tzinfo is None:
+        raise TypeError("timestamp must have a zone")
+    needs = {"insert": "new_record", "update": "new_record", "delete": "old_record"}
+    for name in ("new_record", "old_record"):
+        absent = data[name] is None and needs.get(data["type"]) != name
+        if not (absent or isinstance(data[name], Mapping)):
+            raise TypeError(f"{name} must be a dict")
+    if data["source"]["db"] not in connections:
+        raise LookupError(f"no database {data['source']['db']!r}")
 
 
 @lru_cache(maxsize=256)
@@ -115,9 +133,10 @@ def _oid(type: str, alias: str) -> int:
 
 
 def _dump(value: Any, text: Value, is_json: bool) -> Any:
-    if value is None or (is_json and not isinstance(value, ExactText)):
-        return value
-    if _is_native(value):
+    if is_json and isinstance(value, ExactText):
+        # In a column of JSON a string is a value.
+        return {_EXACT_TEXT: value}
+    if value is None or is_json or _is_native(value):
         return value
     assert isinstance(text, bytes)
     return text.decode(errors="surrogateescape")
@@ -144,7 +163,9 @@ def _load_row(table: Table, record: Mapping[str, Any] | None) -> Row | None:
 def _load(value: Any, is_json: bool) -> bytes | None:
     if value is None:
         return None
-    if is_json:
+    if isinstance(value, dict) and value.keys() == {_EXACT_TEXT}:
+        value = value[_EXACT_TEXT]
+    elif is_json:
         return json.dumps(value).encode()
     if isinstance(value, str):
         return value.encode(errors="surrogateescape")

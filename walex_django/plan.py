@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from django.apps import apps
@@ -54,17 +55,24 @@ def setup_plan(config: StreamConfig, connection: Connection) -> list[Step]:
     return steps
 
 
-def teardown_plan(config: StreamConfig, connection: Connection) -> list[Step]:
+def teardown_plan(
+    config: StreamConfig, connection: Connection, *, streams: Collection[StreamConfig]
+) -> list[Step]:
     """
     Return the steps that drop a stream's slot and publications, in order.
 
-    Publications that another stream reads are kept.
+    Publications that other streams read are kept.
+
+    Args:
+        config: of the stream.
+        connection: to its database.
+        streams: all that are torn down now.
     """
     steps = []
     shared = {
         name
         for other in get_configs().values()
-        if other.name != config.name
+        if other.name not in {stream.name for stream in streams}
         and (other.database, other.url) == (config.database, config.url)
         for name in other.publications
     }
@@ -167,9 +175,11 @@ SELECT namespace.nspname, class.relname
 FROM pg_catalog.pg_class AS class
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 WHERE class.relkind IN ('r', 'p') AND class.relpersistence = 'p'
-AND NOT class.relispartition
-AND (namespace.nspname = ANY(%s) OR (namespace.nspname, class.relname) IN (
-    SELECT * FROM unnest(%s::text[], %s::text[])))
+AND (
+    namespace.nspname = ANY(%s) AND NOT class.relispartition
+    OR (namespace.nspname, class.relname) IN (
+        SELECT * FROM unnest(%s::text[], %s::text[]))
+)
 """
 
 
@@ -199,5 +209,5 @@ def _unknown(entry: str, owner: str) -> ImproperlyConfigured:
     meant = f" Did you mean the app {close[0]!r}?" if close else ""
     return ImproperlyConfigured(
         f"SUBSCRIPTIONS has {entry!r}, and there is neither an app {owner!r} nor such a"
-        f" table.{meant}"
+        f" table.{meant} If a migration makes it, run: python manage.py migrate"
     )

@@ -7,6 +7,7 @@ table without one), ``event`` and ``stream`` (its name in ``WALEX``).
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
 from functools import cache, partial
@@ -17,7 +18,6 @@ from django.apps import apps
 from django.db.models import Model
 from django.db.models.utils import make_model_tuple
 from django.dispatch import Signal
-from django.utils.inspect import func_accepts_kwargs
 
 Receiver: TypeAlias = Callable[..., Any]
 
@@ -132,7 +132,12 @@ class ChangeSignal(StreamSignal):
         if not self.receivers or sender is None:
             return found
         for proxy in _proxies(sender):
-            found += [each for each in super().receivers_of(proxy) if each not in found]
+            known = [unwrapped(each) for each in found]
+            found += [
+                each
+                for each in super().receivers_of(proxy)
+                if unwrapped(each) not in known
+            ]
         return found
 
 
@@ -145,9 +150,17 @@ def _proxies(model: type[Model]) -> list[type[Model]]:
     ]
 
 
+def unwrapped(receiver: Receiver) -> Receiver:
+    """Return the coroutine function that `StreamSignal.receivers_of` has wrapped."""
+    function: Receiver = getattr(receiver, "awaitable", receiver)
+    return function
+
+
 def _check(receiver: Receiver) -> None:
-    # Django does so under DEBUG only, and a stream would stop at its first event.
-    if not func_accepts_kwargs(receiver):
+    # Django looks under DEBUG only, and a stream would fail at its first event. And its
+    # function for it has a cache, which keeps weakly held receivers alive.
+    parameters = inspect.signature(receiver).parameters.values()
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
         name = getattr(receiver, "__qualname__", repr(receiver))
         raise ValueError(f"The receiver {name} must accept **kwargs.")
 

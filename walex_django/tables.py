@@ -51,7 +51,7 @@ class Source:
     """
 
     name: str = "walex_django"
-    version: str = __version__
+    version: str = field(default=__version__, compare=False)
     db: str
     schema: str
     table: str

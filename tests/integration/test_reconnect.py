@@ -85,7 +85,7 @@ def test_the_stream_goes_on(
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
 
-    # What was acknowledged does not come again, unless the server had no time to save it.
+    # What was acknowledged comes again only if the server had no time to save it.
     once = list(dict.fromkeys(heard(journal)))
     assert once == ["before", "after", "last"]
     assert heard(journal) == once or "killed" in request.node.name

@@ -51,9 +51,7 @@ def test_each_option_of_a_command_is_told_of(name: str) -> None:
             assert f"`{action.option_strings[0]}" in section, action.option_strings
 
 
-@pytest.mark.parametrize(
-    "page", [path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]]
-)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("docs/*.md")])
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("https://"):

@@ -29,12 +29,13 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        for config in chosen(options["streams"]):
+        streams = chosen(options["streams"])
+        for config in streams:
             with (
                 reported(config),
                 connect(config.connection_parameters()) as connection,
             ):
-                steps = teardown_plan(config, connection)
+                steps = teardown_plan(config, connection, streams=streams)
                 if not steps:
                     self.stdout.write(f"{config.name}: nothing to do")
                 elif options["dry_run"]:

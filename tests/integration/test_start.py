@@ -1,0 +1,412 @@
+"""How commands start: what they refuse, warn of and mend, in one line each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import transaction
+
+from example_project.postgres import Postgres
+from tests.integration.test_mistakes import ONE, at, fails
+from tests.process import Process, eventually, read_journal
+from tests.zoo.models import Keeper, Visit
+from walex_django.conf import StreamConfig
+from walex_django.replication import publications, slots
+from walex_django.replication.connection import ReplicationConnection
+from walex_django.replication.errors import SlotMissing
+from walex_django.signals import post_db_insert, post_db_message
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
+
+Sql = psycopg.Connection[Any]
+
+
+def changed(environment: dict[str, str], **stream: Any) -> dict[str, str]:
+    """Return the environment of a process with other settings of its stream."""
+    return {**environment, "ZOO_STREAM": json.dumps(stream)}
+
+
+def succeeds(command: str, environment: dict[str, str], *options: str) -> str:
+    """Return what a command prints that ends with success."""
+    with Process(command, *options, env=environment) as process:
+        assert process.wait() == 0, process.output
+        assert "Traceback" not in process.output
+        return process.output
+
+
+def run(*arguments: str) -> str:
+    """Run a command in this process and return what it printed."""
+    output = StringIO()
+    call_command(*arguments, stdout=output, stderr=output)
+    return output.getvalue()
+
+
+@pytest.fixture
+def own_server(
+    request: pytest.FixtureRequest, programs: Path | None
+) -> Iterator[Postgres]:
+    """A server with the settings that the test is parametrized with."""
+    with Postgres(bin=programs, settings=getattr(request, "param", {})) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh(sql: Sql, settings: Any) -> Iterator[dict[str, Any]]:
+    """The settings of one stream; what setup makes of them is gone at the end."""
+    stream = {
+        "PUBLICATION": "zoo_fresh",
+        "SLOT_NAME": "zoo_fresh",
+        "DURABLE_SLOT": True,
+        "SUBSCRIPTIONS": ["zoo.*"],
+    }
+    settings.WALEX = {"default": stream}
+    yield stream
+    run("walex_teardown", "--no-input")
+
+
+class TestSubscriptions:
+    """What ``SUBSCRIPTIONS`` names, and the publication has."""
+
+    def test_a_table_that_is_not_published_stops_the_listener(
+        self, durable: StreamConfig, environment: dict[str, str], sql: Sql
+    ) -> None:
+        sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
+
+        line = fails("walex_listen", environment)
+        assert '"zoo_events" lacks: public.zoo_keeper.' in line
+        assert line.endswith("Run: python manage.py walex_setup")
+
+        succeeds("walex_setup", environment, *ONE)
+        succeeds("walex_listen", environment, *ONE, "--drain")
+
+    @pytest.mark.parametrize("command", ["walex_setup", "walex_listen"])
+    @pytest.mark.parametrize(
+        ("entry", "told"),
+        [
+            ("legacyy.*", "neither an app 'legacyy' nor such a table."),
+            ("zooo.Keeper", "Did you mean the app 'zoo'?"),
+            ("public.zoo_unicorn", "'public.zoo_unicorn'"),
+        ],
+    )
+    @pytest.mark.usefixtures("durable")
+    def test_a_wrong_name_is_told(
+        self, environment: dict[str, str], command: str, entry: str, told: str
+    ) -> None:
+        line = fails(command, changed(environment, SUBSCRIPTIONS=[entry]))
+        assert f"SUBSCRIPTIONS has '{entry}'" in line
+        assert told in line
+
+    def test_setup_before_migrate_says_so(
+        self, own_server: Postgres, environment: dict[str, str]
+    ) -> None:
+        env = at(own_server, environment)
+        for entry in ("*", "zoo.Keeper"):
+            line = fails("walex_setup", changed(env, SUBSCRIPTIONS=[entry]))
+            assert "Run: python manage.py migrate" in line
+
+        succeeds("migrate", env, "--verbosity=0")
+        printed = succeeds("walex_setup", changed(env, SUBSCRIPTIONS=["*"]), *ONE)
+        assert 'create the publication "zoo_events"' in printed
+
+    @pytest.mark.parametrize("entry", ["public.part_root", "public.*"])
+    def test_partitions_are_published_with_their_root(
+        self, fresh: dict[str, Any], settings: Any, sql: Sql, entry: str
+    ) -> None:
+        settings.WALEX = {"default": {**fresh, "SUBSCRIPTIONS": [entry]}}
+        sql.execute(
+            "CREATE TABLE part_root (id int PRIMARY KEY) PARTITION BY RANGE (id)"
+        )
+        sql.execute(
+            "CREATE TABLE part_low PARTITION OF part_root FOR VALUES FROM (0) TO (9)"
+        )
+        try:
+            assert 'create the publication "zoo_fresh"' in run("walex_setup")
+            assert run("walex_setup") == "default: nothing to do\n"
+            tables = publications.tables(sql, ["zoo_fresh"])
+            assert ("public", "part_root") in tables
+            assert ("public", "part_low") not in tables
+            assert "public.part_root" in run("walex_listen", "--drain")
+        finally:
+            sql.execute("DROP TABLE part_root")
+
+    def test_an_unlogged_table_is_left_out_of_its_schema(
+        self, fresh: dict[str, Any], settings: Any, sql: Sql
+    ) -> None:
+        settings.WALEX = {"default": {**fresh, "SUBSCRIPTIONS": ["legacy.*"]}}
+        sql.execute("CREATE UNLOGGED TABLE legacy.scratch (id int PRIMARY KEY)")
+        try:
+            assert 'create the publication "zoo_fresh"' in run("walex_setup")
+            assert run("walex_setup") == "default: nothing to do\n"
+            tables = publications.tables(sql, ["zoo_fresh"])
+            assert list(map(str, tables)) == ["legacy.audit_log", "legacy.nobody_knows"]
+        finally:
+            sql.execute("DROP TABLE legacy.scratch")
+
+    def test_a_publication_named_twice_is_one(
+        self, fresh: dict[str, Any], settings: Any
+    ) -> None:
+        twice = {**fresh, "PUBLICATION": ["zoo_fresh", "zoo_fresh"]}
+        settings.WALEX = {"default": twice}
+
+        assert run("walex_setup").splitlines() == [
+            'default: create the publication "zoo_fresh"',
+            'default: create the slot "zoo_fresh"',
+        ]
+        assert run("walex_setup") == "default: nothing to do\n"
+
+    def test_a_table_without_primary_key_is_warned_of_until_mended(
+        self, fresh: dict[str, Any], settings: Any, sql: Sql
+    ) -> None:
+        settings.WALEX = {"default": {**fresh, "SUBSCRIPTIONS": ["legacy.*"]}}
+        sql.execute("CREATE TABLE legacy.keyless (id int)")
+        try:
+            (warning,) = (
+                line
+                for line in run("walex_setup").splitlines()
+                if line.startswith("Warning: ")
+            )
+            assert "legacy.keyless has no primary key" in warning
+            mend = 'ALTER TABLE "legacy"."keyless" REPLICA IDENTITY FULL;'
+            assert warning.endswith(f"Run: {mend}")
+
+            sql.execute(mend.encode())
+            assert run("walex_setup") == "default: nothing to do\n"
+        finally:
+            sql.execute("DROP TABLE legacy.keyless")
+
+
+class TestTeardown:
+    """``walex_teardown`` drops what is the stream's alone, if told to."""
+
+    def test_a_publication_that_another_stream_reads_is_kept(
+        self, fresh: dict[str, Any], settings: Any, sql: Sql
+    ) -> None:
+        settings.WALEX = {"one": {**fresh, "SLOT_NAME": "zoo_one"}, "default": fresh}
+        try:
+            run("walex_setup")
+
+            assert run("walex_teardown", "--no-input", "--stream", "one") == (
+                'one: drop the slot "zoo_one"\n'
+            )
+            assert publications.existing(sql, ["zoo_fresh"]) == {"zoo_fresh"}
+            run("walex_listen", "--stream", "default", "--drain")
+        finally:
+            run("walex_teardown", "--no-input")
+        assert publications.existing(sql, ["zoo_fresh"]) == set()
+
+    def test_nobody_to_answer(
+        self, durable: StreamConfig, environment: dict[str, str], sql: Sql
+    ) -> None:
+        with Process("walex_teardown", *ONE, env=environment) as teardown:
+            assert teardown.wait() == 1
+        assert teardown.lines[-1] == (
+            "CommandError: Nothing was dropped: nobody is there to answer."
+            " Add --no-input."
+        )
+        assert "Traceback" not in teardown.output
+        assert slots.find(sql, durable.slot_name) is not None
+
+
+class TestConnection:
+    """Where a stream connects to."""
+
+    @pytest.mark.parametrize("command", ["walex_setup", "walex_listen"])
+    @pytest.mark.usefixtures("durable")
+    def test_an_option_that_libpq_does_not_know(
+        self, environment: dict[str, str], command: str
+    ) -> None:
+        url = f"{environment['ZOO_DATABASE_URL']}?sslmod=require"
+
+        line = fails(command, {**environment, "ZOO_DATABASE_URL": url})
+        assert 'invalid connection option "sslmod"' in line
+
+    @pytest.mark.usefixtures("durable")
+    def test_url_of_another_database(self, environment: dict[str, str]) -> None:
+        env = changed(environment, URL=environment["ZOO_SECOND_URL"])
+
+        line = fails("walex_listen", env)
+        assert "URL leads to another database than DATABASE" in line
+        assert "'default'" in line
+
+    @pytest.mark.usefixtures("durable")
+    def test_url_of_the_same_database(self, environment: dict[str, str]) -> None:
+        env = changed(environment, URL=environment["ZOO_DATABASE_URL"])
+
+        succeeds("walex_listen", env, *ONE, "--drain")
+
+    @pytest.mark.usefixtures("durable")
+    def test_a_missing_slot_is_never_taken_for_a_publication(
+        self, environment: dict[str, str]
+    ) -> None:
+        env = changed(environment, SLOT_NAME="publication_slot")
+
+        line = fails("walex_listen", env)
+        assert 'The slot "publication_slot" does not exist.' in line
+        assert line.endswith("Run: python manage.py walex_setup")
+
+    def test_a_slot_that_goes_missing_at_the_last_moment(
+        self, config: StreamConfig
+    ) -> None:
+        parameters = config.connection_parameters()
+        connection = ReplicationConnection(parameters, slot="publication_slot")
+        try:
+            with pytest.raises(SlotMissing, match='"publication_slot" does not exist'):
+                connection.start(config.publications)
+        finally:
+            connection.close()
+
+
+class TestSignals:
+    """Signals of the operating system."""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.usefixtures("config")
+    def test_the_wait_for_writing_transactions_can_be_ended(
+        self, environment: dict[str, str], sql: Sql, number: signal.Signals
+    ) -> None:
+        env = changed(environment, DURABLE_SLOT=False, SLOT_NAME="zoo_waiting")
+        with transaction.atomic():
+            Keeper.objects.create(name="undone")
+            transaction.set_rollback(True)
+            with Process("walex_listen", *ONE, env=env) as listener:
+                eventually(lambda: _waits_for_writers(sql), "the wait for the writer")
+                listener.signal(number)
+                assert listener.wait() == 0, listener.output
+        assert listener.output == ""
+        eventually(lambda: slots.find(sql, "zoo_waiting") is None, "the slot's end")
+
+    @pytest.mark.usefixtures("durable")
+    def test_handlers_are_as_before_when_the_command_returns(self) -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.getsignal(number) for number in numbers]
+
+        run("walex_listen", "--stream", "default", "--drain")
+
+        assert [signal.getsignal(number) for number in numbers] == before
+
+
+class TestReload:
+    """``walex_listen --reload``."""
+
+    def test_it_waits_for_a_change_when_the_start_fails(
+        self,
+        durable: StreamConfig,
+        environment: dict[str, str],
+        journal: Path,
+        sql: Sql,
+        tmp_path: Path,
+    ) -> None:
+        sql.execute("DROP PUBLICATION zoo_events")
+        module = tmp_path / "reloaded.py"
+        module.write_text("")
+        env = {**environment, "PYTHONPATH": str(tmp_path), "ZOO_IMPORT": "reloaded"}
+        with Process("walex_listen", *ONE, "--reload", env=env) as listener:
+            line = listener.wait_for('The publication "zoo_events" does not exist.')
+            assert line.endswith("Run: python manage.py walex_setup")
+            succeeds("walex_setup", environment, *ONE)
+
+            later = time.time() + 10
+            os.utime(module, (later, later))
+            listener.wait_for("Quit with")
+            Keeper.objects.create(name="Ada")
+            eventually(lambda: len(read_journal(journal)) == 1, "the event")
+            listener.signal(signal.SIGINT)
+            listener.wait()
+        assert "Traceback" not in listener.output
+
+    @pytest.mark.usefixtures("durable")
+    def test_it_does_not_go_with_drain(self) -> None:
+        with pytest.raises(CommandError) as raised:
+            run("walex_listen", "--drain", "--reload")
+        assert str(raised.value) == ("--drain ends, and --reload does not: choose one.")
+
+
+@pytest.mark.usefixtures("config")
+def test_drain_needs_a_durable_slot(environment: dict[str, str]) -> None:
+    line = fails("walex_listen", changed(environment, DURABLE_SLOT=False), "--drain")
+    assert "--drain needs DURABLE_SLOT = True" in line
+
+
+class TestWarnings:
+    """What ``walex_listen`` warns of when it starts."""
+
+    @pytest.fixture
+    def warnings(self, fresh: dict[str, Any], settings: Any) -> Any:
+        """Return the warnings of a listener with some settings of its stream."""
+
+        def warnings(**stream: Any) -> list[str]:
+            settings.WALEX = {"default": {**fresh, **stream}}
+            run("walex_setup")
+            lines = run("walex_listen", "--drain").splitlines()
+            return [line for line in lines if line.startswith("Warning: ")]
+
+        return warnings
+
+    def test_no_receivers_at_all(self, warnings: Any) -> None:
+        (warning,) = warnings()
+        assert "No receiver is connected" in warning
+        assert "weak=False" in warning
+
+    def test_receivers_of_a_model_that_no_stream_delivers(self, warnings: Any) -> None:
+        def receiver(**kwargs: Any) -> None:
+            pass
+
+        post_db_insert.connect(receiver, sender=Visit)
+        try:
+            (warning,) = warnings(SUBSCRIPTIONS=["zoo.Keeper"])
+            assert "Receivers wait for zoo.Visit" in warning
+            assert "SUBSCRIPTIONS of no stream" in warning
+            for entry in ("zoo.Visit", "zoo.*", "public.*", "public.zoo_visit", "*"):
+                assert warnings(SUBSCRIPTIONS=[entry]) == []
+        finally:
+            post_db_insert.disconnect(receiver, sender=Visit)
+
+    def test_receivers_of_messages_that_no_stream_delivers(self, warnings: Any) -> None:
+        def receiver(**kwargs: Any) -> None:
+            pass
+
+        post_db_message.connect(receiver)
+        try:
+            (warning,) = warnings()
+            assert "post_db_message, and no stream has MESSAGES" in warning
+            assert warnings(MESSAGES=["zoo"]) == []
+        finally:
+            post_db_message.disconnect(receiver)
+
+
+@pytest.mark.parametrize("own_server", [{"wal_level": "replica"}], indirect=True)
+def test_dry_run_prints_sql_for_whoever_may_run_it(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
+    env = at(own_server, environment)
+    succeeds("migrate", env, "--verbosity=0")
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE keeper LOGIN PASSWORD 'pw'")
+    keeper = at(own_server, environment, user="keeper", password="pw")
+
+    for each in (env, keeper):
+        create, slot = succeeds("walex_setup", each, *ONE, "--dry-run").splitlines()
+        assert create.startswith('CREATE PUBLICATION "zoo_events" FOR TABLE ')
+        assert slot.startswith(
+            "SELECT pg_catalog.pg_create_logical_replication_slot('zoo_walex'"
+        )
+
+
+def _waits_for_writers(sql: Sql) -> bool:
+    found = sql.execute(
+        "SELECT FROM pg_stat_activity WHERE application_name = %s"
+        " AND wait_event_type = 'Lock' AND wait_event = 'transactionid'",
+        ["walex_django zoo_waiting"],
+    )
+    return found.fetchone() is not None
