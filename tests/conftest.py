@@ -16,9 +16,10 @@ from django.db import connections
 from example_project.postgres import Postgres
 from walex_django.conf import StreamConfig, get_config
 from walex_django.plan import setup_plan, teardown_plan
-from walex_django.replication.connection import connect
+from walex_django.replication import connection as replication
+from walex_django.signals import StreamSignal
 
-from .listening import Listening
+from .listening import Connect, Listening
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,7 +78,7 @@ def config(transactional_db: None) -> StreamConfig:
     config = replace(
         get_config("default"), durable_slot=False, slot_name="zoo_temporary"
     )
-    with connect(config.connection_parameters()) as connection:
+    with replication.connect(config.connection_parameters()) as connection:
         for step in setup_plan(config, connection):
             connection.execute(step.statement)
     return config
@@ -87,7 +88,7 @@ def config(transactional_db: None) -> StreamConfig:
 def durable(config: StreamConfig) -> Iterator[StreamConfig]:
     """The same with a durable slot, there from now on."""
     durable = get_config("default")
-    with connect(durable.connection_parameters()) as connection:
+    with replication.connect(durable.connection_parameters()) as connection:
         for step in setup_plan(durable, connection):
             connection.execute(step.statement)
         yield durable
@@ -105,8 +106,31 @@ def listening(config: StreamConfig) -> Iterator[Listening]:
 @pytest.fixture
 def sql(config: StreamConfig) -> Iterator[psycopg.Connection[Any]]:
     """A session that knows nothing of Django, in autocommit."""
-    with connect(config.connection_parameters()) as connection:
+    with replication.connect(config.connection_parameters()) as connection:
         yield connection
+
+
+@pytest.fixture
+def own_server(
+    request: pytest.FixtureRequest, programs: Path | None
+) -> Iterator[Postgres]:
+    """A server with the settings that the test is parametrized with."""
+    with Postgres(bin=programs, settings=getattr(request, "param", {})) as server:
+        yield server
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Connect receivers until the end of the test."""
+    connected: list[tuple[StreamSignal, Any, Any]] = []
+
+    def connect(signal: StreamSignal, receiver: Any, sender: Any = None) -> None:
+        signal.connect(receiver, sender=sender)
+        connected.append((signal, receiver, sender))
+
+    yield connect
+    for signal, receiver, sender in connected:
+        assert signal.disconnect(receiver, sender=sender)
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ from walex_django.listener import Listener
 from walex_django.session import Start
 from walex_django.signals import post_db_change
 
+Connect = Callable[..., None]
+"""The type of the fixture `connect`: signal, receiver and perhaps a sender."""
+
 TIMEOUT = 20  # seconds, for what takes milliseconds
 
 

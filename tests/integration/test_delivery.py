@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from django.db import connections
 
-from tests.listening import Listening
+from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper, TameAnimal
 from walex_django import Event
@@ -31,37 +31,33 @@ from walex_django.signals import (
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-Connect = Callable[..., list[dict[str, Any]]]
+Record = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
-def connect() -> Iterator[Connect]:
+def record(connect: Connect) -> Record:
     """Connect a receiver that keeps what it is called with."""
-    connected: list[tuple[StreamSignal, Any, Any]] = []
 
-    def connect(signal: StreamSignal, sender: Any = None) -> list[dict[str, Any]]:
+    def record(signal: StreamSignal, sender: Any = None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
 
         def receiver(**named: Any) -> None:
             calls.append(named)
 
-        signal.connect(receiver, sender=sender)
-        connected.append((signal, receiver, sender))
+        connect(signal, receiver, sender)
         return calls
 
-    yield connect
-    for signal, receiver, sender in connected:
-        assert signal.disconnect(receiver, sender=sender)
+    return record
 
 
 def test_receivers_hear_of_their_sender_only(
-    listening: Listening, connect: Connect
+    listening: Listening, record: Record
 ) -> None:
-    keepers = connect(post_db_insert, Keeper)
-    animals = connect(post_db_insert, "zoo.Animal")
-    proxies = connect(post_db_insert, TameAnimal)
-    updates = connect(post_db_update)
-    deletes = connect(post_db_delete)
+    keepers = record(post_db_insert, Keeper)
+    animals = record(post_db_insert, "zoo.Animal")
+    proxies = record(post_db_insert, TameAnimal)
+    updates = record(post_db_update)
+    deletes = record(post_db_delete)
     keeper = Keeper.objects.create(name="Ada")
     Animal.objects.create(name="Leo")
     Keeper.objects.update(name="Grace")
@@ -96,8 +92,8 @@ def test_coroutines_are_receivers_too(listening: Listening) -> None:
     assert heard == [event.id]
 
 
-def test_a_transaction_comes_in_chunks(config: StreamConfig, connect: Connect) -> None:
-    chunks = connect(post_db_transaction)
+def test_a_transaction_comes_in_chunks(config: StreamConfig, record: Record) -> None:
+    chunks = record(post_db_transaction)
     with Listening(replace(config, max_batch=4)) as listening:
         Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(8))
         Keeper.objects.create(name="alone")
@@ -110,9 +106,9 @@ def test_a_transaction_comes_in_chunks(config: StreamConfig, connect: Connect) -
 
 
 def test_wide_rows_make_small_chunks(
-    config: StreamConfig, sql: psycopg.Connection[Any], connect: Connect
+    config: StreamConfig, sql: psycopg.Connection[Any], record: Record
 ) -> None:
-    chunks = connect(post_db_transaction)
+    chunks = record(post_db_transaction)
     with Listening(config) as listening:
         sql.execute(
             "INSERT INTO zoo_keeper (name) SELECT 'x' FROM generate_series(1, 3)"
@@ -222,10 +218,10 @@ def test_an_idle_slot_follows_what_is_not_published(
 
 
 def test_logical_messages_are_delivered_in_their_place(
-    config: StreamConfig, sql: psycopg.Connection[Any], connect: Connect
+    config: StreamConfig, sql: psycopg.Connection[Any], record: Record
 ) -> None:
-    messages = connect(post_db_message)
-    everything = connect(post_db_change)
+    messages = record(post_db_message)
+    everything = record(post_db_change)
     with Listening(replace(config, messages=("zoo",))) as listening:
         sql.execute("BEGIN")
         sql.execute("INSERT INTO zoo_keeper (name) VALUES ('Ada')")

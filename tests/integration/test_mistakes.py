@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,15 +23,6 @@ def fails(command: str, environment: dict[str, str], *options: str) -> str:
         (line,) = process.lines
         assert line.startswith("CommandError: default: ")
         return line
-
-
-@pytest.fixture
-def own_server(
-    request: pytest.FixtureRequest, programs: Path | None
-) -> Iterator[Postgres]:
-    """A server with the settings that the test is parametrized with."""
-    with Postgres(bin=programs, settings=getattr(request, "param", {})) as server:
-        yield server
 
 
 def at(server: Postgres, environment: dict[str, str], **user: str) -> dict[str, str]:

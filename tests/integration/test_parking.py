@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
@@ -15,7 +14,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from tests.listening import Listening
+from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper
 from walex_django import Event
@@ -23,7 +22,6 @@ from walex_django.conf import StreamConfig
 from walex_django.delivery import ReceiverFailed
 from walex_django.models import ParkedEvent
 from walex_django.signals import (
-    StreamSignal,
     post_db_change,
     post_db_insert,
     post_db_message,
@@ -49,22 +47,6 @@ class Moody:
 
 
 NAME = "tests.integration.test_parking.Moody"
-
-
-@pytest.fixture
-def connect() -> Iterator[Callable[[StreamSignal, Any], None]]:
-    connected: list[tuple[StreamSignal, Any]] = []
-
-    def connect(signal: StreamSignal, receiver: Any) -> None:
-        signal.connect(receiver)
-        connected.append((signal, receiver))
-
-    yield connect
-    for signal, receiver in connected:
-        assert signal.disconnect(receiver)
-
-
-Connect = Callable[[StreamSignal, Any], None]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import copy
 import gc
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from django.apps import apps
 from django.core.checks.model_checks import check_lazy_references
 from django.db.models import Model
 
-from tests.listening import Listening
+from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Aviary, Building, Keeper, TameAnimal, Temperature
 from walex_django import Event, ExactText
@@ -33,22 +33,6 @@ from walex_django.signals import (
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-Connect = Callable[..., None]
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    """Connect receivers until the end of the test."""
-    connected: list[tuple[StreamSignal, Any, Any]] = []
-
-    def connect(signal: StreamSignal, receiver: Any, sender: Any = None) -> None:
-        signal.connect(receiver, sender=sender)
-        connected.append((signal, receiver, sender))
-
-    yield connect
-    for signal, receiver, sender in connected:
-        assert signal.disconnect(receiver, sender=sender)
 
 
 def test_a_coroutine_may_be_the_first_to_read_the_instance(

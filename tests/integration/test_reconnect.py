@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -63,8 +64,13 @@ def _restart(mode: str) -> Callable[[Postgres], None]:
 
 
 @pytest.mark.parametrize(
-    "interrupt",
-    [_terminate_walsender, _restart("fast"), _restart("immediate")],
+    ("interrupt", "remembers_since"),
+    [
+        (_terminate_walsender, 150000),
+        # Older servers save a slot at their end only if it kept less of the log.
+        (_restart("fast"), 170000),
+        (_restart("immediate"), math.inf),
+    ],
     ids=["walsender terminated", "server restarted", "server killed"],
 )
 def test_the_stream_goes_on(
@@ -72,7 +78,7 @@ def test_the_stream_goes_on(
     env: dict[str, str],
     journal: Path,
     interrupt: Callable[[Postgres], None],
-    request: pytest.FixtureRequest,
+    remembers_since: float,
 ) -> None:
     with Process("walex_listen", *ONE, env=env) as listener:
         listener.wait_for("Quit with")
@@ -85,10 +91,10 @@ def test_the_stream_goes_on(
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
 
-    # What was acknowledged comes again only if the server had no time to save it.
+    # What was acknowledged comes again only if the server forgot it.
     once = list(dict.fromkeys(heard(journal)))
     assert once == ["before", "after", "last"]
-    assert heard(journal) == once or "killed" in request.node.name
+    assert heard(journal) == once or _version(server) < remembers_since
     assert listener.output.count("Trying again until it works.") == 1
     assert listener.output.count("Stream default is connected again") == 1
     assert "Traceback" not in listener.output
@@ -184,6 +190,11 @@ def test_nothing_is_lost_under_load(
     for number, own in enumerate(committed):
         in_order = [name for name in labels if name.startswith(f"{number}-")]
         assert [name for name in in_order if name in set(own)] == own
+
+
+def _version(server: Postgres) -> int:
+    with psycopg.connect(server.url()) as connection:
+        return connection.info.server_version
 
 
 def _confirmed(server: Postgres) -> bool:

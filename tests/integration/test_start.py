@@ -53,15 +53,6 @@ def run(*arguments: str) -> str:
 
 
 @pytest.fixture
-def own_server(
-    request: pytest.FixtureRequest, programs: Path | None
-) -> Iterator[Postgres]:
-    """A server with the settings that the test is parametrized with."""
-    with Postgres(bin=programs, settings=getattr(request, "param", {})) as server:
-        yield server
-
-
-@pytest.fixture
 def fresh(sql: Sql, settings: Any) -> Iterator[dict[str, Any]]:
     """The settings of one stream; what setup makes of them is gone at the end."""
     stream = {

@@ -21,7 +21,6 @@ from psycopg.pq import ConnStatus, ExecStatus, PGconn, Ping
 from psycopg.pq import abc as pq
 
 from walex_django.pgoutput import copydata
-from walex_django.pgoutput.lsn import Lsn
 
 from .errors import (
     CannotConnect,
@@ -215,15 +214,12 @@ class ReplicationConnection:
         self._selector.register(self._pgconn.socket, selectors.EVENT_READ)
         self._selector.register(self._wake_out, selectors.EVENT_READ)
 
-    def start(
-        self, publications: Sequence[str], *, start_lsn: int = 0, messages: bool = False
-    ) -> None:
+    def start(self, publications: Sequence[str], *, messages: bool = False) -> None:
         """
-        Start to stream.
+        Start to stream, from where the slot is.
 
         Args:
             publications: their names.
-            start_lsn: not before this position; the slot's own if that is later.
             messages: send logical messages too.
 
         Raises:
@@ -241,7 +237,7 @@ class ReplicationConnection:
         )
         command = (
             f"START_REPLICATION SLOT {sql.Identifier(self.slot).as_string()}"
-            f" LOGICAL {Lsn(start_lsn)} ({listed})"
+            f" LOGICAL 0/0 ({listed})"
         )
         try:
             self.sql.execute(command.encode())
