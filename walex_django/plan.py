@@ -91,22 +91,18 @@ def teardown_plan(
 
 def _publication_steps(config: StreamConfig, connection: Connection) -> list[Step]:
     wanted = subscribed_tables(config, connection)
-    missing = [
-        name
-        for name in config.publications
-        if name not in publications.existing(connection, config.publications)
-    ]
     if not wanted:
         raise ImproperlyConfigured(
             "There is no table to publish yet. Run: python manage.py migrate"
         )
+    there = publications.existing(connection, config.publications)
     published = publications.covered(connection, config.publications)
     tables = [table for table in wanted if table not in published]
     steps = []
     for name in config.publications:
         # The first one takes what none of them has.
         added = tables if name == config.publications[0] else []
-        if name in missing:
+        if name not in there:
             statement = publications.create_statement(name, added)
             steps.append(Step(statement, f'create the publication "{name}"'))
         elif added:
@@ -152,15 +148,15 @@ def subscribed_tables(config: StreamConfig, connection: Connection) -> list[Tabl
     """
     subscriptions = Subscriptions(config.subscriptions)
     alias = config.database
-    there = ModelTables(alias)
+    models = dict(ModelTables(alias).items())
     tables = {
         table
-        for table, model in there.items()
+        for table, model in models.items()
         if model._meta.app_label != OWN_APP
         and subscriptions.covers_model(model)
         and (model in subscriptions.models or router.allow_migrate_model(alias, model))
     }
-    absent = subscriptions.models - {model for _, model in there.items()}
+    absent = subscriptions.models - set(models.values())
     if absent:
         listed = ", ".join(sorted(model._meta.label for model in absent))
         raise ImproperlyConfigured(

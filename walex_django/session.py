@@ -187,11 +187,11 @@ class Session:
 
     def _delivered(self, connection: Connection) -> list[TableName]:
         subscriptions = Subscriptions(self.config.subscriptions)
-        models = ModelTables(self.config.database)
+        models = dict(ModelTables(self.config.database).items())
         return [
             table
             for table in publications.tables(connection, self.config.publications)
-            if subscriptions.cover(table, models.model(table))
+            if subscriptions.cover(table, models.get(table))
         ]
 
     def _stream(self, connection: ReplicationConnection, patience: float) -> None:

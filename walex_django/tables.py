@@ -209,7 +209,7 @@ class Table:
 
     def record(self, row: Row) -> dict[str, Any]:
         """Return the Python values of a whole row by column."""
-        return dict(zip(self.column_names, self._records.load(row), strict=True))
+        return dict(zip(self.column_names, self.load(row), strict=True))
 
     def load(self, row: Row) -> tuple[Any, ...]:
         """Return the Python values of a row, in the order of the columns."""
