@@ -11,8 +11,8 @@ from django.db import connections
 from walex_django import Event
 from walex_django.conf import StreamConfig
 from walex_django.listener import Listener
-from walex_django.session import Start
 from walex_django.signals import post_db_change
+from walex_django.start import Start
 
 Connect = Callable[..., None]
 """The type of the fixture `connect`: signal, receiver and perhaps a sender."""

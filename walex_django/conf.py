@@ -39,10 +39,12 @@ class StreamConfig:
         publications: names of them.
         slot_name: lower-case letters, digits and underscores.
         durable_slot: the slot outlives the connection.
+        failover: standbys keep a copy of the slot.
         subscriptions: tables to deliver, as written in the settings.
         max_batch: most events handed over at once.
         status_interval: seconds between two signs of life for the server.
         messages: prefixes of the logical messages to deliver, or ``"*"``.
+        atomic: receivers' database work and the checkpoint in one transaction.
         on_error: what becomes of a receiver's call when the retries are used up.
         max_retries: how often a call that failed is made again.
         retry_backoff: seconds before the first of these; each next wait is twice as
@@ -55,10 +57,12 @@ class StreamConfig:
     publications: tuple[str, ...]
     slot_name: str
     durable_slot: bool = False
+    failover: bool = False
     subscriptions: tuple[str, ...] = (ALL_TABLES,)
     max_batch: int = 1000
     status_interval: float = 10
     messages: tuple[str, ...] = ()
+    atomic: bool = False
     on_error: OnError = "park"
     max_retries: int = 5
     retry_backoff: float = 0.5
@@ -197,7 +201,7 @@ def _read_stream(
     if problems:
         return None, problems
     config = StreamConfig(name=name, **values)
-    problems = _database_problems(path, config)
+    problems = _database_problems(path, config) + _slot_problems(path, config)
     return (None if problems else config), problems
 
 
@@ -220,6 +224,21 @@ def _database_problems(path: str, config: StreamConfig) -> list[Problem]:
             )
         ]
     return []
+
+
+def _slot_problems(path: str, config: StreamConfig) -> list[Problem]:
+    if config.durable_slot:
+        return []
+    return [
+        Problem(
+            "E007",
+            f"{path}[{key!r}] is for durable slots, and this stream has a temporary"
+            " one.",
+            f"Add 'DURABLE_SLOT': True, or leave {key!r} out.",
+        )
+        for key, chosen in (("ATOMIC", config.atomic), ("FAILOVER", config.failover))
+        if chosen
+    ]
 
 
 def _shared_slots(configs: Iterable[StreamConfig]) -> list[Problem]:
@@ -359,10 +378,12 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "PUBLICATION": ("publications", _publications),
     "SLOT_NAME": ("slot_name", _slot_name),
     "DURABLE_SLOT": ("durable_slot", _boolean),
+    "FAILOVER": ("failover", _boolean),
     "SUBSCRIPTIONS": ("subscriptions", _subscriptions),
     "MAX_BATCH": ("max_batch", _count),
     "STATUS_INTERVAL": ("status_interval", _seconds),
     "MESSAGES": ("messages", _strings),
+    "ATOMIC": ("atomic", _boolean),
     "ON_ERROR": ("on_error", _on_error),
     "MAX_RETRIES": ("max_retries", _retries),
     "RETRY_BACKOFF": ("retry_backoff", _seconds),

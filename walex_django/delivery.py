@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from threading import Event as Flag
 from typing import Any
 
-from django.db import close_old_connections, reset_queries
+from django.db import close_old_connections
 from django.db.models import Model
 
 from . import parking
 from .conf import StreamConfig
 from .events import Event, EventType
+from .pgoutput.lsn import Lsn
 from .pgoutput.messages import LogicalMessage
 from .signals import (
     ChangeSignal,
@@ -29,6 +29,7 @@ from .signals import (
     post_db_update,
     unwrapped,
 )
+from .work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ SIGNALS: dict[EventType, ChangeSignal] = {
 
 RAISED = (Exception, SystemExit, asyncio.CancelledError)
 """What a receiver may raise and be tried again; the last two end a thread silently."""
-
-_RENEW_CONNECTIONS_EVERY = 1.0  # seconds
 
 
 class ReceiverFailed(Exception):
@@ -74,12 +73,17 @@ class Delivery:
     Args:
         config: of the stream.
         stopped: set when the wait for a retry is to end.
+        work: what the calls are part of.
     """
 
-    def __init__(self, config: StreamConfig, *, stopped: Flag) -> None:
+    def __init__(self, config: StreamConfig, *, stopped: Flag, work: Work) -> None:
         self._config = config
         self._stopped = stopped
-        self._renewed = 0.0
+        self._work = work
+
+    def is_done(self, position: Lsn) -> bool:
+        """Return whether a transaction was done before. Args: position: its COMMIT."""
+        return self._work.is_done(position)
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
         """
@@ -91,9 +95,10 @@ class Delivery:
 
         Raises:
             ReceiverFailed, Interrupted: it is not done, and may not be acknowledged.
-            django.db.Error: a failed call could not be parked.
+            django.db.Error: a failed call could not be parked, or the database was
+                lost.
         """
-        self._renew_connections()
+        self._work.begin()
         stream = self._config.name
         # A receiver connected meanwhile hears from the next call on.
         known: dict[tuple[EventType, type[Model] | None], list[Any]] = {}
@@ -102,13 +107,13 @@ class Delivery:
             calls = known.get((event.type, model))
             if calls is None:
                 calls = known[event.type, model] = [
-                    (signal, receiver)
+                    (signal, receiver, self._work.calling(receiver))
                     for signal in (SIGNALS[event.type], post_db_change)
                     for receiver in signal.receivers_of(model)
                 ]
-            for signal, receiver in calls:
+            for signal, receiver, call in calls:
                 try:
-                    receiver(signal=signal, sender=model, event=event, stream=stream)
+                    call(signal=signal, sender=model, event=event, stream=stream)
                 except RAISED as error:
                     self._try_again(signal, receiver, model, {"event": event}, error)
         for receiver in post_db_transaction.receivers_of(None):
@@ -123,15 +128,28 @@ class Delivery:
         Args:
             message: one that the stream asks for.
         """
-        self._renew_connections()
+        self._work.begin()
         for receiver in post_db_message.receivers_of(None):
             self._call(post_db_message, receiver, {"message": message})
+
+    def finish(self, position: Lsn) -> None:
+        """
+        Tell that all of a transaction was delivered.
+
+        Args:
+            position: of its COMMIT, or within a message outside of transactions.
+
+        Raises:
+            Overtaken, django.db.Error: it may not be acknowledged.
+        """
+        self._work.commit(position)
 
     def _call(
         self, signal: StreamSignal, receiver: Receiver, arguments: dict[str, Any]
     ) -> None:
+        call = self._work.calling(receiver)
         try:
-            receiver(signal=signal, sender=None, stream=self._config.name, **arguments)
+            call(signal=signal, sender=None, stream=self._config.name, **arguments)
         except RAISED as error:
             self._try_again(signal, receiver, None, arguments, error)
 
@@ -143,10 +161,11 @@ class Delivery:
         arguments: dict[str, Any],
         error: BaseException,
     ) -> None:
-        config = self._config
+        config, call = self._config, self._work.calling(receiver)
         name, subject = receiver_name(receiver), parking.subject(arguments)
         attempts = 1
         for delay in config.retry_delays():
+            self._work.require_intact(error)
             logger.warning(
                 "%s failed at %s, again in %g s: %s",
                 *(name, subject, delay, parking.describe(error)),
@@ -158,11 +177,12 @@ class Delivery:
             close_old_connections()
             attempts += 1
             try:
-                receiver(signal=signal, sender=sender, stream=config.name, **arguments)
+                call(signal=signal, sender=sender, stream=config.name, **arguments)
             except RAISED as again:
                 error = again
             else:
                 return
+        self._work.require_intact(error)
         if config.on_error == "stop":
             raise ReceiverFailed(name, subject) from error
         if config.on_error == "park":
@@ -180,14 +200,6 @@ class Delivery:
             exc_info=error,
             extra={"stream": config.name, "receiver": name, "event_id": subject},
         )
-
-    def _renew_connections(self) -> None:
-        """Do for Django's connections what a request does, but not for each event."""
-        now = time.monotonic()
-        if now - self._renewed > _RENEW_CONNECTIONS_EVERY:
-            self._renewed = now
-            reset_queries()
-            close_old_connections()
 
 
 _FATES = {"park": "parked: see walex_replay", "skip": "skipped"}

@@ -14,6 +14,7 @@ from .pgoutput import copydata
 from .pgoutput.copydata import XLOG_DATA, XLOG_DATA_HEADER, Keepalive
 from .pgoutput.decoder import decode, relation_oid
 from .pgoutput.errors import ProtocolError
+from .pgoutput.lsn import Lsn
 from .pgoutput.messages import (
     Begin,
     Commit,
@@ -78,6 +79,7 @@ class Feed:
         self._events: list[Event] = []
         self._bytes = 0
         self._delivered = False  # a part of the transaction
+        self._done = False  # the transaction, when it came before
 
     @property
     def in_transaction(self) -> bool:
@@ -113,7 +115,7 @@ class Feed:
                 table = tables[relation_oid(data, XLOG_DATA_HEADER)]
             except KeyError:
                 raise ProtocolError("row", 1, "of an unknown relation") from None
-            if table is None:
+            if table is None or self._done:
                 continue
             if len(events) >= limit or self._bytes > MAX_CHUNK_BYTES:
                 self._deliver(last=False)
@@ -136,11 +138,14 @@ class Feed:
                 self._begin = message
                 self._ordinal = 0
                 self._delivered = False
+                self._done = self._delivery.is_done(message.commit_lsn)
                 self._progress.begin()
             case Commit():
                 if self._events or self._delivered:
                     self._deliver(last=True)
+                self._delivery.finish(message.commit_lsn)
                 self._begin = None
+                self._done = False
                 self._progress.finish(message.end_lsn)
             case Relation():
                 self._tables[message.oid] = self._table(message)
@@ -182,7 +187,7 @@ class Feed:
             self._ordinal += 1
             if oid not in self._tables:
                 raise ProtocolError("Truncate", 6, "of an unknown relation")
-            if table := self._tables[oid]:
+            if (table := self._tables[oid]) and not self._done:
                 self._events.append(
                     Event(
                         EventType.TRUNCATE,
@@ -195,11 +200,19 @@ class Feed:
 
     def _logical_message(self, message: LogicalMessage) -> None:
         wanted = self._config.messages
-        if message.prefix in wanted or "*" in wanted:
+        if self._done or not (message.prefix in wanted or "*" in wanted):
+            return
+        if message.transactional:
             # What came before it in the transaction is heard of before it.
             if self._events:
                 self._deliver(last=False)
             self._delivery.deliver_message(message)
+            return
+        # Its LSN is its end, where the COMMIT of the next transaction may lie.
+        position = Lsn(message.lsn - 1)
+        if not self._delivery.is_done(position):
+            self._delivery.deliver_message(message)
+            self._delivery.finish(position)
 
     def _deliver(self, *, last: bool) -> None:
         self._delivery.deliver(self._events, last=last)

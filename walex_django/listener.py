@@ -14,8 +14,9 @@ from django.db import connections
 from .conf import MAX_BACKOFF, StreamConfig
 from .delivery import Interrupted
 from .pgoutput.lsn import Lsn
-from .replication.errors import ReplicationError
-from .session import Session, Start
+from .replication.errors import ReplicationError, SlotInUse
+from .session import Session
+from .start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +30,14 @@ class Listener:
     """
     Reads one stream and delivers its events until it is stopped.
 
-    A stream that has begun and loses its connection is taken up again, however long
-    that takes. What is wrong at the start is told at once.
+    What may pass by itself is waited for, however long that takes: a server that is
+    away, another listener that has the slot. What will not is told at once.
 
     Args:
         config: of the stream.
         drain: end at the position that the log has at the start.
+        wait: for the stream's beginning too; once it has begun, it is always taken up
+            again.
         started: called when it begins to stream.
     """
 
@@ -43,16 +46,18 @@ class Listener:
         config: StreamConfig,
         *,
         drain: bool = False,
+        wait: bool = True,
         started: Callable[[Start], None] | None = None,
     ) -> None:
         self.config = config
         self._drain = drain
+        self._wait = wait
         self._until: Lsn | None = None
         self._report = started
         self._stopped = Event()
         self._session: Session | None = None
         self._streaming_since: float | None = None
-        self._failure = ""
+        self._failure: type[ReplicationError] | None = None
         self._backoff = _FIRST_BACKOFF
 
     def stop(self) -> None:
@@ -77,6 +82,7 @@ class Listener:
                 until=self._until,
                 stopped=self._stopped,
                 started=self._started,
+                standing_by=self._report_failure if self._may_wait else None,
             )
             try:
                 session.run()
@@ -84,38 +90,56 @@ class Listener:
                 logger.info("Stopped before a retry; the transaction will come again.")
                 return
             except ReplicationError as error:
-                if self._streaming_since is None or not error.passing:
+                if not (error.passing and self._may_wait):
                     raise
                 self._until = session.until
                 self._back_off(error)
             else:
                 return
 
+    @property
+    def _may_wait(self) -> bool:
+        return self._wait or self._streaming_since is not None
+
     def _started(self, start: Start) -> None:
         if self._streaming_since is None and self._report:
             self._report(start)
-        if self._failure:
+        elif self._failure:
             logger.info(
                 "Stream %s is connected again",
                 self.config.name,
                 extra={"stream": self.config.name},
             )
-            self._failure = ""
+        self._failure = None
         self._streaming_since = time.monotonic()
 
+    def _report_failure(self, error: ReplicationError) -> None:
+        """Tell what the stream waits for, once for each reason."""
+        if type(error) is self._failure:
+            return
+        self._failure = type(error)
+        if isinstance(error, SlotInUse):
+            told = f"{error.reason} Waiting to take over."
+        else:
+            told = f"{error} Trying again until it works."
+        if self._streaming_since is not None and not self.config.durable_slot:
+            told += _GAP
+        logger.warning(
+            "Stream %s: %s",
+            *(self.config.name, told),
+            extra={"stream": self.config.name},
+        )
+
     def _back_off(self, error: ReplicationError) -> None:
-        """Wait before the next attempt, each time longer; tell each reason once."""
-        assert self._streaming_since is not None
-        if time.monotonic() - self._streaming_since > _HEALTHY and not self._failure:
+        """Wait before the next attempt, each time longer."""
+        since = self._streaming_since
+        if since and time.monotonic() - since > _HEALTHY and not self._failure:
             self._backoff = _FIRST_BACKOFF
-        if type(error).__name__ != self._failure:
-            self._failure = type(error).__name__
-            logger.warning(
-                "Stream %s: %s Trying again until it works.%s",
-                *(self.config.name, error),
-                "" if self.config.durable_slot else _GAP,
-                extra={"stream": self.config.name},
-            )
+        self._report_failure(error)
+        if isinstance(error, SlotInUse):
+            # Two have waited for the slot, and the other was faster.
+            self._stopped.wait(_FIRST_BACKOFF)
+            return
         # Not all listeners of a server that was restarted at the same moment.
         self._stopped.wait(self._backoff * random.uniform(0.8, 1.2))
         self._backoff = min(self._backoff * 2, MAX_BACKOFF)

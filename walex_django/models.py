@@ -8,6 +8,8 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .pgoutput.lsn import Lsn
+
 
 class ParkedEvent(models.Model):
     """
@@ -41,3 +43,45 @@ class ParkedEvent(models.Model):
         """What the receiver is called with, as JSON has it."""
         loaded: dict[str, Any] = json.loads(self.arguments_json)
         return loaded
+
+
+class Checkpoint(models.Model):
+    """
+    How far the receivers' work on a durable slot is done.
+
+    Positions are numbers here; `Lsn` prints them as PostgreSQL does.
+    """
+
+    system_identifier = models.BigIntegerField(_("system identifier"))
+    slot_name = models.CharField(_("slot"), max_length=63)
+    stream = models.CharField(_("stream"), max_length=200)
+    timeline = models.BigIntegerField(_("timeline"))
+    position = models.BigIntegerField(
+        _("position"),
+        help_text=_("COMMIT of the last transaction whose work is done."),
+    )
+    confirmed = models.BigIntegerField(
+        _("confirmed"),
+        null=True,
+        help_text=_("What the server was told last, if the listener ended in order."),
+    )
+    statistics_since = models.DateTimeField(
+        _("statistics since"),
+        null=True,
+        help_text=_("The server has counted transactions of the slot since then."),
+    )
+    session = models.UUIDField(_("session"), null=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["system_identifier", "slot_name"],
+                name="walex_django_checkpoint_slot",
+            )
+        ]
+        verbose_name = _("checkpoint")
+        verbose_name_plural = _("checkpoints")
+
+    def __str__(self) -> str:
+        return f"{self.slot_name} at {Lsn(self.position)}"

@@ -11,24 +11,42 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 from psycopg import sql
 
+from . import checkpoints
 from .conf import ALL_TABLES, StreamConfig, get_configs
 from .filters import OWN_APP, Subscriptions
-from .replication import publications, slots
+from .replication import publications, server, slots
 from .replication.connection import Connection
-from .replication.errors import PublicationMissing
+from .replication.errors import (
+    PublicationMissing,
+    SlotBroken,
+    SlotInUse,
+    SlotMissing,
+    SlotUnusable,
+)
 from .replication.publications import TableName
+from .replication.slots import Slot
 from .tables import ModelTables
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One statement, and what it does in words."""
+    """
+    One statement, and what it does in words.
+
+    Attributes:
+        replication: it is a command for replication connections.
+        makes_slot: where it starts is to be remembered.
+    """
 
     statement: sql.Composed
     what: str
+    replication: bool = False
+    makes_slot: bool = False
 
 
-def setup_plan(config: StreamConfig, connection: Connection) -> list[Step]:
+def setup_plan(
+    config: StreamConfig, connection: Connection, *, recreate_slot: bool = False
+) -> list[Step]:
     """
     Return the steps that make a stream's publications and slot, in order.
 
@@ -36,23 +54,82 @@ def setup_plan(config: StreamConfig, connection: Connection) -> list[Step]:
     of the log, and cannot pass one where its publication was missing. What is there
     already is left as it is; tables are added, never taken away.
 
+    Args:
+        config: of the stream.
+        connection: to its database.
+        recreate_slot: make a slot anew that cannot be read on. One that somebody else
+            has made again is kept.
+
     Raises:
         SlotUnusable: a slot of that name does not serve.
+        SlotMissing, SlotBroken: changes are lost, and ``recreate_slot`` accepts that.
         ImproperlyConfigured: a table in ``SUBSCRIPTIONS`` does not exist.
     """
     steps = _publication_steps(config, connection)
     slot = slots.find(connection, config.slot_name)
-    if slot is None and config.durable_slot:
-        steps.append(
-            Step(
-                slots.create_statement(config.slot_name, temporary=False),
-                f'create the slot "{config.slot_name}"',
-            )
-        )
-    elif slot is not None and slot.active_pid is None:
-        database = connection.info.dbname
-        slots.check(slot, database=database, durable=config.durable_slot)
+    if config.durable_slot:
+        return steps + _slot_steps(config, connection, slot, recreate=recreate_slot)
+    if slot is not None and slot.active_pid is None:
+        slots.check(slot, database=connection.info.dbname, durable=False)
     return steps
+
+
+def _slot_steps(
+    config: StreamConfig, connection: Connection, slot: Slot | None, *, recreate: bool
+) -> list[Step]:
+    if config.failover:
+        server.require_failover(connection)
+    name = config.slot_name
+    create = Step(
+        slots.create_statement(name, failover=config.failover),
+        f'create the slot "{name}"',
+        makes_slot=True,
+    )
+    drop = Step(slots.drop_statement(name), f'drop the slot "{name}"')
+    try:
+        goes_on = _require_readable(config, connection, slot)
+    except SlotBroken:
+        # Somebody else has made it again, and it keeps the log since then.
+        if not recreate:
+            raise
+    except (SlotMissing, SlotUnusable):
+        if not recreate or (slot and not slot.lost):
+            raise
+        return [drop, create] if slot else [create]
+    else:
+        if not goes_on:
+            return [create]
+        if recreate:
+            return [drop, create]
+    if slot and config.failover and not slot.failover:
+        what = f'let standbys keep a copy of the slot "{name}"'
+        return [Step(slots.failover_statement(name), what, replication=True)]
+    return []
+
+
+def _require_readable(
+    config: StreamConfig, connection: Connection, slot: Slot | None
+) -> bool:
+    """
+    Raise unless a listener can go on with the slot.
+
+    Returns whether there is one; there need not be, if there never was.
+    """
+    try:
+        if slot:
+            slots.check(slot, database=connection.info.dbname, durable=True)
+    except SlotInUse:
+        return True
+    system, _ = server.identity(connection)
+    if checkpoint := checkpoints.find(system, config.slot_name):
+        checkpoints.require_unbroken(
+            checkpoint,
+            slot,
+            statistics=slots.statistics(connection, config.slot_name),
+            timeline=checkpoint.timeline,
+            log_end=server.log_position(connection),
+        )
+    return slot is not None
 
 
 def teardown_plan(

@@ -5,55 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Event
 
 import psycopg
-from django.db import InterfaceError, OperationalError, connections
+from django.db import Error as DatabaseError
+from django.db import InterfaceError, OperationalError, close_old_connections
 
+from .checkpoints import CheckpointWriter
 from .conf import StreamConfig
 from .delivery import Delivery
 from .feed import Feed
-from .filters import Subscriptions
 from .pgoutput.lsn import Lsn
-from .plan import require_published
-from .replication import publications, server, slots
-from .replication.connection import (
-    Connection,
-    ReplicationConnection,
-    connect,
-    sql_error,
-)
-from .replication.errors import (
-    ConnectionLost,
-    NotPrepared,
-    ReplicationError,
-    SlotMissing,
-)
+from .replication import server, slots
+from .replication.connection import Connection, connect, sql_error
+from .replication.errors import ConnectionLost, ReplicationError
 from .replication.heartbeat import Heartbeat
 from .replication.progress import Progress
-from .replication.publications import TableName
+from .replication.stream import ReplicationConnection
+from .start import StandingBy, Start, prepare, unbroken_place
 from .tables import ModelTables
+from .work import AtomicWork, Work
 
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """
-    What a listener found when it started to stream; for the banner.
-
-    Attributes:
-        config: of the stream.
-        database: its name on the server.
-        server_version: as the server writes it.
-        tables: those of the publication that the stream delivers.
-    """
-
-    config: StreamConfig
-    database: str
-    server_version: str
-    tables: list[TableName]
 
 
 class Session:
@@ -66,6 +39,7 @@ class Session:
         until: that position, where it is known already.
         stopped: set when the session is to end after the transaction in hand.
         started: called when it begins to stream.
+        standing_by: see `prepare`.
     """
 
     def __init__(
@@ -76,11 +50,13 @@ class Session:
         until: Lsn | None,
         stopped: Event,
         started: Callable[[Start], None],
+        standing_by: StandingBy | None,
     ) -> None:
         self.config = config
         self.until = until
         self._drain = drain
         self._started = started
+        self._standing_by = standing_by
         self._stopped = stopped
         self._connection: ReplicationConnection | None = None
         self._waiting: Connection | None = None
@@ -103,8 +79,11 @@ class Session:
             ReceiverFailed, Interrupted: see `Delivery`.
         """
         try:
+            close_old_connections()
             self._run()
-        except (OperationalError, InterfaceError) as error:
+        except DatabaseError as error:
+            if not _may_pass(error):
+                raise
             raise ConnectionLost(
                 f"The receivers' database was lost: {' '.join(str(error).split())}."
             ) from error
@@ -115,20 +94,30 @@ class Session:
         config = self.config
         parameters = config.connection_parameters()
         with connect(parameters) as connection:
-            start = self._prepare(connection)
+            start = prepare(
+                config,
+                connection,
+                stopped=self._stopped,
+                standing_by=self._standing_by,
+            )
+            if self._stopped.is_set():
+                return
             if self._drain and self.until is None:
                 self.until = server.log_position(connection)
             patience = server.sender_timeout(connection)
         replication = ReplicationConnection(parameters, slot=config.slot_name)
         try:
-            if not config.durable_slot:
-                self._create_slot(replication)
-                if self._stopped.is_set():
-                    return
+            place = None
+            if config.durable_slot:
+                place = unbroken_place(start, replication)
+            elif not self._create_slot(replication):
+                return
             replication.start(config.publications, messages=bool(config.messages))
             self._connection = replication
+            # Not before the slot is ours: whoever had it may just have written his.
+            checkpoint = CheckpointWriter(config, place) if place else None
             self._started(start)
-            self._stream(replication, patience)
+            self._stream(replication, patience, checkpoint)
         finally:
             self._connection = None
             with suppress(ReplicationError):
@@ -138,8 +127,12 @@ class Session:
                     slots.drop(replication.sql, config.slot_name)
             replication.close()
 
-    def _create_slot(self, replication: ReplicationConnection) -> None:
-        """Create the temporary slot; `wake` ends the wait for writing transactions."""
+    def _create_slot(self, replication: ReplicationConnection) -> bool:
+        """
+        Create the temporary slot, which waits for writing transactions.
+
+        Returns whether it is there: `wake` ends the wait.
+        """
         self._waiting = replication.sql
         try:
             if not self._stopped.is_set():
@@ -149,59 +142,24 @@ class Session:
                 raise
         finally:
             self._waiting = None
+        return not self._stopped.is_set()
 
-    def _prepare(self, connection: Connection) -> Start:
-        """Find what the stream needs; raise what names the mend if it is not there."""
-        config = self.config
-        database = server.prepared_database(connection)
-        self._require_one_database(connection)
-        require_published(config, connection)
-        slot = slots.find(connection, config.slot_name)
-        if slot is not None:
-            slots.check(slot, database=database, durable=config.durable_slot)
-        elif config.durable_slot:
-            raise SlotMissing(
-                f'The slot "{config.slot_name}" does not exist.',
-                hint="Run: python manage.py walex_setup",
-            )
-        return Start(
-            config=config,
-            database=database,
-            server_version=connection.info.parameter_status("server_version") or "",
-            tables=self._delivered(connection),
-        )
-
-    def _require_one_database(self, connection: Connection) -> None:
-        """Raise if `URL` leads to another database than the models are in."""
-        if self.config.url is None:
-            return
-        wrapper = connections[self.config.database]
-        with wrapper.cursor() as cursor:
-            cursor.execute(server.IDENTITY)
-            if cursor.fetchone() != server.identity(connection):
-                raise NotPrepared(
-                    f"URL leads to another database than DATABASE, which is"
-                    f" {self.config.database!r}.",
-                    hint="Let both name the same: events are matched to its models.",
-                )
-
-    def _delivered(self, connection: Connection) -> list[TableName]:
-        subscriptions = Subscriptions(self.config.subscriptions)
-        models = dict(ModelTables(self.config.database).items())
-        return [
-            table
-            for table in publications.tables(connection, self.config.publications)
-            if subscriptions.cover(table, models.get(table))
-        ]
-
-    def _stream(self, connection: ReplicationConnection, patience: float) -> None:
+    def _stream(
+        self,
+        connection: ReplicationConnection,
+        patience: float,
+        checkpoint: CheckpointWriter | None,
+    ) -> None:
         """Args: patience: seconds of silence that the server allows, as do we."""
         interval = min(self.config.status_interval, patience / 3)
         progress = Progress()
+        work = Work(checkpoint)
+        if checkpoint and self.config.atomic:
+            work = AtomicWork(checkpoint)
         feed = Feed(
             self.config,
             models=ModelTables(self.config.database),
-            delivery=Delivery(self.config, stopped=self._stopped),
+            delivery=Delivery(self.config, stopped=self._stopped, work=work),
             progress=progress,
         )
         heard = time.monotonic()
@@ -219,8 +177,12 @@ class Session:
                         connection.send_progress(progress)
         finally:
             # What is done is done, however this ends.
-            with suppress(ReplicationError):
+            with suppress(DatabaseError):
+                work.abandon()
+            with suppress(ReplicationError, DatabaseError):
                 self._tell(connection, progress)
+                if checkpoint and connection.is_streaming:
+                    checkpoint.close(progress.told)
 
     def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
         if connection.is_streaming:
@@ -256,3 +218,9 @@ def _require_life(heard: float, patience: float) -> None:
         raise ConnectionLost(
             f"The connection to PostgreSQL was lost: no answer for {silence:.0f} s."
         )
+
+
+def _may_pass(error: DatabaseError) -> bool:
+    # A server that is not promoted yet takes no writes.
+    read_only = isinstance(error.__cause__, psycopg.errors.ReadOnlySqlTransaction)
+    return read_only or isinstance(error, OperationalError | InterfaceError)

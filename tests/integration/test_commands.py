@@ -32,10 +32,12 @@ def run(*arguments: str) -> str:
 
 @pytest.mark.usefixtures("nothing")
 def test_setup_makes_publication_then_slot(sql: psycopg.Connection[Any]) -> None:
-    assert run("walex_setup").splitlines() == [
+    *made, start = run("walex_setup").splitlines()
+    assert made == [
         'default: create the publication "zoo_events"',
         'default: create the slot "zoo_walex"',
     ]
+    assert start.startswith("default: delivers what is written from ")
 
     tables = publications.tables(sql, ["zoo_events"])
     assert list(map(str, tables)) == [

@@ -33,8 +33,14 @@ def at(server: Postgres, environment: dict[str, str], **user: str) -> dict[str, 
 
 def test_no_server(environment: dict[str, str]) -> None:
     nowhere = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
-    for command in ("walex_setup", "walex_listen", "walex_teardown"):
-        line = fails(command, {**environment, "ZOO_DATABASE_URL": nowhere})
+    env = {**environment, "ZOO_DATABASE_URL": nowhere}
+    for command, options in (
+        ("walex_setup", []),
+        ("walex_listen", ["--no-wait"]),
+        ("walex_listen", ["--drain"]),
+        ("walex_teardown", []),
+    ):
+        line = fails(command, env, *options)
         assert "Cannot connect to PostgreSQL" in line
         assert "Check that the server runs" in line
         assert "s3cret" not in line
@@ -109,9 +115,12 @@ def test_missing_publication_and_slot(
 def test_slot_in_use(durable: StreamConfig, environment: dict[str, str]) -> None:
     with Process("walex_listen", *ONE, env=environment) as first:
         first.wait_for("Quit with")
-        for command in ("walex_listen", "walex_teardown"):
-            options = ["--no-input"] if command == "walex_teardown" else []
-            line = fails(command, environment, *options)
+        for command, option in (
+            ("walex_listen", "--no-wait"),
+            ("walex_listen", "--drain"),
+            ("walex_teardown", "--no-input"),
+        ):
+            line = fails(command, environment, option)
             assert 'The slot "zoo_walex" is in use' in line
             assert "Stop the other listener" in line
 

@@ -8,6 +8,7 @@ class ReplicationError(Exception):
     The stream cannot go on.
 
     Attributes:
+        reason: what is wrong, a sentence.
         hint: what to do about it, a sentence or a command.
         passing: trying again later can help without anybody's doing.
     """
@@ -16,11 +17,10 @@ class ReplicationError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.hint = hint
+        self.reason, self.hint = message, hint
 
     def __str__(self) -> str:
-        message = super().__str__()
-        return f"{message} {self.hint}" if self.hint else message
+        return f"{self.reason} {self.hint}" if self.hint else self.reason
 
 
 class CannotConnect(ReplicationError):
@@ -53,6 +53,22 @@ class SlotInUse(ReplicationError):
 
 class SlotUnusable(ReplicationError):
     """The slot is of another kind or database, or its log is gone."""
+
+
+class SlotWaiting(ReplicationError):
+    """The slot is a standby's copy, which can be read once that is promoted."""
+
+    passing = True
+
+
+class SlotBroken(ReplicationError):
+    """The slot does not start where it was read up to: changes between are lost."""
+
+
+class Overtaken(ReplicationError):
+    """Another listener has done the transaction meanwhile."""
+
+    passing = True
 
 
 class PublicationMissing(ReplicationError):

@@ -6,9 +6,9 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
-from .connection import ReplicationConnection
 from .errors import ReplicationError
 from .progress import Progress
+from .stream import ReplicationConnection
 
 
 class Heartbeat:

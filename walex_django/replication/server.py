@@ -11,6 +11,7 @@ from .connection import Connection
 from .errors import NotPrepared
 
 MINIMUM_VERSION = 150000
+_FAILOVER_VERSION = 170000
 
 _ASK = """
 SELECT current_setting('server_version_num')::int, current_setting('server_version'),
@@ -56,6 +57,16 @@ def prepared_database(connection: Connection) -> str:
     return str(database)
 
 
+def require_failover(connection: Connection) -> None:
+    """Raise `NotPrepared` unless the server's standbys can keep copies of slots."""
+    if connection.info.server_version < _FAILOVER_VERSION:
+        version = connection.info.parameter_status("server_version")
+        raise NotPrepared(
+            f"FAILOVER needs PostgreSQL 17 or newer, and the server is {version}.",
+            hint="Leave it out.",
+        )
+
+
 IDENTITY: LiteralString = (
     "SELECT system_identifier, current_database() FROM pg_control_system()"
 )
@@ -76,6 +87,11 @@ def log_position(connection: Connection) -> Lsn:
             " ELSE pg_current_wal_lsn() END - '0/0')::bigint",
         )
     )
+
+
+def is_standby(connection: Connection) -> bool:
+    """Return whether the server follows another one."""
+    return bool(_value(connection, "SELECT pg_is_in_recovery()"))
 
 
 def sender_timeout(connection: Connection) -> float:

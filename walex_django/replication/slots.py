@@ -6,59 +6,117 @@ Source: PostgreSQL, "Replication Management Functions" and "pg_replication_slots
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import kwargs_row
 
 from walex_django.pgoutput.lsn import Lsn
 
-from .connection import Connection, sql_error
-from .errors import SlotInUse, SlotUnusable
+from .connection import BoundedConnection, Connection, sql_error
+from .errors import SlotInUse, SlotUnusable, SlotWaiting
 
 PLUGIN = "pgoutput"
 MAX_NAME_LENGTH = 63
 
 
+RECREATE = "python manage.py walex_setup --recreate-slot"
+"""What makes a new slot, or accepts that changes are lost."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """A row of ``pg_replication_slots``; positions are `None` where it has none."""
+    """
+    A row of ``pg_replication_slots``; positions are `None` where it has none.
+
+    Attributes:
+        failover: standbys keep a copy (PostgreSQL 17).
+        synced: it is such a copy.
+        lost: why it cannot be read any more, or nothing.
+    """
 
     name: str
     plugin: str | None
     database: str | None
     temporary: bool
     active_pid: int | None
-    wal_status: str | None
+    failover: bool
+    synced: bool
+    lost: str
     restart_lsn: Lsn | None
     confirmed_lsn: Lsn | None
 
 
+# As JSON, for the columns differ between versions.
 _FIND = """
-SELECT slot_name AS name, plugin, database, temporary, active_pid, wal_status,
-       (restart_lsn - '0/0')::bigint AS restart_lsn,
-       (confirmed_flush_lsn - '0/0')::bigint AS confirmed_lsn
-FROM pg_catalog.pg_replication_slots
+SELECT to_jsonb(slot) || jsonb_build_object('standby', pg_is_in_recovery())
+FROM pg_catalog.pg_replication_slots AS slot
 WHERE slot_name = %s
 """
 
 
 def find(connection: Connection, name: str) -> Slot | None:
     """Return the slot of that name, or `None`."""
-    with connection.cursor(row_factory=kwargs_row(_slot)) as cursor:
-        return cursor.execute(_FIND, [name]).fetchone()
+    row = connection.execute(_FIND, [name]).fetchone()
+    return None if row is None else _slot(**row[0])
 
 
 def _slot(
-    *, restart_lsn: int | None, confirmed_lsn: int | None, **columns: Any
+    *,
+    slot_name: str,
+    wal_status: str | None,
+    restart_lsn: str | None,
+    confirmed_flush_lsn: str | None,
+    standby: bool,
+    **columns: Any,
 ) -> Slot:
+    reason = columns.get("invalidation_reason") or ""
+    if wal_status == "lost":
+        reason = reason or "wal_removed"
+    elif columns.get("conflicting"):
+        reason = reason or "conflict with recovery"
     return Slot(
-        restart_lsn=None if restart_lsn is None else Lsn(restart_lsn),
-        confirmed_lsn=None if confirmed_lsn is None else Lsn(confirmed_lsn),
-        **columns,
+        name=slot_name,
+        failover=columns.get("failover", False),
+        synced=columns.get("synced", False) and standby,
+        lost=reason,
+        restart_lsn=Lsn.parse(restart_lsn) if restart_lsn else None,
+        confirmed_lsn=Lsn.parse(confirmed_flush_lsn) if confirmed_flush_lsn else None,
+        **{key: columns[key] for key in _SAME},
     )
+
+
+_SAME = ("plugin", "database", "temporary", "active_pid")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatistics:
+    """
+    What the server counts of a slot.
+
+    Attributes:
+        since: when it began to; a crash and a reset begin anew.
+        transactions: those decoded since. Zero for a slot that nobody has read.
+    """
+
+    since: datetime
+    transactions: int
+
+
+_STATISTICS = """
+SELECT greatest(slot.stats_reset, server.stats_reset), slot.total_txns
+FROM pg_catalog.pg_stat_replication_slots AS slot, pg_catalog.pg_stat_bgwriter AS server
+WHERE slot.slot_name = %s
+"""
+
+
+def statistics(connection: Connection, name: str) -> SlotStatistics | None:
+    """Return what the server counts of a slot; `None` where it keeps no account."""
+    row = connection.execute(_STATISTICS, [name]).fetchone()
+    return None if row is None or row[0] is None else SlotStatistics(*row)
 
 
 def check(slot: Slot, *, database: str, durable: bool) -> None:
@@ -72,13 +130,13 @@ def check(slot: Slot, *, database: str, durable: bool) -> None:
 
     Raises:
         SlotInUse: somebody reads from it.
+        SlotWaiting: it is the copy that a standby keeps.
         SlotUnusable: it is of another plugin or database, or its log is gone.
     """
-    if slot.active_pid is not None:
-        raise SlotInUse(
-            f'The slot "{slot.name}" is in use by the process {slot.active_pid} of'
-            " PostgreSQL.",
-            hint="Stop the other listener, or give this stream a SLOT_NAME of its own.",
+    if slot.synced:
+        raise SlotWaiting(
+            f'The slot "{slot.name}" is a copy that this standby keeps, to be read once'
+            " it is promoted."
         )
     if slot.plugin != PLUGIN or slot.database != database:
         raise SlotUnusable(
@@ -87,6 +145,12 @@ def check(slot: Slot, *, database: str, durable: bool) -> None:
             f" are {PLUGIN} and {database}.",
             hint="Give this stream another SLOT_NAME.",
         )
+    if slot.active_pid is not None:
+        raise SlotInUse(
+            f'The slot "{slot.name}" is in use by the process {slot.active_pid} of'
+            " PostgreSQL.",
+            hint="Stop the other listener, or give this stream a SLOT_NAME of its own.",
+        )
     if not durable:
         raise SlotUnusable(
             f'The slot "{slot.name}" is there already, and this stream would make a'
@@ -94,23 +158,51 @@ def check(slot: Slot, *, database: str, durable: bool) -> None:
             hint="Set DURABLE_SLOT = True to read from it, give this stream another"
             " SLOT_NAME, or run: python manage.py walex_teardown",
         )
-    if slot.wal_status == "lost":
+    if slot.lost:
+        read = (
+            f", and was read up to {slot.confirmed_lsn}" if slot.confirmed_lsn else ""
+        )
         raise SlotUnusable(
-            f'The slot "{slot.name}" is lost: the server removed log that it had not'
-            " read (max_slot_wal_keep_size).",
-            hint="Run: python manage.py walex_teardown && python manage.py walex_setup "
-            "(changes since are not delivered)",
+            f'The slot "{slot.name}" is lost ({_LOST.get(slot.lost, slot.lost)}){read}.'
+            " What was written since cannot be delivered.",
+            hint=f"To go on from the end of the log, run: {RECREATE}",
         )
 
 
-def create_statement(name: str, *, temporary: bool) -> sql.Composed:
+_LOST = {
+    "wal_removed": "the server removed log that it had not read,"
+    " see max_slot_wal_keep_size",
+    "rows_removed": "the primary removed rows of the catalogue that it needed, see"
+    " hot_standby_feedback",
+    "wal_level_insufficient": "wal_level was lowered",
+    "idle_timeout": "nobody read from it for idle_replication_slot_timeout",
+}
+
+
+def create_statement(
+    name: str, *, temporary: bool = False, failover: bool = False
+) -> sql.Composed:
     """Return the SQL that creates a slot for `PLUGIN`."""
-    return sql.SQL(
-        "SELECT pg_catalog.pg_create_logical_replication_slot({}, {}, {})"
-    ).format(sql.Literal(name), sql.Literal(PLUGIN), sql.Literal(temporary))
+    arguments: list[sql.Composable] = [
+        sql.Literal(name),
+        sql.Literal(PLUGIN),
+        sql.Literal(temporary),
+    ]
+    if failover:
+        arguments.append(sql.SQL("failover => true"))
+    return sql.SQL("SELECT pg_catalog.pg_create_logical_replication_slot({})").format(
+        sql.SQL(", ").join(arguments)
+    )
 
 
-def create(connection: Connection, name: str, *, temporary: bool) -> None:
+def failover_statement(name: str) -> sql.Composed:
+    """Return the replication command that lets standbys keep a copy of a slot."""
+    return sql.SQL("ALTER_REPLICATION_SLOT {} (FAILOVER true)").format(
+        sql.Identifier(name)
+    )
+
+
+def create(connection: BoundedConnection, name: str, *, temporary: bool) -> None:
     """
     Create a slot; it starts at the current end of the log.
 
@@ -124,10 +216,13 @@ def create(connection: Connection, name: str, *, temporary: bool) -> None:
         NotPrepared: the role may not, or the server has no slot to spare.
         ReplicationError: the server refused for another reason.
     """
+    patience, connection.patience = connection.patience, math.inf
     try:
         connection.execute(create_statement(name, temporary=temporary))
     except psycopg.Error as error:
         raise sql_error(error, slot=name) from error
+    finally:
+        connection.patience = patience
 
 
 def advance(connection: Connection, name: str, lsn: Lsn) -> None:

@@ -16,8 +16,8 @@ from walex_django.conf import StreamConfig, get_configs
 from walex_django.filters import Subscriptions
 from walex_django.listener import Listener, Listeners
 from walex_django.management.streams import add_stream_option, chosen, describe
-from walex_django.session import Start
 from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
+from walex_django.start import Start
 from walex_django.tables import concrete_models
 from walex_django.version import __version__
 
@@ -39,6 +39,13 @@ class Command(BaseCommand):
             help="End when everything is delivered that was in the log at the start.",
         )
         parser.add_argument(
+            "--no-wait",
+            action="store_false",
+            dest="wait",
+            help="End at once, with status 1, when the server cannot be reached or"
+            " another listener has the slot. --drain does so too.",
+        )
+        parser.add_argument(
             "--reload",
             action="store_true",
             help="Start again when the code changes, for development.",
@@ -52,23 +59,34 @@ class Command(BaseCommand):
             _require_durable(configs)
         self._verbosity = options["verbosity"]
         if options["reload"]:
-            autoreload.run_with_reloader(self._listen_until_reload, configs)
+            autoreload.run_with_reloader(
+                self._listen_until_reload, configs, wait=options["wait"]
+            )
         else:
-            self._listen(configs, drain=options["drain"])
+            self._listen(configs, drain=options["drain"], wait=options["wait"])
 
-    def _listen_until_reload(self, configs: Sequence[StreamConfig]) -> None:
+    def _listen_until_reload(
+        self, configs: Sequence[StreamConfig], *, wait: bool
+    ) -> None:
         try:
-            self._listen(configs, drain=False)
+            self._listen(configs, drain=False, wait=wait)
         except CommandError as error:
             # Perhaps the next change of the code mends it.
             self.stderr.write(self.style.ERROR(str(error)))
 
-    def _listen(self, configs: Sequence[StreamConfig], *, drain: bool) -> None:
+    def _listen(
+        self, configs: Sequence[StreamConfig], *, drain: bool, wait: bool
+    ) -> None:
         self._to_start = len(configs)
         self._quits_by_itself = drain
         listeners = Listeners(
             [
-                Listener(config, drain=drain, started=self._announce)
+                Listener(
+                    config,
+                    drain=drain,
+                    wait=wait and not drain,
+                    started=self._announce,
+                )
                 for config in configs
             ]
         )

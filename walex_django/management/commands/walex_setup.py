@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from walex_django import checkpoints
+from walex_django.conf import StreamConfig
 from walex_django.management.streams import add_stream_option, chosen, reported
-from walex_django.plan import setup_plan, subscribed_tables
-from walex_django.replication import publications
-from walex_django.replication.connection import connect
-from walex_django.replication.server import prepared_database
+from walex_django.plan import Step, setup_plan, subscribed_tables
+from walex_django.replication import publications, server, slots
+from walex_django.replication.connection import Connection, connect
 
 
 class Command(BaseCommand):
@@ -21,6 +23,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         add_stream_option(parser)
         parser.add_argument(
+            "--recreate-slot",
+            action="store_true",
+            help="Drop the slot and create it anew at the end of the log: what it had"
+            " still to deliver is lost. Accepts that a slot is gone, or was made again"
+            " by somebody else; that one is kept.",
+        )
+        parser.add_argument(
             "--dry-run", action="store_true", help="Print the SQL and change nothing."
         )
 
@@ -30,24 +39,54 @@ class Command(BaseCommand):
                 reported(config),
                 connect(config.connection_parameters()) as connection,
             ):
-                if not options["dry_run"]:
-                    prepared_database(connection)
-                steps = setup_plan(config, connection)
-                for step in steps:
-                    if options["dry_run"]:
-                        self.stdout.write(f"{step.statement.as_string(connection)};")
-                    else:
-                        connection.execute(step.statement)
-                        self.stdout.write(f"{config.name}: {step.what}")
-                if not steps:
-                    self.stdout.write(f"{config.name}: nothing to do")
-                tables = subscribed_tables(config, connection)
-                for table in publications.without_identity(connection, tables):
-                    mend = publications.full_identity_statement(table)
-                    self.stderr.write(
-                        self.style.WARNING(
-                            f"Warning: {table} has no primary key, and once it is"
-                            " published PostgreSQL refuses UPDATE and DELETE on it."
-                            f" Run: {mend.as_string(connection)};"
-                        )
-                    )
+                # A slot is created when all who are writing have ended.
+                connection.patience = math.inf
+                recreate = options["recreate_slot"] and config.durable_slot
+                if options["dry_run"]:
+                    self._print(setup_plan(config, connection, recreate_slot=recreate))
+                else:
+                    server.prepared_database(connection)
+                    self._set_up(config, connection, recreate_slot=recreate)
+                self._warn(config, connection)
+
+    def _print(self, steps: list[Step]) -> None:
+        for step in steps:
+            place = " -- with psql 'replication=database'" if step.replication else ""
+            self.stdout.write(f"{step.statement.as_string()};{place}")
+
+    def _set_up(
+        self, config: StreamConfig, connection: Connection, *, recreate_slot: bool
+    ) -> None:
+        steps = setup_plan(config, connection, recreate_slot=recreate_slot)
+        for step in steps:
+            if step.replication:
+                with connect(config.connection_parameters(), replication=True) as other:
+                    other.execute(step.statement)
+            else:
+                connection.execute(step.statement)
+            self.stdout.write(f"{config.name}: {step.what}")
+        if recreate_slot or any(step.makes_slot for step in steps):
+            start = self._remember(config, connection)
+            self.stdout.write(f"{config.name}: delivers what is written from {start}")
+        elif not steps:
+            self.stdout.write(f"{config.name}: nothing to do")
+
+    def _remember(self, config: StreamConfig, connection: Connection) -> str:
+        """Note where the slot starts; return that."""
+        slot = slots.find(connection, config.slot_name)
+        assert slot is not None
+        system, _ = server.identity(connection)
+        checkpoints.note(config, system, slot)
+        return str(slot.confirmed_lsn)
+
+    def _warn(self, config: StreamConfig, connection: Connection) -> None:
+        tables = subscribed_tables(config, connection)
+        for table in publications.without_identity(connection, tables):
+            mend = publications.full_identity_statement(table)
+            self.stderr.write(
+                self.style.WARNING(
+                    f"Warning: {table} has no primary key, and once it is"
+                    " published PostgreSQL refuses UPDATE and DELETE on it."
+                    f" Run: {mend.as_string()};"
+                )
+            )

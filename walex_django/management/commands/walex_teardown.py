@@ -4,8 +4,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from walex_django import checkpoints
 from walex_django.management.streams import add_stream_option, chosen, reported
 from walex_django.plan import teardown_plan
+from walex_django.replication import server
 from walex_django.replication.connection import connect
 
 
@@ -47,6 +49,9 @@ class Command(BaseCommand):
                     for step in steps:
                         connection.execute(step.statement)
                         self.stdout.write(f"{config.name}: {step.what}")
+                if not options["dry_run"]:
+                    system, _ = server.identity(connection)
+                    checkpoints.forget(system, config.slot_name)
 
     def _ask(self, what: list[str]) -> None:
         self.stdout.write(f"This will {', '.join(what)}.")
