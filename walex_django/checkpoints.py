@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import ProgrammingError, router
+from django.db import InterfaceError, OperationalError, ProgrammingError, router
 from django.db.models import QuerySet
 from django.utils import timezone
 from psycopg.errors import InsufficientPrivilege
@@ -124,9 +124,10 @@ def require_unbroken(
             hint=f"To go on from {start}, run: {RECREATE}",
         )
     moved = checkpoint.confirmed is not None and start > checkpoint.confirmed
-    # A slot is made with its account at zero.
+    # A slot is made with its account at zero, and on a standby that has one of its own.
     fresh = (
         statistics is not None
+        and timeline == checkpoint.timeline
         and statistics.since == checkpoint.statistics_since
         and statistics.transactions == 0
     )
@@ -225,12 +226,17 @@ class CheckpointWriter:
             raise Overtaken("Another listener has taken the slot over.")
 
     def note(self, position: Lsn) -> None:
-        """Remember that a transaction is done, and store it now and then."""
+        """
+        Remember that a transaction is done, and store it now and then.
+
+        A database that is away just then is no reason to do the transaction again.
+        """
         self.done = position
         now = time.monotonic()
         if now - self._saved_at > _SAVE_EVERY:
             self._saved_at = now
-            self._save(self._row.filter(position__lt=position), position)
+            with suppress(OperationalError, InterfaceError):
+                self._save(self._row.filter(position__lt=position), position)
 
     def close(self, confirmed: Lsn) -> None:
         """

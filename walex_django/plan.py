@@ -126,7 +126,7 @@ def _require_readable(
             checkpoint,
             slot,
             statistics=slots.statistics(connection, config.slot_name),
-            timeline=checkpoint.timeline,
+            timeline=server.timeline(connection),
             log_end=server.log_position(connection),
         )
     return slot is not None

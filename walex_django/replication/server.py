@@ -89,6 +89,20 @@ def log_position(connection: Connection) -> Lsn:
     )
 
 
+def timeline(connection: Connection) -> int:
+    """Return the timeline that the server is on."""
+    return int(
+        _value(
+            connection,
+            # The control file learns of a promotion at the checkpoint after it.
+            "SELECT CASE WHEN pg_is_in_recovery()"
+            " THEN (SELECT timeline_id FROM pg_control_checkpoint())"
+            " ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))"
+            "::bit(32)::int END",
+        )
+    )
+
+
 def is_standby(connection: Connection) -> bool:
     """Return whether the server follows another one."""
     return bool(_value(connection, "SELECT pg_is_in_recovery()"))
