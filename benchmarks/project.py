@@ -6,28 +6,30 @@ import django
 import environ
 import psycopg
 from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
 
 PUBLICATION = "bench"
 TABLE = "bench_row"
 
 
-def create(connection: psycopg.Connection, *, slot: str) -> None:
+def create(session: psycopg.Connection, *, slot: str) -> None:
     """Make the table anew, with a publication and a slot that starts here."""
-    connection.execute(f"DROP TABLE IF EXISTS {TABLE}")
-    connection.execute(f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
-    connection.execute(
+    session.execute(f"DROP TABLE IF EXISTS {TABLE}")
+    session.execute(f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
+    session.execute(
         f"CREATE TABLE {TABLE} (id bigserial PRIMARY KEY, name text, quantity int,"
         " price numeric(10, 2), active bool, created timestamptz DEFAULT now(),"
         " tags text[], data jsonb)"
     )
-    connection.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE}")
-    connection.execute(
+    session.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE}")
+    session.execute(
         "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
     )
 
 
 def configure(url: str, *, slot: str) -> None:
-    """Set Django up in this process, with one stream on that slot."""
+    """Set Django up in this process, with one stream on that slot, a new one."""
     settings.configure(
         DATABASES={"default": environ.Env.db_url_config(url)},
         INSTALLED_APPS=["django.contrib.postgres", "walex_django", "benchmarks"],
@@ -41,3 +43,9 @@ def configure(url: str, *, slot: str) -> None:
         },
     )
     django.setup()
+    call_command("migrate", "walex_django", verbosity=0)
+
+    from walex_django.models import Checkpoint
+
+    Checkpoint.objects.all().delete()
+    connection.close()
