@@ -7,7 +7,6 @@ still the one that was read, and with ``ATOMIC`` which transactions are done.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +15,8 @@ from datetime import datetime
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, ProgrammingError, router
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet, Value
+from django.db.models.functions import Greatest
 from django.utils import timezone
 from psycopg.errors import InsufficientPrivilege
 
@@ -25,8 +25,6 @@ from .models import Checkpoint
 from .pgoutput.lsn import Lsn
 from .replication.errors import NotPrepared, Overtaken, SlotBroken, SlotMissing
 from .replication.slots import RECREATE, Slot, SlotStatistics
-
-_SAVE_EVERY = 10.0  # seconds
 
 
 def database() -> str:
@@ -186,7 +184,6 @@ class CheckpointWriter:
     def __init__(self, config: StreamConfig, place: SlotPlace) -> None:
         self._session = uuid.uuid4()
         self._statistics_since = place.statistics_since
-        self._saved_at = -_SAVE_EVERY
         alias = database()
         row, _ = Checkpoint.objects.using(alias).get_or_create(
             system_identifier=place.system,
@@ -197,18 +194,19 @@ class CheckpointWriter:
                 "position": _before(place.start),
             },
         )
-        self.done = Lsn(row.position)
-        if config.atomic and row.timeline not in {0, place.timeline}:
-            self.done = _shared(row, place)
         self._row = Checkpoint.objects.using(alias).filter(pk=row.pk)
+        if config.atomic and row.timeline not in {0, place.timeline}:
+            as_found = self._row.filter(timeline=row.timeline, position=row.position)
+            as_found.update(position=_shared(row, place), timeline=place.timeline)
         self._row.update(
             stream=config.name,
             timeline=place.timeline,
-            position=self.done,
             confirmed=None,
             session=self._session,
             updated_at=timezone.now(),
         )
+        # Not before: who had the slot may be about to commit, and has locked the row.
+        self.done = Lsn(self._row.values_list("position", flat=True).get())
 
     def advance(self, position: Lsn) -> None:
         """
@@ -222,21 +220,17 @@ class CheckpointWriter:
         Raises:
             Overtaken: another session did it meanwhile.
         """
-        if not self._save(self._row.filter(position=self.done), position):
+        if not self._update(self._row.filter(position=self.done), position):
             raise Overtaken("Another listener has taken the slot over.")
 
-    def note(self, position: Lsn) -> None:
+    def save(self) -> None:
         """
-        Remember that a transaction is done, and store it now and then.
+        Store what is done, outside of a database transaction.
 
-        A database that is away just then is no reason to do the transaction again.
+        A database that is away just then is no reason to do it again.
         """
-        self.done = position
-        now = time.monotonic()
-        if now - self._saved_at > _SAVE_EVERY:
-            self._saved_at = now
-            with suppress(OperationalError, InterfaceError):
-                self._save(self._row.filter(position__lt=position), position)
+        with suppress(OperationalError, InterfaceError):
+            self._update(self._row.filter(position__lt=self.done), self.done)
 
     def close(self, confirmed: Lsn) -> None:
         """
@@ -247,14 +241,17 @@ class CheckpointWriter:
         """
         told = {"confirmed": confirmed} if confirmed else {}
         self._row.filter(session=self._session).update(
-            position=self.done, updated_at=timezone.now(), **told
+            # Another session may have come further.
+            position=Greatest(F("position"), Value(int(self.done))),
+            updated_at=timezone.now(),
+            **told,
         )
 
     def is_at(self, position: Lsn) -> bool:
         """Return whether that is what is stored."""
         return self._row.filter(position=position).exists()
 
-    def _save(self, rows: QuerySet[Checkpoint], position: Lsn) -> int:
+    def _update(self, rows: QuerySet[Checkpoint], position: Lsn) -> int:
         fields: dict[str, Any] = {
             "position": position,
             "statistics_since": self._statistics_since,

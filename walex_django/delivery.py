@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from threading import Event as Flag
 from typing import Any
 
-from django.db import close_old_connections
 from django.db.models import Model
 
 from . import parking
@@ -27,9 +26,9 @@ from .signals import (
     post_db_transaction,
     post_db_truncate,
     post_db_update,
-    unwrapped,
+    receiver_name,
 )
-from .work import Work
+from .work import ConnectionBroken, Work, renew_connections
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +79,6 @@ class Delivery:
         self._config = config
         self._stopped = stopped
         self._work = work
-
-    def is_done(self, position: Lsn) -> bool:
-        """Return whether a transaction was done before. Args: position: its COMMIT."""
-        return self._work.is_done(position)
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
         """
@@ -163,9 +158,11 @@ class Delivery:
     ) -> None:
         config, call = self._config, self._work.calling(receiver)
         name, subject = receiver_name(receiver), parking.subject(arguments)
-        attempts = 1
-        for delay in config.retry_delays():
-            self._work.require_intact(error)
+        attempts, delays = 1, config.retry_delays()
+        if isinstance(error, ConnectionBroken):
+            attempts, delays = error.attempts, iter(())
+        for delay in delays:
+            self._work.require_intact(receiver, arguments, error)
             logger.warning(
                 "%s failed at %s, again in %g s: %s",
                 *(name, subject, delay, parking.describe(error)),
@@ -174,7 +171,7 @@ class Delivery:
             if self._stopped.wait(delay):
                 raise Interrupted from error
             # What failed may have been a connection that the server has closed.
-            close_old_connections()
+            renew_connections()
             attempts += 1
             try:
                 call(signal=signal, sender=sender, stream=config.name, **arguments)
@@ -182,7 +179,7 @@ class Delivery:
                 error = again
             else:
                 return
-        self._work.require_intact(error)
+        self._work.require_intact(receiver, arguments, error)
         if config.on_error == "stop":
             raise ReceiverFailed(name, subject) from error
         if config.on_error == "park":
@@ -203,10 +200,3 @@ class Delivery:
 
 
 _FATES = {"park": "parked: see walex_replay", "skip": "skipped"}
-
-
-def receiver_name(receiver: Receiver) -> str:
-    """Return the dotted name of a receiver."""
-    function = unwrapped(receiver)
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{function.__module__}.{name}"

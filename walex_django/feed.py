@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .conf import StreamConfig
@@ -39,6 +39,16 @@ _ROWS = {
     ord("D"): EventType.DELETE,
 }
 
+_NOTHING = Lsn(0)
+
+
+class _Unwanted(dict[int, None]):
+    def __missing__(self, oid: int) -> None:
+        return None
+
+
+_UNWANTED = _Unwanted()
+
 
 class Feed:
     """
@@ -52,6 +62,7 @@ class Feed:
         models: of its database.
         delivery: gets the events.
         progress: learns what was received and what is done.
+        done: transactions that committed up to here were done before.
 
     Attributes:
         reply_requested: the server wants to hear from us.
@@ -64,6 +75,7 @@ class Feed:
         models: ModelTables,
         delivery: Delivery,
         progress: Progress,
+        done: Lsn = _NOTHING,
     ) -> None:
         self.reply_requested = False
         self._config = config
@@ -71,15 +83,18 @@ class Feed:
         self._models = models
         self._delivery = delivery
         self._progress = progress
+        self._done = done
         self._types: dict[int, Type] = {}
         # None for a table that nobody subscribed to.
         self._tables: dict[int, Table | None] = {}
+        # The same, or in a transaction that was done before, tables of nobody.
+        self._wanted: Mapping[int, Table | None] = self._tables
         self._begin: Begin | None = None
         self._ordinal = 0
         self._events: list[Event] = []
         self._bytes = 0
-        self._delivered = False  # a part of the transaction
-        self._done = False  # the transaction, when it came before
+        self._delivered = False  # a part of the transaction's rows
+        self._heard = False  # receivers, of any of it
 
     @property
     def in_transaction(self) -> bool:
@@ -98,7 +113,7 @@ class Feed:
             ProtocolError: a payload is none of the protocol.
             ReceiverFailed: see `Delivery.deliver`. Nothing may be read after that.
         """
-        tables, events = self._tables, self._events
+        tables, events = self._wanted, self._events
         limit = self._config.max_batch
         for data in batch:
             if len(data) <= XLOG_DATA_HEADER or data[0] != XLOG_DATA:
@@ -107,6 +122,7 @@ class Feed:
             type = _ROWS.get(data[XLOG_DATA_HEADER])
             if type is None:
                 self._take(decode(data, XLOG_DATA_HEADER))
+                tables = self._wanted
                 if self._begin is None and stopped():
                     return
                 continue
@@ -115,7 +131,7 @@ class Feed:
                 table = tables[relation_oid(data, XLOG_DATA_HEADER)]
             except KeyError:
                 raise ProtocolError("row", 1, "of an unknown relation") from None
-            if table is None or self._done:
+            if table is None:
                 continue
             if len(events) >= limit or self._bytes > MAX_CHUNK_BYTES:
                 self._deliver(last=False)
@@ -137,15 +153,17 @@ class Feed:
             case Begin():
                 self._begin = message
                 self._ordinal = 0
-                self._delivered = False
-                self._done = self._delivery.is_done(message.commit_lsn)
+                self._delivered = self._heard = False
+                if message.commit_lsn <= self._done:
+                    self._wanted = _UNWANTED
                 self._progress.begin()
             case Commit():
                 if self._events or self._delivered:
                     self._deliver(last=True)
-                self._delivery.finish(message.commit_lsn)
+                if self._heard:
+                    self._delivery.finish(message.commit_lsn)
                 self._begin = None
-                self._done = False
+                self._wanted = self._tables
                 self._progress.finish(message.end_lsn)
             case Relation():
                 self._tables[message.oid] = self._table(message)
@@ -187,7 +205,7 @@ class Feed:
             self._ordinal += 1
             if oid not in self._tables:
                 raise ProtocolError("Truncate", 6, "of an unknown relation")
-            if (table := self._tables[oid]) and not self._done:
+            if table := self._wanted[oid]:
                 self._events.append(
                     Event(
                         EventType.TRUNCATE,
@@ -200,22 +218,25 @@ class Feed:
 
     def _logical_message(self, message: LogicalMessage) -> None:
         wanted = self._config.messages
-        if self._done or not (message.prefix in wanted or "*" in wanted):
+        if not (message.prefix in wanted or "*" in wanted):
             return
         if message.transactional:
+            if self._wanted is _UNWANTED:
+                return
             # What came before it in the transaction is heard of before it.
             if self._events:
                 self._deliver(last=False)
             self._delivery.deliver_message(message)
+            self._heard = True
             return
         # Its LSN is its end, where the COMMIT of the next transaction may lie.
         position = Lsn(message.lsn - 1)
-        if not self._delivery.is_done(position):
+        if position > self._done:
             self._delivery.deliver_message(message)
             self._delivery.finish(position)
 
     def _deliver(self, *, last: bool) -> None:
         self._delivery.deliver(self._events, last=last)
-        self._delivered = True
+        self._delivered = self._heard = True
         self._events.clear()
         self._bytes = 0

@@ -17,6 +17,7 @@ from .pgoutput.lsn import Lsn
 from .replication.errors import ReplicationError, SlotInUse
 from .session import Session
 from .start import Start
+from .work import Breaks
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Listener:
         self._report = started
         self._stopped = Event()
         self._session: Session | None = None
+        self._breaks: Breaks = Breaks()
         self._streaming_since: float | None = None
         self._failure: type[ReplicationError] | None = None
         self._backoff = _FIRST_BACKOFF
@@ -83,6 +85,7 @@ class Listener:
                 stopped=self._stopped,
                 started=self._started,
                 standing_by=self._report_failure if self._may_wait else None,
+                breaks=self._breaks,
             )
             try:
                 session.run()

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from django.db import router, transaction
 from django.db.models import F, Model, QuerySet
 
-from .delivery import RAISED, receiver_name
+from .delivery import RAISED
 from .models import ParkedEvent
 from .parking import describe, unpack
-from .signals import ALL, Receiver, StreamSignal
+from .signals import ALL, Receiver, StreamSignal, receiver_name
 
 
 class NotConnected(Exception):

@@ -9,7 +9,7 @@ from threading import Event
 
 import psycopg
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError
 
 from .checkpoints import CheckpointWriter
 from .conf import StreamConfig
@@ -24,7 +24,7 @@ from .replication.progress import Progress
 from .replication.stream import ReplicationConnection
 from .start import StandingBy, Start, prepare, unbroken_place
 from .tables import ModelTables
-from .work import AtomicWork, Work
+from .work import AtomicWork, Breaks, Work, renew_connections
 
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
 
@@ -40,6 +40,7 @@ class Session:
         stopped: set when the session is to end after the transaction in hand.
         started: called when it begins to stream.
         standing_by: see `prepare`.
+        breaks: see `AtomicWork`.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Session:
         stopped: Event,
         started: Callable[[Start], None],
         standing_by: StandingBy | None,
+        breaks: Breaks,
     ) -> None:
         self.config = config
         self.until = until
         self._drain = drain
         self._started = started
         self._standing_by = standing_by
+        self._breaks = breaks
         self._stopped = stopped
         self._connection: ReplicationConnection | None = None
         self._waiting: Connection | None = None
@@ -79,7 +82,7 @@ class Session:
             ReceiverFailed, Interrupted: see `Delivery`.
         """
         try:
-            close_old_connections()
+            renew_connections()
             self._run()
         except DatabaseError as error:
             if not _may_pass(error):
@@ -153,14 +156,18 @@ class Session:
         """Args: patience: seconds of silence that the server allows, as do we."""
         interval = min(self.config.status_interval, patience / 3)
         progress = Progress()
+        done = Lsn(0)
         work = Work(checkpoint)
         if checkpoint and self.config.atomic:
-            work = AtomicWork(checkpoint)
+            done = checkpoint.done
+            retries = self.config.max_retries
+            work = AtomicWork(checkpoint, max_retries=retries, breaks=self._breaks)
         feed = Feed(
             self.config,
             models=ModelTables(self.config.database),
             delivery=Delivery(self.config, stopped=self._stopped, work=work),
             progress=progress,
+            done=done,
         )
         heard = time.monotonic()
         try:

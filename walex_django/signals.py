@@ -156,6 +156,13 @@ def unwrapped(receiver: Receiver) -> Receiver:
     return function
 
 
+def receiver_name(receiver: Receiver) -> str:
+    """Return the dotted name of a receiver."""
+    function = unwrapped(receiver)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{function.__module__}.{name}"
+
+
 def _check(receiver: Receiver) -> None:
     # Django looks under DEBUG only, and a stream would fail at its first event. And its
     # function for it has a cache, which keeps weakly held receivers alive.

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
+from collections import Counter
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.db import (
     OperationalError,
-    close_old_connections,
     connections,
     reset_queries,
     transaction,
 )
 
 from .checkpoints import CheckpointWriter, database
+from .parking import subject
 from .pgoutput.lsn import Lsn
-from .signals import Receiver
+from .signals import Receiver, receiver_name
 
 logger = logging.getLogger(__name__)
 
-_RENEW_CONNECTIONS_EVERY = 1.0  # seconds
+_TIDY_EVERY = 1.0  # seconds
+_SAVE_EVERY = 10.0  # seconds between two times that a checkpoint is stored
 
 
 class Work:
@@ -36,11 +39,8 @@ class Work:
     def __init__(self, checkpoint: CheckpointWriter | None) -> None:
         self._checkpoint = checkpoint
         self._begun = False
-        self._renewed = 0.0
-
-    def is_done(self, position: Lsn) -> bool:
-        """Return whether a transaction was done before. Args: position: its COMMIT."""
-        return False
+        self._tidied = self._saved = -math.inf
+        self._save = False
 
     def calling(self, receiver: Receiver) -> Receiver:
         """Return what calls a receiver."""
@@ -50,10 +50,12 @@ class Work:
         """Receivers are about to be called; their work may have begun before."""
         if not self._begun:
             self._begun = True
-            self._renew_connections()
+            self._tidy()
 
-    def require_intact(self, error: BaseException) -> None:
-        """Raise if a receiver's failure has undone what others did before it."""
+    def require_intact(
+        self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
+    ) -> None:
+        """Raise if the failure of a call has undone what others did before it."""
 
     def commit(self, position: Lsn) -> None:
         """
@@ -62,20 +64,44 @@ class Work:
         Args:
             position: of the transaction's COMMIT.
         """
-        if self._begun and self._checkpoint:
-            self._checkpoint.note(position)
         self._begun = False
+        if self._checkpoint:
+            self._checkpoint.done = position
+            if self._save:
+                self._save = False
+                self._checkpoint.save()
 
     def abandon(self) -> None:
         """Undo what can be undone: the transaction will come again."""
 
-    def _renew_connections(self) -> None:
+    def _tidy(self) -> None:
         """Do for Django's connections what a request does, but not for each event."""
         now = time.monotonic()
-        if now - self._renewed > _RENEW_CONNECTIONS_EVERY:
-            self._renewed = now
+        if now - self._tidied > _TIDY_EVERY:
+            self._tidied = now
             reset_queries()
-            close_old_connections()
+            renew_connections()
+            if now - self._saved > _SAVE_EVERY:
+                self._saved, self._save = now, True
+
+
+Breaks: TypeAlias = Counter[tuple[str, str]]
+"""How often a receiver broke the connection, by its name and what it was called for."""
+
+
+class ConnectionBroken(Exception):
+    """
+    A receiver breaks the connection each time that it is called.
+
+    Attributes:
+        attempts: how often it was called.
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        super().__init__(
+            f"The transaction's connection was broken {attempts} times in this call."
+        )
 
 
 class AtomicWork(Work):
@@ -86,21 +112,26 @@ class AtomicWork(Work):
 
     Args:
         checkpoint: of the slot.
+        max_retries: of the stream.
+        breaks: outlives the session, which a broken connection ends.
     """
 
-    def __init__(self, checkpoint: CheckpointWriter) -> None:
+    def __init__(
+        self, checkpoint: CheckpointWriter, *, max_retries: int, breaks: Breaks
+    ) -> None:
         super().__init__(checkpoint)
         self._writer = checkpoint
+        self._max_retries = max_retries
+        self._breaks = breaks
         self._alias = database()
         self._transaction: transaction.Atomic | None = None
-
-    def is_done(self, position: Lsn) -> bool:  # noqa: D102
-        return position <= self._writer.done
 
     def calling(self, receiver: Receiver) -> Receiver:  # noqa: D102
         return partial(self._call, receiver)
 
-    def require_intact(self, error: BaseException) -> None:
+    def require_intact(
+        self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
+    ) -> None:
         """
         Raise if a failure has broken the connection, and with it the transaction.
 
@@ -111,11 +142,12 @@ class AtomicWork(Work):
             transaction.get_rollback(self._alias)
             or not connections[self._alias].is_usable()
         ):
+            self._breaks[receiver_name(receiver), subject(arguments)] += 1
             raise OperationalError("its transaction is gone") from error
 
     def begin(self) -> None:  # noqa: D102
         if self._transaction is None:
-            self._renew_connections()
+            self._tidy()
             begun = transaction.atomic(using=self._alias, durable=True)
             begun.__enter__()
             self._transaction = begun
@@ -141,6 +173,7 @@ class AtomicWork(Work):
                 raise
             logger.exception("A function given to on_commit() failed at %s", position)
         self._writer.done = position
+        self._breaks.clear()
 
     def abandon(self) -> None:  # noqa: D102
         if self._transaction is not None:
@@ -149,7 +182,19 @@ class AtomicWork(Work):
             ended.__exit__(*sys.exc_info())
 
     def _call(self, receiver: Receiver, **arguments: Any) -> None:
+        if self._breaks:
+            breaks = self._breaks[receiver_name(receiver), subject(arguments)]
+            if breaks > self._max_retries:
+                raise ConnectionBroken(breaks)
         with transaction.atomic(using=self._alias):
             receiver(**arguments)
             # What is checked at COMMIT only would be nobody's failure.
             connections[self._alias].check_constraints()
+
+
+def renew_connections() -> None:
+    """Close connections that have broken or are too old: the next use opens others."""
+    for connection in connections.all(initialized_only=True):
+        # Django would close one in a transaction too, with the work in it.
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, LiteralString
 
 from walex_django.pgoutput.lsn import Lsn
@@ -12,6 +11,7 @@ from .errors import NotPrepared
 
 MINIMUM_VERSION = 150000
 _FAILOVER_VERSION = 170000
+_SENDER_TIMEOUT = 60.0  # seconds
 
 _ASK = """
 SELECT current_setting('server_version_num')::int, current_setting('server_version'),
@@ -109,13 +109,13 @@ def is_standby(connection: Connection) -> bool:
 
 
 def sender_timeout(connection: Connection) -> float:
-    """Return the seconds of silence after which the server cuts off a stream."""
+    """Return the seconds of silence that end a stream; PostgreSQL's default if none."""
     milliseconds = _value(
         connection,
         "SELECT setting::int FROM pg_catalog.pg_settings"
         " WHERE name = 'wal_sender_timeout'",
     )
-    return milliseconds / 1000 if milliseconds else math.inf
+    return milliseconds / 1000 or _SENDER_TIMEOUT
 
 
 def _value(connection: Connection, query: LiteralString) -> Any:
