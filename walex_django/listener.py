@@ -13,8 +13,9 @@ from django.db import connections
 
 from .conf import MAX_BACKOFF, StreamConfig
 from .delivery import Interrupted
+from .pgoutput.errors import ProtocolError
 from .pgoutput.lsn import Lsn
-from .replication.errors import ReplicationError, SlotInUse
+from .replication.errors import ConnectionLost, ReplicationError, SlotInUse
 from .session import Session
 from .start import Start
 from .work import Breaks
@@ -61,6 +62,7 @@ class Listener:
         self._streaming_since: float | None = None
         self._failure: type[ReplicationError] | None = None
         self._backoff = _FIRST_BACKOFF
+        self._unreadable = ""
 
     def stop(self) -> None:
         """End after the transaction in hand. May be called from any thread."""
@@ -74,7 +76,7 @@ class Listener:
 
         Raises:
             ReplicationError: the stream cannot start, or cannot go on.
-            ProtocolError: the server sent what is no message.
+            ProtocolError: the server sent, twice, what is no message.
             ReceiverFailed: a receiver failed; its transaction is not acknowledged.
         """
         while not self._stopped.is_set():
@@ -97,6 +99,13 @@ class Listener:
                     raise
                 self._until = session.until
                 self._back_off(error)
+            except ProtocolError as error:
+                # Perhaps the network did it; what comes again, the server sent so.
+                if str(error) == self._unreadable:
+                    raise
+                self._until = session.until
+                self._back_off(ConnectionLost(f"The stream cannot be read: {error}."))
+                self._unreadable = str(error)
             else:
                 return
 
@@ -138,6 +147,7 @@ class Listener:
         since = self._streaming_since
         if since and time.monotonic() - since > _HEALTHY and not self._failure:
             self._backoff = _FIRST_BACKOFF
+            self._unreadable = ""
         self._report_failure(error)
         if isinstance(error, SlotInUse):
             # Two have waited for the slot, and the other was faster.

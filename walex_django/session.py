@@ -9,7 +9,7 @@ from threading import Event
 
 import psycopg
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connections
 
 from .checkpoints import CheckpointWriter
 from .conf import StreamConfig
@@ -24,7 +24,7 @@ from .replication.progress import Progress
 from .replication.stream import ReplicationConnection
 from .start import StandingBy, Start, prepare, unbroken_place
 from .tables import ModelTables
-from .work import AtomicWork, Breaks, Work, renew_connections
+from .work import AtomicWork, Breaks, Work
 
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
 
@@ -82,7 +82,8 @@ class Session:
             ReceiverFailed, Interrupted: see `Delivery`.
         """
         try:
-            renew_connections()
+            # One on which the server fell silent would keep us waiting for ever.
+            connections.close_all()
             self._run()
         except DatabaseError as error:
             if not _may_pass(error):
@@ -170,6 +171,7 @@ class Session:
             done=done,
         )
         heard = time.monotonic()
+        lost = False
         try:
             with Heartbeat(connection, progress, interval):
                 while not self._is_done(feed, progress):
@@ -182,14 +184,17 @@ class Session:
                     if feed.reply_requested:
                         feed.reply_requested = False
                         connection.send_progress(progress)
+        except (ReplicationError, DatabaseError):
+            lost = True
+            raise
         finally:
+            work.abandon()
             # What is done is done, however this ends.
-            with suppress(DatabaseError):
-                work.abandon()
-            with suppress(ReplicationError, DatabaseError):
+            with suppress(ReplicationError):
                 self._tell(connection, progress)
-                if checkpoint and connection.is_streaming:
-                    checkpoint.close(progress.told)
+                if checkpoint and not lost:
+                    with suppress(DatabaseError):
+                        checkpoint.close(progress.told)
 
     def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
         if connection.is_streaming:

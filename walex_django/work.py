@@ -178,7 +178,8 @@ class AtomicWork(Work):
     def abandon(self) -> None:  # noqa: D102
         if self._transaction is not None:
             ended, self._transaction = self._transaction, None
-            transaction.set_rollback(True, using=self._alias)
+            # The server rolls back by itself; asked to, it might not answer.
+            connections[self._alias].close()
             ended.__exit__(*sys.exc_info())
 
     def _call(self, receiver: Receiver, **arguments: Any) -> None:
