@@ -18,12 +18,13 @@ from django.db import InterfaceError, OperationalError, ProgrammingError, router
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
+from psycopg import Error as PsycopgError
 from psycopg.errors import InsufficientPrivilege
 
 from .conf import StreamConfig
 from .models import Checkpoint
 from .pgoutput.lsn import Lsn
-from .replication.errors import NotPrepared, Overtaken, SlotBroken, SlotMissing
+from .replication.errors import NotPrepared, SlotBroken, SlotInUse, SlotMissing
 from .replication.slots import RECREATE, Slot, SlotStatistics
 
 
@@ -46,11 +47,12 @@ def find(system: int, slot_name: str) -> Checkpoint | None:
     try:
         return _rows(system, slot_name).first()
     except ProgrammingError as error:
-        if isinstance(error.__cause__, InsufficientPrivilege):
+        cause = error.__cause__
+        if isinstance(cause, InsufficientPrivilege):
             return None
+        said = cause.diag.message_primary if isinstance(cause, PsycopgError) else error
         raise NotPrepared(
-            f"The database {database()!r} lacks a table of walex_django:"
-            f" {' '.join(str(error).split())}.",
+            f"The database {database()!r} lacks a table of walex_django: {said}.",
             hint=f"Run: python manage.py migrate walex_django --database {database()}",
         ) from error
 
@@ -124,10 +126,11 @@ def require_unbroken(
     moved = checkpoint.confirmed is not None and start > checkpoint.confirmed
     # A slot is made with its account at zero, and on a standby that has one of its own.
     fresh = (
-        statistics is not None
-        and timeline == checkpoint.timeline
-        and statistics.since == checkpoint.statistics_since
-        and statistics.transactions == 0
+        timeline == checkpoint.timeline
+        and statistics is not None
+        and checkpoint.statistics_since is not None
+        and (statistics.since, statistics.transactions)
+        <= (checkpoint.statistics_since, 0)
     )
     if moved or fresh:
         read = Lsn(checkpoint.confirmed or position)
@@ -155,14 +158,12 @@ class SlotPlace:
         timeline: the server's.
         forks: where that left each timeline that it stems from; empty if it is the
             one that the checkpoint was written on.
-        start: where the slot starts.
         statistics_since: when the server began to count the slot's transactions.
     """
 
     system: int
     timeline: int
     forks: Mapping[int, Lsn]
-    start: Lsn
     statistics_since: datetime | None
 
 
@@ -172,7 +173,8 @@ class CheckpointWriter:
 
     Args:
         config: of the stream.
-        place: where the slot is.
+        place: of the slot.
+        slot: as it is now that nobody else can move it.
 
     Attributes:
         done: transactions that committed up to here are done.
@@ -181,9 +183,10 @@ class CheckpointWriter:
         SlotBroken: what is done was done on a timeline that the server does not know.
     """
 
-    def __init__(self, config: StreamConfig, place: SlotPlace) -> None:
+    def __init__(self, config: StreamConfig, place: SlotPlace, slot: Slot) -> None:
         self._session = uuid.uuid4()
         self._statistics_since = place.statistics_since
+        self._start = slot.confirmed_lsn or Lsn(0)
         alias = database()
         row, _ = Checkpoint.objects.using(alias).get_or_create(
             system_identifier=place.system,
@@ -191,7 +194,7 @@ class CheckpointWriter:
             defaults={
                 "stream": config.name,
                 "timeline": place.timeline,
-                "position": _before(place.start),
+                "position": _before(self._start),
             },
         )
         self._row = Checkpoint.objects.using(alias).filter(pk=row.pk)
@@ -218,10 +221,10 @@ class CheckpointWriter:
             position: of its COMMIT.
 
         Raises:
-            Overtaken: another session did it meanwhile.
+            SlotInUse: another listener did it meanwhile.
         """
         if not self._update(self._row.filter(position=self.done), position):
-            raise Overtaken("Another listener has taken the slot over.")
+            raise SlotInUse("Another listener has taken the slot over.")
 
     def save(self) -> None:
         """
@@ -239,17 +242,12 @@ class CheckpointWriter:
         Args:
             confirmed: what the server was told last; 0 if nothing.
         """
-        told = {"confirmed": confirmed} if confirmed else {}
         self._row.filter(session=self._session).update(
             # Another session may have come further.
             position=Greatest(F("position"), Value(int(self.done))),
+            confirmed=max(confirmed, self._start),
             updated_at=timezone.now(),
-            **told,
         )
-
-    def is_at(self, position: Lsn) -> bool:
-        """Return whether that is what is stored."""
-        return self._row.filter(position=position).exists()
 
     def _update(self, rows: QuerySet[Checkpoint], position: Lsn) -> int:
         fields: dict[str, Any] = {

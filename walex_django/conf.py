@@ -76,14 +76,18 @@ class StreamConfig:
         """Return libpq's parameters for this stream's server; they hold secrets."""
         if self.url is not None:
             return parse_url(self.url)
-        wrapper = cast("DatabaseWrapper", connections[self.database])
-        parameters = wrapper.get_connection_params()
-        # These belong to Django's cursors, not to libpq.
-        return {
-            key: value
-            for key, value in parameters.items()
-            if key not in {"context", "cursor_factory", "prepare_threshold"}
-        }
+        return libpq_parameters(self.database)
+
+
+def libpq_parameters(alias: str) -> dict[str, Any]:
+    """Return libpq's parameters for a database of Django's; they hold secrets."""
+    wrapper = cast("DatabaseWrapper", connections[alias])
+    # The others belong to Django's cursors.
+    return {
+        key: value
+        for key, value in wrapper.get_connection_params().items()
+        if key not in {"context", "cursor_factory", "prepare_threshold"}
+    }
 
 
 class Problem(NamedTuple):

@@ -135,7 +135,7 @@ class Delivery:
             position: of its COMMIT, or within a message outside of transactions.
 
         Raises:
-            Overtaken, django.db.Error: it may not be acknowledged.
+            SlotInUse, django.db.Error: it may not be acknowledged.
         """
         self._work.commit(position)
 

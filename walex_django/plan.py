@@ -79,32 +79,43 @@ def _slot_steps(
 ) -> list[Step]:
     if config.failover:
         server.require_failover(connection)
+    if recreate:
+        return _recreation(config, connection, slot)
+    if not _require_readable(config, connection, slot):
+        return [_creation(config)]
+    if slot and config.failover and not slot.failover:
+        what = f'let standbys keep a copy of the slot "{slot.name}"'
+        return [Step(slots.failover_statement(slot.name), what, replication=True)]
+    return []
+
+
+def _creation(config: StreamConfig) -> Step:
     name = config.slot_name
-    create = Step(
-        slots.create_statement(name, failover=config.failover),
-        f'create the slot "{name}"',
-        makes_slot=True,
-    )
-    drop = Step(slots.drop_statement(name), f'drop the slot "{name}"')
+    statement = slots.create_statement(name, failover=config.failover)
+    return Step(statement, f'create the slot "{name}"', makes_slot=True)
+
+
+def _recreation(
+    config: StreamConfig, connection: Connection, slot: Slot | None
+) -> list[Step]:
+    if slot and slot.active_pid is not None:
+        raise SlotInUse(
+            f'The slot "{slot.name}" is in use by the process {slot.active_pid} of'
+            " PostgreSQL.",
+            hint="Stop its listener first.",
+        )
     try:
-        goes_on = _require_readable(config, connection, slot)
+        _require_readable(config, connection, slot)
     except SlotBroken:
         # Somebody else has made it again, and it keeps the log since then.
-        if not recreate:
-            raise
+        return []
     except (SlotMissing, SlotUnusable):
-        if not recreate or (slot and not slot.lost):
+        if slot and not slot.lost:
             raise
-        return [drop, create] if slot else [create]
-    else:
-        if not goes_on:
-            return [create]
-        if recreate:
-            return [drop, create]
-    if slot and config.failover and not slot.failover:
-        what = f'let standbys keep a copy of the slot "{name}"'
-        return [Step(slots.failover_statement(name), what, replication=True)]
-    return []
+    if slot is None:
+        return [_creation(config)]
+    drop = Step(slots.drop_statement(slot.name), f'drop the slot "{slot.name}"')
+    return [drop, _creation(config)]
 
 
 def _require_readable(

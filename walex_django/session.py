@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Event
 
 import psycopg
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections
 
+from . import checkpoints
 from .checkpoints import CheckpointWriter
-from .conf import StreamConfig
+from .conf import StreamConfig, libpq_parameters
 from .delivery import Delivery
 from .feed import Feed
 from .pgoutput.lsn import Lsn
 from .replication import server, slots
-from .replication.connection import Connection, connect, sql_error
-from .replication.errors import ConnectionLost, ReplicationError
+from .replication.connection import Connection, connect, may_pass, one_line, sql_error
+from .replication.errors import (
+    CannotConnect,
+    ConnectionLost,
+    NotPrepared,
+    ReplicationError,
+)
 from .replication.heartbeat import Heartbeat
 from .replication.progress import Progress
 from .replication.stream import ReplicationConnection
@@ -86,18 +92,18 @@ class Session:
             connections.close_all()
             self._run()
         except DatabaseError as error:
-            if not _may_pass(error):
-                raise
-            raise ConnectionLost(
-                f"The receivers' database was lost: {' '.join(str(error).split())}."
-            ) from error
+            if known := _receivers_error(error):
+                raise known from error
+            raise
         except psycopg.Error as error:
             raise sql_error(error, slot=self.config.slot_name) from error
 
     def _run(self) -> None:
         config = self.config
         parameters = config.connection_parameters()
-        with connect(parameters) as connection:
+        with ExitStack() as stack:
+            connection = stack.enter_context(connect(parameters))
+            _connect_receivers()
             start = prepare(
                 config,
                 connection,
@@ -109,8 +115,8 @@ class Session:
             if self._drain and self.until is None:
                 self.until = server.log_position(connection)
             patience = server.sender_timeout(connection)
-        replication = ReplicationConnection(parameters, slot=config.slot_name)
-        try:
+            replication = ReplicationConnection(parameters, slot=config.slot_name)
+            stack.callback(self._end, replication)
             place = None
             if config.durable_slot:
                 place = unbroken_place(start, replication)
@@ -118,18 +124,22 @@ class Session:
                 return
             replication.start(config.publications, messages=bool(config.messages))
             self._connection = replication
-            # Not before the slot is ours: whoever had it may just have written his.
-            checkpoint = CheckpointWriter(config, place) if place else None
+            # Not before the slot is ours: who had it may just have moved on.
+            checkpoint = None
+            if place and (slot := slots.find(connection, config.slot_name)):
+                checkpoint = CheckpointWriter(config, place, slot)
+            connection.close()
             self._started(start)
             self._stream(replication, patience, checkpoint)
-        finally:
-            self._connection = None
-            with suppress(ReplicationError):
-                replication.end()
-                if not config.durable_slot:
-                    # It would go with the connection, but some moments later.
-                    slots.drop(replication.sql, config.slot_name)
-            replication.close()
+
+    def _end(self, replication: ReplicationConnection) -> None:
+        self._connection = None
+        with suppress(ReplicationError):
+            replication.end()
+            if not self.config.durable_slot:
+                # It would go with the connection, but some moments later.
+                slots.drop(replication.sql, self.config.slot_name)
+        replication.close()
 
     def _create_slot(self, replication: ReplicationConnection) -> bool:
         """
@@ -232,7 +242,43 @@ def _require_life(heard: float, patience: float) -> None:
         )
 
 
-def _may_pass(error: DatabaseError) -> bool:
+def _connect_receivers() -> None:
+    """
+    Connect to the receivers' database, without which nothing can be done for long.
+
+    Raises:
+        CannotConnect: no server there, or it refused.
+    """
+    alias = checkpoints.database()
+    try:
+        connections[alias].ensure_connection()
+    except OperationalError as error:
+        cause = error.__cause__
+        postgresql = isinstance(cause, psycopg.Error)
+        raise CannotConnect(
+            f"Cannot connect to the receivers' database {alias!r}: {_said(error)}.",
+            passing=postgresql and may_pass(libpq_parameters(alias), cause),
+        ) from error
+
+
+def _receivers_error(error: DatabaseError) -> ReplicationError | None:
+    """Return the error of ours for one of the receivers' database, if there is one."""
+    said = _said(error)
+    if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
+        return NotPrepared(
+            f"The receivers' database refused: {said}.",
+            hint="Let its role read and write the tables of walex_django: GRANT SELECT,"
+            " INSERT, UPDATE, DELETE ON walex_django_checkpoint,"
+            " walex_django_parkedevent TO …",
+        )
     # A server that is not promoted yet takes no writes.
-    read_only = isinstance(error.__cause__, psycopg.errors.ReadOnlySqlTransaction)
-    return read_only or isinstance(error, OperationalError | InterfaceError)
+    if isinstance(error.__cause__, psycopg.errors.ReadOnlySqlTransaction):
+        return ConnectionLost(f"The receivers' database takes no writes: {said}.")
+    if isinstance(error, OperationalError | InterfaceError):
+        return ConnectionLost(f"The receivers' database was lost: {said}.")
+    return None
+
+
+def _said(error: DatabaseError) -> str:
+    cause = error.__cause__
+    return one_line(cause) if isinstance(cause, psycopg.Error) else str(error)

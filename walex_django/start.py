@@ -13,7 +13,6 @@ from . import checkpoints
 from .checkpoints import SlotPlace
 from .conf import StreamConfig
 from .filters import Subscriptions
-from .pgoutput.lsn import Lsn
 from .plan import require_published
 from .replication import publications, server, slots
 from .replication.connection import Connection
@@ -167,6 +166,5 @@ def unbroken_place(start: Start, replication: ReplicationConnection) -> SlotPlac
         system=system,
         timeline=timeline,
         forks=replication.timeline_forks(timeline) if moved_on else {},
-        start=slot.confirmed_lsn or Lsn(0),
         statistics_since=statistics.since if statistics else None,
     )

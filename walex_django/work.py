@@ -7,19 +7,20 @@ import math
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
 from django.db import (
-    OperationalError,
     connections,
     reset_queries,
     transaction,
 )
 
 from .checkpoints import CheckpointWriter, database
-from .parking import subject
+from .parking import describe, subject
 from .pgoutput.lsn import Lsn
+from .replication.errors import ConnectionLost
 from .signals import Receiver, receiver_name
 
 logger = logging.getLogger(__name__)
@@ -136,14 +137,18 @@ class AtomicWork(Work):
         Raise if a failure has broken the connection, and with it the transaction.
 
         Raises:
-            django.db.OperationalError: it has.
+            ConnectionLost: it has.
         """
         if (
             transaction.get_rollback(self._alias)
             or not connections[self._alias].is_usable()
         ):
-            self._breaks[receiver_name(receiver), subject(arguments)] += 1
-            raise OperationalError("its transaction is gone") from error
+            name = receiver_name(receiver)
+            self._breaks[name, subject(arguments)] += 1
+            raise ConnectionLost(
+                f"The database transaction ended in the receiver {name}:"
+                f" {describe(error)}."
+            ) from error
 
     def begin(self) -> None:  # noqa: D102
         if self._transaction is None:
@@ -157,21 +162,22 @@ class AtomicWork(Work):
         Commit the receivers' work with the checkpoint.
 
         Raises:
-            Overtaken: another listener did the same transaction.
+            SlotInUse: another listener did the same transaction.
             django.db.Error: the database did not take it; nothing of it is there.
         """
         if self._transaction is None:
             return
         self._writer.advance(position)
+        connection = connections[self._alias]
+        # One that fails is not to keep the next from running, or to look like a COMMIT
+        # that failed.
+        hooks: list[Any] = connection.run_on_commit
+        hooks[:] = [
+            (savepoints, partial(_run_hook, hook, position), robust)
+            for savepoints, hook, robust in hooks
+        ]
         ended, self._transaction = self._transaction, None
-        try:
-            ended.__exit__(None, None, None)
-        except Exception:
-            # Django calls the hooks of on_commit() as it leaves the transaction, and
-            # only the checkpoint tells whether that was committed.
-            if not self._writer.is_at(position):
-                raise
-            logger.exception("A function given to on_commit() failed at %s", position)
+        ended.__exit__(None, None, None)
         self._writer.done = position
         self._breaks.clear()
 
@@ -190,7 +196,25 @@ class AtomicWork(Work):
         with transaction.atomic(using=self._alias):
             receiver(**arguments)
             # What is checked at COMMIT only would be nobody's failure.
-            connections[self._alias].check_constraints()
+            self._check_constraints()
+
+    def _check_constraints(self) -> None:
+        connection = connections[self._alias]
+        if connection.vendor != "postgresql":
+            connection.check_constraints()
+            return
+        # As Django does it, in one round trip.
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED"
+            )
+
+
+def _run_hook(hook: Callable[[], object], position: Lsn) -> None:
+    try:
+        hook()
+    except Exception:
+        logger.exception("A function given to on_commit() failed at %s", position)
 
 
 def renew_connections() -> None:

@@ -137,20 +137,26 @@ def connect(
         raise CannotConnect(
             f"Cannot connect to PostgreSQL: {one_line(error)}.",
             hint=hint,
-            passing=_may_pass(arguments, error),
+            passing=may_pass(arguments, error),
         ) from error
 
 
-def _may_pass(arguments: Mapping[str, Any], error: psycopg.Error) -> bool:
-    """Return whether a connection that failed may succeed later."""
+def may_pass(parameters: Mapping[str, Any], error: BaseException | None) -> bool:
+    """
+    Return whether a connection that could not be made may be made later.
+
+    Args:
+        parameters: those of `connect` that it was to have.
+        error: psycopg's.
+    """
     if isinstance(error, errors.ConnectionTimeout):
         return True
     if not isinstance(error, psycopg.OperationalError):
         return False
     # At connect libpq gives no SQLSTATE, but it knows a server that is absent, starting
     # or stopping. One that is there has refused us; of a lack of room only words tell.
-    ping = PGconn.ping(make_conninfo("", **arguments).encode())
-    words = ("too many", "remaining connection slots", "exceeds max_wal_senders")
+    ping = PGconn.ping(make_conninfo("", **parameters).encode())
+    words = ("too many", "remaining connection slots", "max_wal_senders")
     return ping != Ping.OK or any(each in str(error) for each in words)
 
 

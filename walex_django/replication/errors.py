@@ -65,11 +65,5 @@ class SlotBroken(ReplicationError):
     """The slot does not start where it was read up to: changes between are lost."""
 
 
-class Overtaken(ReplicationError):
-    """Another listener has done the transaction meanwhile."""
-
-    passing = True
-
-
 class PublicationMissing(ReplicationError):
     """There is no such publication, or none when the change was made."""

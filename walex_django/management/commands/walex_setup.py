@@ -43,7 +43,10 @@ class Command(BaseCommand):
                 connection.patience = math.inf
                 recreate = options["recreate_slot"] and config.durable_slot
                 if options["dry_run"]:
-                    self._print(setup_plan(config, connection, recreate_slot=recreate))
+                    steps = setup_plan(config, connection, recreate_slot=recreate)
+                    self._print(steps)
+                    if recreate and not any(step.makes_slot for step in steps):
+                        self.stdout.write(f"-- the slot {config.slot_name} is kept")
                 else:
                     server.prepared_database(connection)
                     self._set_up(config, connection, recreate_slot=recreate)

@@ -1,0 +1,57 @@
+"""Streams as several files of tests need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from example_project.postgres import Postgres
+from walex_django.conf import StreamConfig
+
+from .stream import Copy, OwnStream, Stream
+from .test_mistakes import ONE, at
+
+
+@pytest.fixture
+def atomic(durable: StreamConfig) -> StreamConfig:
+    """Keepers in transactions; of what receivers write, the stream does not tell."""
+    return replace(
+        durable,
+        atomic=True,
+        subscriptions=("zoo.Keeper",),
+        max_retries=1,
+        retry_backoff=0.001,
+    )
+
+
+@pytest.fixture
+def stream(durable: StreamConfig, environment: dict[str, str]) -> Stream:
+    """The stream on the suite's server, where no listener has read it."""
+    return Stream(environment)
+
+
+@pytest.fixture(scope="session")
+def original(programs: Path | None) -> Iterator[Postgres]:
+    """A server where the stream is set up, stopped."""
+    with Postgres(bin=programs) as server:
+        stream = Stream(at(server, {}))
+        stream.run("migrate", "--verbosity=0")
+        stream.run("walex_setup", *ONE)
+        server.stop("fast")
+        yield server
+
+
+@pytest.fixture
+def own_stream(
+    request: pytest.FixtureRequest,
+    original: Postgres,
+    programs: Path | None,
+    environment: dict[str, str],
+) -> Iterator[OwnStream]:
+    """The stream on a server with the settings that the test is parametrized with."""
+    settings = getattr(request, "param", {})
+    with Copy(original, bin=programs, settings=settings) as server:
+        yield OwnStream(at(server, environment), server)

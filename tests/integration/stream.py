@@ -1,0 +1,153 @@
+"""A stream that listener processes read, and what is done to its slot meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from example_project.postgres import Postgres
+from tests.process import Process, eventually, read_journal
+
+from .test_mistakes import ONE
+
+
+class Stream:
+    """
+    The first stream of the settings.
+
+    Args:
+        env: environment of its processes.
+    """
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+
+    def execute(
+        self, statement: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement in a session of its own; return the rows."""
+        with psycopg.connect(self.env["ZOO_DATABASE_URL"], autocommit=True) as sql:
+            cursor = sql.execute(statement.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def write(self, *names: str) -> None:
+        """Commit a keeper of each name."""
+        for name in names:
+            self.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [name])
+
+    def heard(self) -> list[str]:
+        """Return the names that listeners heard of."""
+        journal = Path(self.env["ZOO_JOURNAL"])
+        return [line["label"] for line in read_journal(journal)]
+
+    def run(self, command: str, *options: str) -> list[str]:
+        """Run a command that ends with success; return its lines."""
+        with Process(command, *options, env=self.env) as process:
+            assert process.wait() == 0, process.output
+            return process.lines
+
+    @contextmanager
+    def listening(self, *options: str) -> Iterator[Process]:
+        """Run a listener, from when it streams."""
+        with Process("walex_listen", *ONE, *options, env=self.env) as listener:
+            listener.wait_for("Quit with")
+            yield listener
+
+    def hear(self, *names: str, end: signal.Signals = signal.SIGTERM) -> None:
+        """Let a listener hear of these keepers and acknowledge it, and end it."""
+        with self.listening() as listener:
+            if names:
+                self.write(*names)
+                eventually(lambda: set(names) <= set(self.heard()), f"hearing {names}")
+                eventually(self._is_acknowledged, "the acknowledgement")
+            listener.signal(end)
+            status = 0 if end == signal.SIGTERM else -end
+            assert listener.wait() == status, listener.output
+
+    def _is_acknowledged(self) -> bool:
+        return bool(
+            self.execute(
+                "SELECT slot_name FROM pg_replication_slots"
+                " WHERE slot_name = 'zoo_walex'"
+                " AND confirmed_flush_lsn >= pg_current_wal_flush_lsn()"
+            )
+        )
+
+    def drop_slot(self) -> None:
+        """Drop the slot, once it is free."""
+        self.execute("SELECT pg_drop_replication_slot('zoo_walex')")
+
+    def make_slot(self) -> str:
+        """Make the slot as somebody else may; return where it starts."""
+        ((start,),) = self.execute(
+            "SELECT lsn::text"
+            " FROM pg_create_logical_replication_slot('zoo_walex', 'pgoutput')"
+        )
+        return str(start)
+
+    def remake_slot(self, *lost: str) -> str:
+        """Make the slot again, and write these keepers between; return its start."""
+        self.drop_slot()
+        self.write(*lost)
+        return self.make_slot()
+
+    @contextmanager
+    def held(self, lock: int) -> Iterator[None]:
+        """Keep a receiver at work that hears of a keeper named ``wait for <lock>``."""
+        with psycopg.connect(self.env["ZOO_DATABASE_URL"], autocommit=True) as sql:
+            sql.execute("SELECT pg_advisory_lock(%s)", [lock])
+            yield
+
+    def is_held(self) -> bool:
+        """Return whether a receiver waits for that."""
+        return bool(self.execute("SELECT pid FROM pg_locks WHERE NOT granted"))
+
+
+class OwnStream(Stream):
+    """
+    The stream on a server of its own.
+
+    Attributes:
+        server: may be stopped and started.
+    """
+
+    def __init__(self, env: dict[str, str], server: Postgres) -> None:
+        super().__init__(env)
+        self.server = server
+
+    def restart_server(self, mode: str) -> None:
+        """Stop the server, and start it again."""
+        self.server.stop(mode)
+        self.server.start()
+
+
+class Copy(Postgres):
+    """
+    A copy of a server that has stopped, there sooner than a new one.
+
+    Args:
+        original: that server.
+        settings: configuration parameters over its own.
+    """
+
+    def __init__(
+        self, original: Postgres, *, bin: Path | None, settings: Mapping[str, str]
+    ) -> None:
+        self._original = original
+        super().__init__(bin=bin, settings=settings)
+        self.password = original.password
+
+    def _initdb(self) -> None:
+        # With the owner too, where we are root.
+        subprocess.run(["/bin/cp", "-a", self._original.data, self.data], check=True)
+
+
+def reached(line: str) -> str:
+    """Return the position that an error names first."""
+    return line.partition("read up to ")[2].split(maxsplit=1)[0].rstrip(":.,")

@@ -1,0 +1,88 @@
+"""Functions that receivers give to ``transaction.on_commit()`` under ATOMIC."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from tests.listening import Connect, Listening
+from tests.process import eventually
+from tests.zoo.models import Keeper
+from walex_django import Event
+from walex_django.conf import StreamConfig
+from walex_django.signals import post_db_insert
+
+from .mascots import Moody, Sql, adopt, adopted, name_of, will_have_adopted
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def fail() -> None:
+    """Raise when all is written: a hook."""
+    raise ValueError("after the fact")
+
+
+def test_hooks_run_after_the_commit(
+    atomic: StreamConfig, connect: Connect, sql: Sql
+) -> None:
+    seen: list[list[str]] = []
+    moody = Moody(times=1)
+
+    def announce(event: Event, **kwargs: Any) -> None:
+        transaction.on_commit(lambda: seen.append(adopted(sql)))
+        moody(event)
+
+    connect(post_db_insert, announce)
+    with Listening(atomic):
+        Keeper.objects.create(name="Ada")
+        eventually(lambda: len(seen) > 0, "the hook")
+    # And of a call that failed, never.
+    assert seen == [["moody Ada"]]
+
+
+def test_a_hook_that_raises_is_logged(
+    atomic: StreamConfig,
+    connect: Connect,
+    sql: Sql,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def announce(**kwargs: Any) -> None:
+        transaction.on_commit(fail)
+
+    connect(post_db_insert, announce)
+    connect(post_db_insert, adopt)
+    with Listening(atomic) as listening:
+        for name in ("Ada", "Bob"):
+            Keeper.objects.create(name=name)
+        will_have_adopted(sql, "Ada", "Bob")
+    assert len(listening.events) == 2
+    errors = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert [each.getMessage() for each in errors] == [
+        f"A function given to on_commit() failed at {event.lsn}"
+        for event in listening.events
+    ]
+    assert all("after the fact" in str(each.exc_text) for each in errors)
+
+
+def test_a_hook_that_raises_is_no_others_failure(
+    atomic: StreamConfig, connect: Connect, sql: Sql
+) -> None:
+    announced: list[str] = []
+
+    def announce_badly(**kwargs: Any) -> None:
+        transaction.on_commit(fail)
+
+    def announce(event: Event, **kwargs: Any) -> None:
+        transaction.on_commit(lambda: announced.append(name_of(event)))
+
+    connect(post_db_insert, announce_badly)
+    connect(post_db_insert, announce)
+    connect(post_db_insert, adopt)
+    with Listening(atomic):
+        for name in ("Ada", "Bob"):
+            Keeper.objects.create(name=name)
+        will_have_adopted(sql, "Ada", "Bob")
+    assert announced == ["Ada", "Bob"]

@@ -1,0 +1,132 @@
+"""``walex_setup --recreate-slot`` goes on where the slot cannot be read on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.process import eventually
+
+from .stream import Stream
+from .test_mistakes import ONE, fails
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DROP = "SELECT pg_catalog.pg_drop_replication_slot('zoo_walex');"
+CREATE = (
+    "SELECT pg_catalog.pg_create_logical_replication_slot("
+    "'zoo_walex', 'pgoutput', false);"
+)
+RECREATE = ("walex_setup", *ONE, "--recreate-slot")
+
+# Little log is kept for slots, and segments of it are removed at each checkpoint.
+FORGETFUL = {"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB"}
+
+
+def start_of(stream: Stream) -> str:
+    """Return where the slot is."""
+    ((start,),) = stream.execute(
+        "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
+        " WHERE slot_name = 'zoo_walex'"
+    )
+    return str(start)
+
+
+class TestHealthySlot:
+    """One that could be read on."""
+
+    def test_it_is_made_anew_at_the_end_of_the_log(self, stream: Stream) -> None:
+        stream.hear("before")
+        stream.write("pending")
+
+        *made, told = stream.run(*RECREATE)
+        assert made == [
+            'default: drop the slot "zoo_walex"',
+            'default: create the slot "zoo_walex"',
+        ]
+        assert told == f"default: delivers what is written from {start_of(stream)}"
+        stream.write("since")
+        stream.hear("after")
+        assert stream.heard() == ["before", "since", "after"]
+
+    def test_not_while_a_listener_reads_it(self, stream: Stream) -> None:
+        with stream.listening():
+            line = fails("walex_setup", stream.env, "--recreate-slot")
+            assert 'The slot "zoo_walex" is in use' in line
+            assert line.endswith("Stop its listener first.")
+            stream.write("undisturbed")
+            eventually(lambda: stream.heard() == ["undisturbed"])
+
+    def test_dry_run_prints_the_sql(self, stream: Stream) -> None:
+        stream.hear("before")
+        stream.write("pending")
+        start = start_of(stream)
+
+        assert stream.run(*RECREATE, "--dry-run") == [DROP, CREATE]
+        assert start_of(stream) == start
+        stream.hear("after")
+        assert stream.heard() == ["before", "pending", "after"]
+
+    def test_the_sql_may_be_run_by_another_role(self, stream: Stream) -> None:
+        stream.hear("before")
+        for statement in stream.run(*RECREATE, "--dry-run"):
+            stream.execute(statement)
+        stream.write("since")
+
+        # What somebody else has made is to be accepted, and is kept.
+        assert "was made again" in fails("walex_listen", stream.env)
+        assert stream.run(*RECREATE, "--dry-run") == ["-- the slot zoo_walex is kept"]
+        (told,) = stream.run(*RECREATE)
+        assert told == f"default: delivers what is written from {start_of(stream)}"
+        stream.hear("after")
+        assert stream.heard() == ["before", "since", "after"]
+
+
+@pytest.mark.parametrize("own_stream", [FORGETFUL], indirect=True)
+class TestLostSlot:
+    """The server has removed log that the slot had still to deliver."""
+
+    def test_it_is_refused_until_that_is_accepted(self, own_stream: Stream) -> None:
+        own_stream.hear("before")
+        read = start_of(own_stream)
+        own_stream.write("lost")
+        self._burn(own_stream)
+
+        line = fails("walex_listen", own_stream.env)
+        assert 'The slot "zoo_walex" is lost (' in line
+        assert "max_slot_wal_keep_size" in line
+        assert f"was read up to {read}." in line
+        assert line.endswith("run: python manage.py walex_setup --recreate-slot")
+        assert fails("walex_setup", own_stream.env) == line
+
+        self._recreate(own_stream)
+        assert own_stream.heard() == ["before", "after"]
+
+    def test_a_listener_at_work_ends_then(self, own_stream: Stream) -> None:
+        with own_stream.listening() as listener:
+            with own_stream.held(1):
+                own_stream.write("wait for 1", "lost")
+                eventually(own_stream.is_held, "the receiver's work")
+                self._burn(own_stream)
+            assert listener.wait() == 1
+        assert 'The slot "zoo_walex" is lost (' in listener.lines[-1]
+        assert listener.lines[-1].endswith("walex_setup --recreate-slot")
+        assert "Traceback" not in listener.output
+
+        self._recreate(own_stream)
+        assert own_stream.heard()[0] == "wait for 1"
+        assert own_stream.heard()[-1] == "after"
+
+    def _burn(self, stream: Stream) -> None:
+        for _ in range(4):
+            stream.execute("SELECT pg_switch_wal()")
+            stream.write("burnt")
+        stream.execute("CHECKPOINT")
+        ((status,),) = stream.execute("SELECT wal_status FROM pg_replication_slots")
+        assert status == "lost"
+
+    def _recreate(self, stream: Stream) -> None:
+        assert stream.run(*RECREATE)[:2] == [
+            'default: drop the slot "zoo_walex"',
+            'default: create the slot "zoo_walex"',
+        ]
+        stream.hear("after")
