@@ -53,7 +53,7 @@ class Standby(Server):
         """Return whether it keeps a copy of the slot, and the log up to a position."""
         return bool(
             self.execute(
-                "SELECT slot_name FROM pg_replication_slots WHERE slot_name = %s AND synced"
+                "SELECT FROM pg_replication_slots WHERE slot_name = %s AND synced"
                 " AND NOT temporary AND pg_last_wal_replay_lsn() - '0/0' >= %s",
                 [SLOT, position],
             )

@@ -5,6 +5,13 @@ from importlib import import_module
 
 from django.apps import AppConfig
 
+_RECEIVERS = {
+    "ZOO_JOURNAL": "journal",
+    "ZOO_EFFECTS": "effects",
+    "ZOO_LEDGER": "ledger",
+    "ZOO_TALLY": "tally",
+}
+
 
 class ZooConfig(AppConfig):
     name = "tests.zoo"
@@ -12,9 +19,8 @@ class ZooConfig(AppConfig):
 
     def ready(self) -> None:
         # Only in the processes that the tests start.
-        if path := os.environ.get("ZOO_JOURNAL"):
-            from .journal import keep
-
-            keep(path)
+        for variable, module in _RECEIVERS.items():
+            if value := os.environ.get(variable):
+                import_module(f"tests.zoo.{module}").keep(value)
         if module := os.environ.get("ZOO_IMPORT"):
             import_module(module)

@@ -106,3 +106,14 @@ class Mascot(models.Model):
 
     class Meta:
         db_table = "zoo_oldmascot"
+
+
+class Effect(models.Model):
+    """What a receiver did for an event; only the tests of faults make its table."""
+
+    event_id = models.CharField(max_length=100)
+    label = models.TextField()
+
+    class Meta:
+        managed = False
+        db_table = "zoo_effect"
