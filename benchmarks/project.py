@@ -23,9 +23,7 @@ def create(session: psycopg.Connection, *, slot: str) -> None:
         " tags text[], data jsonb)"
     )
     session.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE}")
-    session.execute(
-        "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
-    )
+    session.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
 
 
 def configure(url: str, *, slot: str) -> None:

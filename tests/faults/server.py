@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.pq import ExecStatus
 
-from example_project.postgres import Postgres
+from tests.copies import Copy
 from tests.process import eventually
 
 SLOT = "zoo_walex"
 
 
-class Server(Postgres):
-    """
-    A copy of a server that has stopped, with its databases and slots.
-
-    Args:
-        original: that server.
-        settings: configuration parameters over its own.
-    """
-
-    def __init__(
-        self, original: Postgres, *, bin: Path | None, settings: Mapping[str, str]
-    ) -> None:
-        self._original = original
-        super().__init__(bin=bin, settings=settings)
-        self.password = original.password
-
-    def _initdb(self) -> None:
-        # With the owner too, where we are root.
-        subprocess.run(["/bin/cp", "-a", self._original.data, self.data], check=True)
+class Server(Copy):
+    """A copy of the server with the zoo and its stream."""
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """Return a session in autocommit."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from example_project.postgres import Postgres
+from tests.copies import Copy
 from walex_django.conf import StreamConfig
 
-from .stream import Copy, OwnStream, Stream
+from .stream import OwnStream, Stream
 from .test_mistakes import ONE, at
 
 

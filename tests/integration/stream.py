@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,27 +124,6 @@ class OwnStream(Stream):
         """Stop the server, and start it again."""
         self.server.stop(mode)
         self.server.start()
-
-
-class Copy(Postgres):
-    """
-    A copy of a server that has stopped, there sooner than a new one.
-
-    Args:
-        original: that server.
-        settings: configuration parameters over its own.
-    """
-
-    def __init__(
-        self, original: Postgres, *, bin: Path | None, settings: Mapping[str, str]
-    ) -> None:
-        self._original = original
-        super().__init__(bin=bin, settings=settings)
-        self.password = original.password
-
-    def _initdb(self) -> None:
-        # With the owner too, where we are root.
-        subprocess.run(["/bin/cp", "-a", self._original.data, self.data], check=True)
 
 
 def reached(line: str) -> str:

@@ -22,5 +22,5 @@ class ZooConfig(AppConfig):
         for variable, module in _RECEIVERS.items():
             if value := os.environ.get(variable):
                 import_module(f"tests.zoo.{module}").keep(value)
-        if module := os.environ.get("ZOO_IMPORT"):
-            import_module(module)
+        if imported := os.environ.get("ZOO_IMPORT"):
+            import_module(imported)
