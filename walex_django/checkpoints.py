@@ -7,59 +7,61 @@ still the one that was read, and with ``ATOMIC`` which transactions are done.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from django.db import InterfaceError, OperationalError, ProgrammingError, router
+from django.db import Error as DatabaseError
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    connections,
+    transaction,
+)
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
-from psycopg import Error as PsycopgError
-from psycopg.errors import InsufficientPrivilege
 
 from .conf import StreamConfig
 from .models import Checkpoint
 from .pgoutput.lsn import Lsn
-from .replication.errors import NotPrepared, SlotBroken, SlotInUse, SlotMissing
+from .receivers_database import database, known_error
+from .replication.errors import (
+    SlotBroken,
+    SlotInUse,
+    SlotMissing,
+    SlotWaiting,
+)
 from .replication.slots import RECREATE, Slot, SlotStatistics
 
-
-def database() -> str:
-    """Return the alias of the database that has the checkpoints."""
-    return router.db_for_write(Checkpoint)
+logger = logging.getLogger(__name__)
 
 
 def find(system: int, slot_name: str) -> Checkpoint | None:
     """
-    Return the checkpoint of a slot; `None` also to a role that may not read it.
+    Return the checkpoint of a slot, if it was ever set up or read.
 
     Args:
         system: the server's system identifier.
         slot_name: of the slot.
 
     Raises:
-        NotPrepared: the table of checkpoints is missing.
+        NotPrepared: the table of checkpoints is missing, or not to be read by us.
     """
     try:
         return _rows(system, slot_name).first()
-    except ProgrammingError as error:
-        cause = error.__cause__
-        if isinstance(cause, InsufficientPrivilege):
-            return None
-        said = cause.diag.message_primary if isinstance(cause, PsycopgError) else error
-        raise NotPrepared(
-            f"The database {database()!r} lacks a table of walex_django: {said}.",
-            hint=f"Run: python manage.py migrate walex_django --database {database()}",
-        ) from error
+    except DatabaseError as error:
+        if known := known_error(error):
+            raise known from error
+        raise
 
 
 def forget(system: int, slot_name: str) -> None:
     """Delete the checkpoint of a slot, if there is one. Args: as of `find`."""
-    with suppress(ProgrammingError):  # not migrated yet, or not allowed to
+    with suppress(DatabaseError):  # not migrated yet, or not allowed to
         _rows(system, slot_name).delete()
 
 
@@ -93,6 +95,7 @@ def require_unbroken(
     statistics: SlotStatistics | None,
     timeline: int,
     log_end: Lsn,
+    standby: bool = False,
 ) -> None:
     """
     Raise unless a slot goes on where it was read up to.
@@ -103,11 +106,13 @@ def require_unbroken(
         statistics: of the slot.
         timeline: the server's.
         log_end: the server's.
+        standby: the server follows another one.
 
     Raises:
         SlotMissing: it is gone.
         SlotBroken: it is another one of the same name, somebody else has moved it, or
             the server was set back.
+        SlotWaiting: a standby has not read that much of its log yet.
     """
     name, position = checkpoint.slot_name, Lsn(checkpoint.position)
     if slot is None:
@@ -117,6 +122,11 @@ def require_unbroken(
             hint=f"To go on from the end of the log, run: {RECREATE}",
         )
     start = slot.confirmed_lsn or Lsn(0)
+    if position > log_end and standby:
+        raise SlotWaiting(
+            f'The slot "{name}" was read up to {position}, and this standby has come to'
+            f" {log_end}."
+        )
     if position > log_end and timeline == checkpoint.timeline:
         raise SlotBroken(
             f'The slot "{name}" was read up to {position}, and the log of the server'
@@ -158,13 +168,13 @@ class SlotPlace:
         timeline: the server's.
         forks: where that left each timeline that it stems from; empty if it is the
             one that the checkpoint was written on.
-        statistics_since: when the server began to count the slot's transactions.
+        statistics_since: see `SlotStatistics`.
     """
 
     system: int
     timeline: int
     forks: Mapping[int, Lsn]
-    statistics_since: datetime | None
+    statistics_since: int | None
 
 
 class CheckpointWriter:
@@ -178,6 +188,7 @@ class CheckpointWriter:
 
     Attributes:
         done: transactions that committed up to here are done.
+        counted: one of these the server has counted.
 
     Raises:
         SlotBroken: what is done was done on a timeline that the server does not know.
@@ -185,31 +196,52 @@ class CheckpointWriter:
 
     def __init__(self, config: StreamConfig, place: SlotPlace, slot: Slot) -> None:
         self._session = uuid.uuid4()
+        self._timeline = place.timeline
         self._statistics_since = place.statistics_since
         self._start = slot.confirmed_lsn or Lsn(0)
+        self.counted = False
         alias = database()
-        row, _ = Checkpoint.objects.using(alias).get_or_create(
-            system_identifier=place.system,
-            slot_name=config.slot_name,
-            defaults={
-                "stream": config.name,
-                "timeline": place.timeline,
-                "position": _before(self._start),
-            },
+        with transaction.atomic(using=alias):
+            rows = Checkpoint.objects.using(alias).filter(
+                system_identifier=place.system, slot_name=config.slot_name
+            )
+            rows.get_or_create(
+                system_identifier=place.system,
+                slot_name=config.slot_name,
+                defaults={
+                    "stream": config.name,
+                    "timeline": place.timeline,
+                    "position": _before(self._start),
+                },
+            )
+            # Who had the slot may be about to commit: he has locked the row.
+            row = rows.select_for_update().get()
+            self.done = Lsn(row.position)
+            if row.timeline not in {0, place.timeline}:
+                self.done = self._shared(row, config, place)
+            self._row = Checkpoint.objects.using(alias).filter(pk=row.pk)
+            self._row.update(
+                stream=config.name,
+                timeline=place.timeline,
+                position=self.done,
+                confirmed=None,
+                session=self._session,
+                updated_at=timezone.now(),
+            )
+
+    def _shared(self, row: Checkpoint, config: StreamConfig, place: SlotPlace) -> Lsn:
+        """Return up to where a checkpoint is true on a timeline that came later."""
+        if fork := place.forks.get(row.timeline):
+            # What was done behind the fork, this server has never committed.
+            return Lsn(min(row.position, fork - 1))
+        if not config.atomic:
+            return _before(self._start)
+        raise SlotBroken(
+            f'The slot "{row.slot_name}" was read on timeline {row.timeline}, of which'
+            f" the server's timeline {place.timeline} knows nothing: it was restored to"
+            " a time before.",
+            hint=f"To go on from where the slot is, run: {RECREATE}",
         )
-        self._row = Checkpoint.objects.using(alias).filter(pk=row.pk)
-        if config.atomic and row.timeline not in {0, place.timeline}:
-            as_found = self._row.filter(timeline=row.timeline, position=row.position)
-            as_found.update(position=_shared(row, place), timeline=place.timeline)
-        self._row.update(
-            stream=config.name,
-            timeline=place.timeline,
-            confirmed=None,
-            session=self._session,
-            updated_at=timezone.now(),
-        )
-        # Not before: who had the slot may be about to commit, and has locked the row.
-        self.done = Lsn(self._row.values_list("position", flat=True).get())
 
     def advance(self, position: Lsn) -> None:
         """
@@ -223,7 +255,9 @@ class CheckpointWriter:
         Raises:
             SlotInUse: another listener did it meanwhile.
         """
-        if not self._update(self._row.filter(position=self.done), position):
+        # On another timeline its position may be that of another transaction.
+        mine = self._row.filter(position=self.done, timeline=self._timeline)
+        if not self._update(mine, position):
             raise SlotInUse("Another listener has taken the slot over.")
 
     def save(self) -> None:
@@ -242,36 +276,25 @@ class CheckpointWriter:
         Args:
             confirmed: what the server was told last; 0 if nothing.
         """
-        self._row.filter(session=self._session).update(
-            # Another session may have come further.
-            position=Greatest(F("position"), Value(int(self.done))),
-            confirmed=max(confirmed, self._start),
-            updated_at=timezone.now(),
-        )
+        # One that has been idle may be dead, and nobody has noticed.
+        connections[self._row.db].close()
+        try:
+            self._row.filter(session=self._session).update(
+                # Another session may have come further.
+                position=Greatest(F("position"), Value(int(self.done))),
+                confirmed=max(confirmed, self._start),
+                updated_at=timezone.now(),
+            )
+        except DatabaseError:
+            logger.warning("The last checkpoint could not be stored", exc_info=True)
 
     def _update(self, rows: QuerySet[Checkpoint], position: Lsn) -> int:
-        fields: dict[str, Any] = {
-            "position": position,
-            "statistics_since": self._statistics_since,
-            "updated_at": timezone.now(),
-        }
+        fields: dict[str, Any] = {"position": position, "updated_at": timezone.now()}
+        if self.counted:
+            fields["statistics_since"] = self._statistics_since
         return rows.update(**fields)
 
 
 def _before(start: Lsn) -> Lsn:
     # The first COMMIT that a slot delivers can lie exactly where the slot starts.
     return Lsn(max(start - 1, 0))
-
-
-def _shared(checkpoint: Checkpoint, place: SlotPlace) -> Lsn:
-    """Return up to where a checkpoint is true on a timeline that came later."""
-    fork = place.forks.get(checkpoint.timeline)
-    if fork is None:
-        raise SlotBroken(
-            f'The slot "{checkpoint.slot_name}" was read on timeline'
-            f" {checkpoint.timeline}, of which the server's timeline {place.timeline}"
-            " knows nothing: it was restored to a time before.",
-            hint=f"To go on from where the slot is, run: {RECREATE}",
-        )
-    # What was done behind the fork, this server has never committed.
-    return Lsn(min(checkpoint.position, fork - 1))

@@ -127,17 +127,18 @@ class Delivery:
         for receiver in post_db_message.receivers_of(None):
             self._call(post_db_message, receiver, {"message": message})
 
-    def finish(self, position: Lsn) -> None:
+    def finish(self, position: Lsn, *, counted: bool = True) -> None:
         """
-        Tell that all of a transaction was delivered.
+        Tell that all of a transaction was delivered, or a message outside of them.
 
         Args:
-            position: of its COMMIT, or within a message outside of transactions.
+            position: of its COMMIT, or within the message.
+            counted: it was a transaction.
 
         Raises:
             SlotInUse, django.db.Error: it may not be acknowledged.
         """
-        self._work.commit(position)
+        self._work.commit(position, counted=counted)
 
     def _call(
         self, signal: StreamSignal, receiver: Receiver, arguments: dict[str, Any]

@@ -233,7 +233,7 @@ class Feed:
         position = Lsn(message.lsn - 1)
         if position > self._done:
             self._delivery.deliver_message(message)
-            self._delivery.finish(position)
+            self._delivery.finish(position, counted=False)
 
     def _deliver(self, *, last: bool) -> None:
         self._delivery.deliver(self._events, last=last)

@@ -55,7 +55,9 @@ class Checkpoint(models.Model):
     system_identifier = models.BigIntegerField(_("system identifier"))
     slot_name = models.CharField(_("slot"), max_length=63)
     stream = models.CharField(_("stream"), max_length=200)
-    timeline = models.BigIntegerField(_("timeline"))
+    timeline = models.BigIntegerField(
+        _("timeline"), help_text=_("The server's, or 0: the slot was not read yet.")
+    )
     position = models.BigIntegerField(
         _("position"),
         help_text=_("COMMIT of the last transaction whose work is done."),
@@ -65,10 +67,10 @@ class Checkpoint(models.Model):
         null=True,
         help_text=_("What the server was told last, if the listener ended in order."),
     )
-    statistics_since = models.DateTimeField(
+    statistics_since = models.BigIntegerField(
         _("statistics since"),
         null=True,
-        help_text=_("The server has counted transactions of the slot since then."),
+        help_text=_("In microseconds: since then the server counts transactions."),
     )
     session = models.UUIDField(_("session"), null=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)

@@ -45,7 +45,7 @@ def park(
         table=_table(arguments),
         arguments_json=json.dumps({k: _dump(v) for k, v in arguments.items()}),
         error=describe(error),
-        traceback="".join(traceback.format_exception(error)),
+        traceback=trace(error),
         attempts=attempts,
     )
 
@@ -76,7 +76,17 @@ def subject(arguments: Mapping[str, Any]) -> str:
 
 def describe(error: BaseException) -> str:
     """Return an error as the last line of its traceback has it."""
-    return "".join(traceback.format_exception_only(error)).strip()
+    return _storable("".join(traceback.format_exception_only(error)).strip())
+
+
+def trace(error: BaseException) -> str:
+    """Return an error's traceback."""
+    return _storable("".join(traceback.format_exception(error)))
+
+
+def _storable(text: str) -> str:
+    """Return a text as PostgreSQL takes it: without U+0000 and lone surrogates."""
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def _table(arguments: Mapping[str, Any]) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models import F, Model, QuerySet
 
 from .delivery import RAISED
 from .models import ParkedEvent
-from .parking import describe, unpack
+from .parking import describe, trace, unpack
 from .signals import ALL, Receiver, StreamSignal, receiver_name
 
 
@@ -47,11 +46,13 @@ def replay(parked_events: QuerySet[ParkedEvent]) -> Iterator[Replayed]:
             try:
                 with transaction.atomic(using=using):
                     _call(parked)
+                    # At COMMIT it would be too late to tell whose failure it was.
+                    connections[using].check_constraints()
             except RAISED as error:
                 row.update(
                     attempts=F("attempts") + 1,
                     error=describe(error),
-                    traceback="".join(traceback.format_exception(error)),
+                    traceback=trace(error),
                 )
                 result = Replayed(parked, error)
             else:

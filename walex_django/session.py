@@ -9,20 +9,18 @@ from threading import Event
 
 import psycopg
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError, connections
+from django.db import connections
 
-from . import checkpoints
+from . import receivers_database
 from .checkpoints import CheckpointWriter
-from .conf import StreamConfig, libpq_parameters
+from .conf import StreamConfig
 from .delivery import Delivery
 from .feed import Feed
 from .pgoutput.lsn import Lsn
 from .replication import server, slots
-from .replication.connection import Connection, connect, may_pass, one_line, sql_error
+from .replication.connection import Connection, connect, sql_error
 from .replication.errors import (
-    CannotConnect,
     ConnectionLost,
-    NotPrepared,
     ReplicationError,
 )
 from .replication.heartbeat import Heartbeat
@@ -92,7 +90,7 @@ class Session:
             connections.close_all()
             self._run()
         except DatabaseError as error:
-            if known := _receivers_error(error):
+            if known := receivers_database.known_error(error):
                 raise known from error
             raise
         except psycopg.Error as error:
@@ -103,7 +101,8 @@ class Session:
         parameters = config.connection_parameters()
         with ExitStack() as stack:
             connection = stack.enter_context(connect(parameters))
-            _connect_receivers()
+            for alias in {config.database, receivers_database.database()}:
+                receivers_database.connect(alias)
             start = prepare(
                 config,
                 connection,
@@ -126,7 +125,8 @@ class Session:
             self._connection = replication
             # Not before the slot is ours: who had it may just have moved on.
             checkpoint = None
-            if place and (slot := slots.find(connection, config.slot_name)):
+            if place:
+                slot = slots.require(connection, config.slot_name)
                 checkpoint = CheckpointWriter(config, place, slot)
             connection.close()
             self._started(start)
@@ -203,8 +203,7 @@ class Session:
             with suppress(ReplicationError):
                 self._tell(connection, progress)
                 if checkpoint and not lost:
-                    with suppress(DatabaseError):
-                        checkpoint.close(progress.told)
+                    checkpoint.close(progress.told)
 
     def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
         if connection.is_streaming:
@@ -240,45 +239,3 @@ def _require_life(heard: float, patience: float) -> None:
         raise ConnectionLost(
             f"The connection to PostgreSQL was lost: no answer for {silence:.0f} s."
         )
-
-
-def _connect_receivers() -> None:
-    """
-    Connect to the receivers' database, without which nothing can be done for long.
-
-    Raises:
-        CannotConnect: no server there, or it refused.
-    """
-    alias = checkpoints.database()
-    try:
-        connections[alias].ensure_connection()
-    except OperationalError as error:
-        cause = error.__cause__
-        postgresql = isinstance(cause, psycopg.Error)
-        raise CannotConnect(
-            f"Cannot connect to the receivers' database {alias!r}: {_said(error)}.",
-            passing=postgresql and may_pass(libpq_parameters(alias), cause),
-        ) from error
-
-
-def _receivers_error(error: DatabaseError) -> ReplicationError | None:
-    """Return the error of ours for one of the receivers' database, if there is one."""
-    said = _said(error)
-    if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
-        return NotPrepared(
-            f"The receivers' database refused: {said}.",
-            hint="Let its role read and write the tables of walex_django: GRANT SELECT,"
-            " INSERT, UPDATE, DELETE ON walex_django_checkpoint,"
-            " walex_django_parkedevent TO …",
-        )
-    # A server that is not promoted yet takes no writes.
-    if isinstance(error.__cause__, psycopg.errors.ReadOnlySqlTransaction):
-        return ConnectionLost(f"The receivers' database takes no writes: {said}.")
-    if isinstance(error, OperationalError | InterfaceError):
-        return ConnectionLost(f"The receivers' database was lost: {said}.")
-    return None
-
-
-def _said(error: DatabaseError) -> str:
-    cause = error.__cause__
-    return one_line(cause) if isinstance(cause, psycopg.Error) else str(error)

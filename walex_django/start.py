@@ -30,7 +30,7 @@ _STANDBY_POLL = 0.5  # seconds between two looks at a slot that somebody reads
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """
-    What a listener found when it started to stream; for the banner.
+    What a stream finds when it starts.
 
     Attributes:
         config: of the stream.
@@ -85,8 +85,8 @@ def prepare(
         if stopped.wait(_STANDBY_POLL):
             break
         slot = slots.find(connection, config.slot_name)
-    # Long after the first look, perhaps.
-    require_published(config, connection)
+        # Long after the first look, perhaps.
+        require_published(config, connection)
     return Start(
         config=config,
         database=database,
@@ -155,6 +155,7 @@ def unbroken_place(start: Start, replication: ReplicationConnection) -> SlotPlac
             statistics=statistics,
             timeline=timeline,
             log_end=server.log_position(replication.sql),
+            standby=start.standby,
         )
     if slot is None:
         raise SlotMissing(

@@ -17,9 +17,10 @@ from django.db import (
     transaction,
 )
 
-from .checkpoints import CheckpointWriter, database
+from .checkpoints import CheckpointWriter
 from .parking import describe, subject
 from .pgoutput.lsn import Lsn
+from .receivers_database import database
 from .replication.errors import ConnectionLost
 from .signals import Receiver, receiver_name
 
@@ -58,16 +59,19 @@ class Work:
     ) -> None:
         """Raise if the failure of a call has undone what others did before it."""
 
-    def commit(self, position: Lsn) -> None:
+    def commit(self, position: Lsn, *, counted: bool = True) -> None:
         """
         All receivers have returned, or their calls are parked.
 
         Args:
             position: of the transaction's COMMIT.
+            counted: it was a transaction, of which the server keeps account.
         """
         self._begun = False
         if self._checkpoint:
             self._checkpoint.done = position
+            if counted and not self._checkpoint.counted:
+                self._checkpoint.counted = self._save = True
             if self._save:
                 self._save = False
                 self._checkpoint.save()
@@ -126,6 +130,7 @@ class AtomicWork(Work):
         self._breaks = breaks
         self._alias = database()
         self._transaction: transaction.Atomic | None = None
+        self._entered = False  # the receiver that is called
 
     def calling(self, receiver: Receiver) -> Receiver:  # noqa: D102
         return partial(self._call, receiver)
@@ -144,7 +149,8 @@ class AtomicWork(Work):
             or not connections[self._alias].is_usable()
         ):
             name = receiver_name(receiver)
-            self._breaks[name, subject(arguments)] += 1
+            if self._entered:
+                self._breaks[name, subject(arguments)] += 1
             raise ConnectionLost(
                 f"The database transaction ended in the receiver {name}:"
                 f" {describe(error)}."
@@ -157,7 +163,7 @@ class AtomicWork(Work):
             begun.__enter__()
             self._transaction = begun
 
-    def commit(self, position: Lsn) -> None:
+    def commit(self, position: Lsn, *, counted: bool = True) -> None:
         """
         Commit the receivers' work with the checkpoint.
 
@@ -167,6 +173,7 @@ class AtomicWork(Work):
         """
         if self._transaction is None:
             return
+        self._writer.counted |= counted
         self._writer.advance(position)
         connection = connections[self._alias]
         # One that fails is not to keep the next from running, or to look like a COMMIT
@@ -193,7 +200,9 @@ class AtomicWork(Work):
             breaks = self._breaks[receiver_name(receiver), subject(arguments)]
             if breaks > self._max_retries:
                 raise ConnectionBroken(breaks)
+        self._entered = False
         with transaction.atomic(using=self._alias):
+            self._entered = True
             receiver(**arguments)
             # What is checked at COMMIT only would be nobody's failure.
             self._check_constraints()

@@ -25,6 +25,7 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
     "message of garbage": lambda proxy: proxy.inject(b"d\0\0\0\x0agarbag"),
     "endless message": lambda proxy: proxy.inject(b"d\x7f\xff\xff\xff"),
 }
+
 # Silence is noticed in so much time.
 pytestmark = pytest.mark.parametrize(
     "server", [{"wal_sender_timeout": "2s"}], indirect=True, ids=["2s"]
@@ -33,7 +34,14 @@ pytestmark = pytest.mark.parametrize(
 
 def faults(*names: str) -> pytest.MarkDecorator:
     """Parametrize a test with these faults."""
-    return pytest.mark.parametrize("fault", [FAULTS[name] for name in names], ids=names)
+    chosen = [
+        # This one takes as long as the half-open one, and is noticed in the same way.
+        pytest.param(FAULTS[name], id=name, marks=[pytest.mark.heavy])
+        if name == "silent server"
+        else pytest.param(FAULTS[name], id=name)
+        for name in names
+    ]
+    return pytest.mark.parametrize("fault", chosen)
 
 
 @pytest.fixture

@@ -79,7 +79,14 @@ def test_role_that_owns_nothing(
     env = at(own_server, environment)
     with Process("migrate", "--verbosity=0", env=env) as migrate:
         assert migrate.wait() == 0, migrate.output
+    line = fails(
+        "walex_setup", at(own_server, environment, user="keeper", password="pw")
+    )
+    assert "permission denied for table walex_django_checkpoint" in line
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE ON walex_django_checkpoint" in line
 
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute("GRANT ALL ON walex_django_checkpoint TO keeper")
     line = fails(
         "walex_setup", at(own_server, environment, user="keeper", password="pw")
     )

@@ -156,8 +156,17 @@ def may_pass(parameters: Mapping[str, Any], error: BaseException | None) -> bool
     # At connect libpq gives no SQLSTATE, but it knows a server that is absent, starting
     # or stopping. One that is there has refused us; of a lack of room only words tell.
     ping = PGconn.ping(make_conninfo("", **parameters).encode())
-    words = ("too many", "remaining connection slots", "max_wal_senders")
-    return ping != Ping.OK or any(each in str(error) for each in words)
+    said = str(error)
+    if "does not support SSL" in said:
+        return False
+    return ping != Ping.OK or any(each in said for each in _PASSING)
+
+
+_PASSING = (
+    *("too many", "remaining connection slots", "max_wal_senders"),
+    # Of a server that target_session_attrs does not want, until it is promoted.
+    *("read-only", "hot standby"),
+)
 
 
 def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:

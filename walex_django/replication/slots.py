@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -17,7 +16,7 @@ from psycopg import sql
 from walex_django.pgoutput.lsn import Lsn
 
 from .connection import BoundedConnection, Connection, sql_error
-from .errors import SlotInUse, SlotUnusable, SlotWaiting
+from .errors import SlotInUse, SlotMissing, SlotUnusable, SlotWaiting
 
 PLUGIN = "pgoutput"
 MAX_NAME_LENGTH = 63
@@ -46,7 +45,6 @@ class Slot:
     failover: bool
     synced: bool
     lost: str
-    restart_lsn: Lsn | None
     confirmed_lsn: Lsn | None
 
 
@@ -64,11 +62,26 @@ def find(connection: Connection, name: str) -> Slot | None:
     return None if row is None else _slot(**row[0])
 
 
+def require(connection: Connection, name: str) -> Slot:
+    """
+    Return the slot of that name.
+
+    Raises:
+        SlotMissing: it is not there.
+    """
+    slot = find(connection, name)
+    if slot is None:
+        raise SlotMissing(
+            f'The slot "{name}" does not exist.',
+            hint="Run: python manage.py walex_setup",
+        )
+    return slot
+
+
 def _slot(
     *,
     slot_name: str,
     wal_status: str | None,
-    restart_lsn: str | None,
     confirmed_flush_lsn: str | None,
     standby: bool,
     **columns: Any,
@@ -83,7 +96,6 @@ def _slot(
         failover=columns.get("failover", False),
         synced=columns.get("synced", False) and standby,
         lost=reason,
-        restart_lsn=Lsn.parse(restart_lsn) if restart_lsn else None,
         confirmed_lsn=Lsn.parse(confirmed_flush_lsn) if confirmed_flush_lsn else None,
         **{key: columns[key] for key in _SAME},
     )
@@ -98,16 +110,18 @@ class SlotStatistics:
     What the server counts of a slot.
 
     Attributes:
-        since: when it began to; a crash and a reset begin anew.
+        since: when it began to, in microseconds since 1970; a crash and a reset begin
+            anew.
         transactions: those decoded since. Zero for a slot that nobody has read.
     """
 
-    since: datetime
+    since: int
     transactions: int
 
 
 _STATISTICS = """
-SELECT greatest(slot.stats_reset, server.stats_reset), slot.total_txns
+SELECT (extract(epoch FROM greatest(slot.stats_reset, server.stats_reset))
+        * 1000000)::bigint, slot.total_txns
 FROM pg_catalog.pg_stat_replication_slots AS slot, pg_catalog.pg_stat_bgwriter AS server
 WHERE slot.slot_name = %s
 """

@@ -33,6 +33,7 @@ from .errors import (
     SlotUnusable,
 )
 from .progress import Progress
+from .slots import RECREATE
 
 
 class ReplicationConnection:
@@ -321,6 +322,5 @@ def _hole_error(reason: str, context: str | None) -> PublicationMissing:
     return PublicationMissing(
         f"A change was made{at} while its publication was missing: {reason}.",
         hint="The slot cannot pass that position. To go on from the end of the log,"
-        " without what was written since, run: python manage.py walex_setup"
-        " --recreate-slot",
+        f" without what was written since, run: {RECREATE}",
     )

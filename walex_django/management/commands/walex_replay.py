@@ -6,12 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
 from django.db.models import Q
 from django.utils import timezone
 
 from walex_django.management.streams import add_stream_option, chosen
+from walex_django.management.streams import describe as describe_failure
 from walex_django.models import ParkedEvent
 from walex_django.parking import describe
+from walex_django.receivers_database import known_error
 from walex_django.replay import replay
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -65,6 +68,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         chosen(options["streams"])
+        try:
+            self._replay(**options)
+        except DatabaseError as error:
+            known = known_error(error)
+            raise CommandError(describe_failure(known or error)) from error
+
+    def _replay(self, **options: Any) -> None:
         parked_events = ParkedEvent.objects.filter(_condition(**options))
         if options["dry_run"]:
             for parked in parked_events:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django import checkpoints
 from walex_django.conf import StreamConfig
@@ -34,7 +34,13 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        for config in chosen(options["streams"]):
+        configs = chosen(options["streams"])
+        if options["recreate_slot"] and len(configs) > 1 and not options["streams"]:
+            raise CommandError(
+                "--recreate-slot drops what a slot has still to deliver. Say of which"
+                " stream, with --stream NAME."
+            )
+        for config in configs:
             with (
                 reported(config),
                 connect(config.connection_parameters()) as connection,
