@@ -11,7 +11,7 @@ import environ
 _URL = os.environ.get("ZOO_DATABASE_URL", "postgres://nobody@127.0.0.1:1/unset")
 
 SECRET_KEY = "not secret"
-USE_TZ = True
+USE_TZ = os.environ.get("ZOO_USE_TZ") != "no"
 TIME_ZONE = "Europe/Berlin"
 DATABASES = {
     "default": environ.Env.db_url_config(_URL),

@@ -1,0 +1,246 @@
+"""What is kept of a stream's position is enough to go on, and to refuse to."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from tests.process import eventually
+from walex_django import checkpoints
+from walex_django.checkpoints import CheckpointWriter, SlotPlace
+from walex_django.conf import StreamConfig, get_config
+from walex_django.models import Checkpoint
+from walex_django.pgoutput.lsn import Lsn
+from walex_django.replication.errors import SlotBroken, SlotInUse, SlotWaiting
+from walex_django.replication.slots import Slot
+
+from .stream import OwnStream, Stream
+from .test_mistakes import fails
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ENDS = pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+SYSTEM = 7
+
+
+def slot_at(start: int) -> Slot:
+    """Return a slot that could be read on."""
+    return Slot(
+        name="zoo_walex",
+        plugin="pgoutput",
+        database="zoo",
+        temporary=False,
+        active_pid=None,
+        failover=False,
+        synced=False,
+        lost="",
+        confirmed_lsn=Lsn(start),
+    )
+
+
+class TestWithoutTimeZones:
+    """The processes have USE_TZ = False."""
+
+    @pytest.fixture
+    def naive(self, stream: Stream) -> Stream:
+        return Stream({**stream.env, "ZOO_USE_TZ": "no"})
+
+    @ENDS
+    def test_a_stream_goes_on(self, naive: Stream, end: signal.Signals) -> None:
+        naive.hear("before", end=end)
+        naive.hear("after")
+        assert list(dict.fromkeys(naive.heard())) == ["before", "after"]
+
+    @ENDS
+    def test_a_slot_made_again_is_refused(
+        self, naive: Stream, end: signal.Signals
+    ) -> None:
+        naive.hear("before", end=end)
+        start = naive.remake_slot("lost")
+
+        line = fails("walex_listen", naive.env)
+        assert 'The slot "zoo_walex" was made again or moved by somebody else' in line
+        assert f"and starts at {start}." in line
+
+
+class TestMessagesOnly:
+    """A stream on which nothing came but messages outside of transactions."""
+
+    @pytest.fixture
+    def talkative(self, stream: Stream) -> Stream:
+        more = {"MESSAGES": ["*"], "SUBSCRIPTIONS": ["zoo.Keeper"]}
+        return Stream({**stream.env, "ZOO_STREAM": json.dumps(more)})
+
+    @ENDS
+    def test_it_goes_on(self, talkative: Stream, end: signal.Signals) -> None:
+        with talkative.listening() as listener:
+            self._deliver(talkative)
+            listener.signal(end)
+            assert listener.wait() == (0 if end == signal.SIGTERM else -end)
+        talkative.hear("after")
+        assert talkative.heard() == ["after"]
+
+    def _deliver(self, stream: Stream) -> None:
+        before = self._position(stream)
+        ((lsn,),) = stream.execute(
+            "SELECT pg_logical_emit_message(false, 'zoo', 'hello')::text"
+        )
+        # Nobody flushes the log for it, and an empty commit does not either.
+        stream.execute("SELECT pg_switch_wal()")
+        eventually(lambda: self._position(stream) > before, "the delivery")
+        eventually(lambda: self._is_acknowledged(stream, lsn), "the acknowledgement")
+
+    def _is_acknowledged(self, stream: Stream, lsn: str) -> bool:
+        return bool(
+            stream.execute(
+                "SELECT slot_name FROM pg_replication_slots"
+                " WHERE slot_name = 'zoo_walex'"
+                " AND confirmed_flush_lsn >= %s::pg_lsn",
+                [lsn],
+            )
+        )
+
+    def _position(self, stream: Stream) -> int:
+        ((position,),) = stream.execute("SELECT position FROM walex_django_checkpoint")
+        return int(position)
+
+
+class TestOrderlyEnd:
+    """A listener that is ended keeps exactly what the server was told."""
+
+    def test_though_the_connection_of_the_orm_died(self, own_stream: OwnStream) -> None:
+        with own_stream.listening() as listener:
+            own_stream.write("before")
+            eventually(lambda: own_stream.heard() == ["before"])
+            eventually(lambda: self._confirmed(own_stream)[1], "the acknowledgement")
+            ended = own_stream.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND state = 'idle'"
+            )
+            assert ended
+            assert all(done for (done,) in ended)
+            listener.signal(signal.SIGTERM)
+            assert listener.wait() == 0, listener.output
+        assert "could not be stored" not in listener.output
+        told, _ = self._confirmed(own_stream)
+        ((confirmed,),) = own_stream.execute(
+            "SELECT confirmed FROM walex_django_checkpoint"
+            " WHERE slot_name = 'zoo_walex'"
+        )
+        assert confirmed == told
+
+    def _confirmed(self, stream: Stream) -> tuple[int, bool]:
+        ((confirmed, all_of_it),) = stream.execute(
+            "SELECT (confirmed_flush_lsn - '0/0')::bigint,"
+            " confirmed_flush_lsn >= pg_current_wal_flush_lsn()"
+            " FROM pg_replication_slots WHERE slot_name = 'zoo_walex'"
+        )
+        return int(confirmed), bool(all_of_it)
+
+
+class TestTimelines:
+    """Two sessions on two servers, of which one was promoted while the other read."""
+
+    @pytest.fixture
+    def stale(self) -> CheckpointWriter:
+        """The session on the older timeline, with a transaction done."""
+        writer = self._writer(timeline=1)
+        self._advance(writer, 200)
+        return writer
+
+    @pytest.mark.parametrize(
+        ("fork", "done"), [(150, 149), (200, 199), (201, 200), (300, 200)]
+    )
+    def test_the_newer_one_goes_on_at_the_fork_at_most(
+        self, stale: CheckpointWriter, fork: int, done: int
+    ) -> None:
+        newer = self._writer(timeline=2, forks={1: Lsn(fork)})
+        assert stale.done == 200
+        assert newer.done == done
+
+    @pytest.mark.parametrize("fork", [150, 300])
+    def test_the_older_one_gets_no_further(
+        self, stale: CheckpointWriter, fork: int
+    ) -> None:
+        newer = self._writer(timeline=2, forks={1: Lsn(fork)})
+        with pytest.raises(SlotInUse, match="taken the slot over"):
+            stale.advance(Lsn(310))
+        self._advance(newer, 320)
+        with pytest.raises(SlotInUse, match="taken the slot over"):
+            stale.advance(Lsn(330))
+        row = Checkpoint.objects.get()
+        assert (row.timeline, row.position) == (2, 320)
+
+    def test_not_even_from_the_same_position(self, stale: CheckpointWriter) -> None:
+        newer = self._writer(timeline=2, forks={1: Lsn(150)})
+        self._advance(newer, stale.done)
+        with pytest.raises(SlotInUse, match="taken the slot over"):
+            stale.advance(Lsn(310))
+
+    def test_its_end_leaves_the_row_alone(self, stale: CheckpointWriter) -> None:
+        self._writer(timeline=2, forks={1: Lsn(150)})
+        stale.close(Lsn(210))
+        row = Checkpoint.objects.get()
+        assert (row.timeline, row.position, row.confirmed) == (2, 149, None)
+
+    def _writer(self, **place: Any) -> CheckpointWriter:
+        where = {"system": SYSTEM, "forks": {}, "statistics_since": None, **place}
+        return CheckpointWriter(
+            get_config("default"), SlotPlace(**where), slot_at(start=100)
+        )
+
+    def _advance(self, writer: CheckpointWriter, position: int) -> None:
+        writer.advance(Lsn(position))
+        writer.done = Lsn(position)
+
+
+class TestBeyondTheLog:
+    """A slot that was read further than the server's log reaches."""
+
+    @pytest.fixture
+    def checkpoint(self) -> Checkpoint:
+        """What was kept on timeline 1."""
+        config: StreamConfig = get_config("default")
+        Checkpoint.objects.create(
+            system_identifier=SYSTEM,
+            slot_name=config.slot_name,
+            stream=config.name,
+            timeline=1,
+            position=500,
+        )
+        found = checkpoints.find(SYSTEM, config.slot_name)
+        assert found
+        return found
+
+    def test_a_server_that_was_set_back_is_refused(
+        self, checkpoint: Checkpoint
+    ) -> None:
+        with pytest.raises(SlotBroken, match="the server was set back") as raised:
+            self._require(checkpoint)
+        assert f"up to {Lsn(500)}, and" in raised.value.reason
+        assert f"ends at {Lsn(400)}:" in raised.value.reason
+        assert f"go on from {Lsn(300)}, run: " in raised.value.hint
+        assert raised.value.hint.endswith("--recreate-slot")
+
+    @pytest.mark.parametrize("timeline", [1, 2])
+    def test_a_standby_is_waited_for(
+        self, checkpoint: Checkpoint, timeline: int
+    ) -> None:
+        with pytest.raises(SlotWaiting, match="this standby has come to"):
+            self._require(checkpoint, timeline=timeline, standby=True)
+
+    def test_a_promoted_server_goes_on(self, checkpoint: Checkpoint) -> None:
+        self._require(checkpoint, timeline=2)
+
+    def test_the_end_of_the_log_is_not_beyond_it(self, checkpoint: Checkpoint) -> None:
+        for standby in (False, True):
+            self._require(checkpoint, log_end=Lsn(500), standby=standby)
+
+    def _require(self, checkpoint: Checkpoint, **server: Any) -> None:
+        found = {"timeline": 1, "log_end": Lsn(400), **server}
+        checkpoints.require_unbroken(
+            checkpoint, slot_at(start=300), statistics=None, **found
+        )

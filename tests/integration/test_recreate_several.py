@@ -1,0 +1,28 @@
+"""``walex_setup --recreate-slot`` says of which stream, where there are several."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.process import Process
+
+from .stream import Stream
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_without_a_stream_it_is_refused(stream: Stream) -> None:
+    stream.hear("before")
+    stream.write("pending")
+    look = "SELECT slot_name, confirmed_flush_lsn FROM pg_replication_slots"
+    before = stream.execute(look)
+
+    with Process("walex_setup", "--recreate-slot", env=stream.env) as setup:
+        assert setup.wait() == 1
+    (line,) = setup.lines
+    assert line.startswith("CommandError: --recreate-slot ")
+    assert "--stream NAME" in line
+
+    assert stream.execute(look) == before
+    stream.hear("after")
+    assert stream.heard() == ["before", "pending", "after"]

@@ -1,0 +1,130 @@
+"""``walex_replay`` where errors are odd, late or of the database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO, TextIOWrapper
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from tests.listening import Connect, Listening
+from tests.process import Process
+from tests.zoo.models import Animal, Keeper, Mascot
+from walex_django import Event
+from walex_django.conf import StreamConfig
+from walex_django.models import ParkedEvent
+from walex_django.signals import post_db_insert
+
+from .mascots import Sql, name_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FAILED = "Those that failed stay parked."
+
+
+def park(config: StreamConfig, *names: str) -> None:
+    """Deliver keepers of these names, each to be parked."""
+    with Listening(replace(config, max_retries=0)) as listening:
+        for name in names:
+            Keeper.objects.create(name=name)
+        listening.wait_for(len(names))
+    assert ParkedEvent.objects.count() == len(names)
+
+
+def replay(*options: str) -> tuple[str, str]:
+    """Replay as to a terminal; return what is printed, and the error."""
+    error = ""
+    output = TextIOWrapper(BytesIO(), encoding="utf-8")
+    try:
+        call_command("walex_replay", *options, stdout=output, no_color=True)
+    except CommandError as raised:
+        error = str(raised)
+    output.seek(0)
+    return output.read(), error
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("nul \x00 byte", r"nul \x00 byte"),
+        ("lone \ud800 surrogate", r"lone \ud800 surrogate"),
+        ("Käfig", "Käfig"),
+    ],
+    ids=["nul", "surrogate", "umlaut"],
+)
+def test_an_error_of_any_text_is_parked_and_printed(
+    config: StreamConfig, connect: Connect, said: str, kept: str
+) -> None:
+    reasons = [said, said]
+
+    def fail(**kwargs: Any) -> None:
+        if reasons:
+            raise ValueError(reasons.pop())
+
+    connect(post_db_insert, fail)
+    park(config, "Ada")
+    parked = ParkedEvent.objects.get()
+    assert parked.error == f"ValueError: {kept}"
+    assert f"ValueError: {kept}" in parked.traceback
+    assert f": ValueError: {kept}\n1 parked" in replay("--dry-run")[0]
+
+    printed, error = replay()
+    assert f": ValueError: {kept}\n0 delivered, 1 failed again" in printed
+    assert error == FAILED
+    parked.refresh_from_db()
+    assert (parked.error, parked.attempts) == (f"ValueError: {kept}", 2)
+
+    assert replay() == ("1 delivered, 0 failed again\n", "")
+    assert not ParkedEvent.objects.exists()
+
+
+def test_who_breaks_a_deferred_constraint_fails_alone(
+    config: StreamConfig, connect: Connect
+) -> None:
+    animal = Animal.objects.create(name="Leo")
+    mended = False
+
+    def assign(event: Event, **kwargs: Any) -> None:
+        if not mended:
+            raise ValueError
+        Mascot.objects.create(name=name_of(event))
+        if name_of(event) == "dangling":
+            Animal.keepers.through.objects.create(animal_id=animal.pk, keeper_id=-1)
+
+    connect(post_db_insert, assign, Keeper)
+    park(config, "Ada", "dangling", "Bob")
+    mended = True
+
+    printed, error = replay()
+    assert "assign: django.db.utils.IntegrityError: " in printed
+    assert printed.endswith("2 delivered, 1 failed again\n")
+    assert error == FAILED
+    parked = ParkedEvent.objects.get()
+    assert parked.arguments["event"]["new_record"]["name"] == "dangling"
+    assert parked.error.startswith("django.db.utils.IntegrityError: ")
+    assert "zoo_animal_keepers" in parked.error
+    assert "IntegrityError" in parked.traceback
+    assert parked.attempts == 2
+    names = Mascot.objects.order_by("pk").values_list("name", flat=True)
+    assert list(names) == ["Ada", "Bob"]
+    assert not animal.keepers.exists()
+
+
+def test_a_database_without_tables_is_told_in_one_line(
+    environment: dict[str, str], sql: Sql
+) -> None:
+    sql.execute("CREATE DATABASE bare")
+    try:
+        server, _, _ = environment["ZOO_DATABASE_URL"].rpartition("/")
+        env = {**environment, "ZOO_DATABASE_URL": f"{server}/bare"}
+        for options in ([], ["--dry-run"]):
+            with Process("walex_replay", *options, env=env) as process:
+                assert process.wait() == 1
+            (line,) = process.lines
+            assert line.startswith("CommandError: ")
+            assert "python manage.py migrate walex_django --database default" in line
+    finally:
+        sql.execute("DROP DATABASE bare")

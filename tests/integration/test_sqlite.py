@@ -1,0 +1,81 @@
+"""The receivers' database is SQLite: checkpoints and parked events are there."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.process import Process, eventually
+
+from .stream import OwnStream, Stream
+from .test_mistakes import ONE, fails
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Apart(Stream):
+    """
+    A stream of the second database; the first one is a file.
+
+    Args:
+        stream: on the server that gets the second database.
+        file: of the first.
+        atomic: the setting.
+    """
+
+    def __init__(self, stream: OwnStream, file: Path, *, atomic: bool) -> None:
+        url = stream.env["ZOO_DATABASE_URL"]
+        settings = {
+            "DATABASE": "second",
+            "SUBSCRIPTIONS": ["zoo.Keeper"],
+            "MAX_RETRIES": 0,
+            "ATOMIC": atomic,
+        }
+        super().__init__(
+            {
+                **stream.env,
+                "ZOO_DATABASE_URL": f"sqlite:///{file}",
+                "ZOO_SECOND_URL": url,
+                "ZOO_STREAM": json.dumps(settings),
+            }
+        )
+        self.execute = stream.execute  # type: ignore[method-assign]
+
+
+@pytest.fixture(params=[False])
+def apart(
+    request: pytest.FixtureRequest, own_stream: OwnStream, tmp_path: Path
+) -> Stream:
+    """A stream that was set up."""
+    apart = Apart(own_stream, tmp_path / "zoo.sqlite3", atomic=request.param)
+    apart.run("migrate", "walex_django", "--verbosity=0")
+    apart.run("walex_setup", *ONE)
+    return apart
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["", "atomic"], indirect=True)
+def test_it_is_delivered_parked_and_gone_on(apart: Stream) -> None:
+    with apart.listening() as listener:
+        apart.write("raise", "Bob")
+        eventually(lambda: "Bob" in apart.heard())
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0, listener.output
+    apart.hear("Eve", end=signal.SIGKILL)
+    apart.hear("Kim")
+    assert list(dict.fromkeys(apart.heard())) == ["raise", "Bob", "Eve", "Kim"]
+
+    with Process("walex_replay", env=apart.env) as again:
+        assert again.wait() == 1
+    assert "RuntimeError: the keeper said so" in again.lines[0]
+    mended = Stream({**apart.env, "ZOO_MENDED": "1"})
+    assert mended.run("walex_replay") == ["1 delivered, 0 failed again"]
+
+
+def test_a_slot_made_again_is_refused(apart: Stream) -> None:
+    apart.hear("before", end=signal.SIGKILL)
+    start = apart.remake_slot("lost")
+
+    assert f"and starts at {start}." in fails("walex_listen", apart.env)
