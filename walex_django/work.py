@@ -11,11 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-from django.db import (
-    connections,
-    reset_queries,
-    transaction,
-)
+from django.db import connections, reset_queries, transaction
 
 from .checkpoints import CheckpointWriter
 from .parking import describe, subject
@@ -40,7 +36,6 @@ class Work:
 
     def __init__(self, checkpoint: CheckpointWriter | None) -> None:
         self._checkpoint = checkpoint
-        self._begun = False
         self._tidied = self._saved = -math.inf
         self._save = False
 
@@ -50,9 +45,7 @@ class Work:
 
     def begin(self) -> None:
         """Receivers are about to be called; their work may have begun before."""
-        if not self._begun:
-            self._begun = True
-            self._tidy()
+        self._tidy()
 
     def require_intact(
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
@@ -67,7 +60,6 @@ class Work:
             position: of the transaction's COMMIT.
             counted: it was a transaction, of which the server keeps account.
         """
-        self._begun = False
         if self._checkpoint:
             self._checkpoint.done = position
             if counted and not self._checkpoint.counted:

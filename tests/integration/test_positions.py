@@ -54,11 +54,8 @@ class TestWithoutTimeZones:
         naive.hear("after")
         assert list(dict.fromkeys(naive.heard())) == ["before", "after"]
 
-    @ENDS
-    def test_a_slot_made_again_is_refused(
-        self, naive: Stream, end: signal.Signals
-    ) -> None:
-        naive.hear("before", end=end)
+    def test_a_slot_made_again_is_refused(self, naive: Stream) -> None:
+        naive.hear("before", end=signal.SIGKILL)
         start = naive.remake_slot("lost")
 
         line = fails("walex_listen", naive.env)

@@ -63,9 +63,8 @@ def test_it_is_delivered_parked_and_gone_on(apart: Stream) -> None:
         eventually(lambda: "Bob" in apart.heard())
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0, listener.output
-    apart.hear("Eve", end=signal.SIGKILL)
     apart.hear("Kim")
-    assert list(dict.fromkeys(apart.heard())) == ["raise", "Bob", "Eve", "Kim"]
+    assert apart.heard() == ["raise", "Bob", "Kim"]
 
     with Process("walex_replay", env=apart.env) as again:
         assert again.wait() == 1
