@@ -79,6 +79,7 @@ class Delivery:
         self._config = config
         self._stopped = stopped
         self._work = work
+        self._wrap = work.wrap
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
         """
@@ -94,7 +95,7 @@ class Delivery:
                 lost.
         """
         self._work.begin()
-        stream = self._config.name
+        stream, wrap = self._config.name, self._wrap
         # A receiver connected meanwhile hears from the next call on.
         known: dict[tuple[EventType, type[Model] | None], list[Any]] = {}
         for event in events:
@@ -102,7 +103,7 @@ class Delivery:
             calls = known.get((event.type, model))
             if calls is None:
                 calls = known[event.type, model] = [
-                    (signal, receiver, self._work.calling(receiver))
+                    (signal, receiver, wrap(receiver) if wrap else receiver)
                     for signal in (SIGNALS[event.type], post_db_change)
                     for receiver in signal.receivers_of(model)
                 ]
@@ -127,7 +128,7 @@ class Delivery:
         for receiver in post_db_message.receivers_of(None):
             self._call(post_db_message, receiver, {"message": message})
 
-    def finish(self, position: Lsn, *, counted: bool = True) -> None:
+    def finish(self, position: Lsn, counted: bool = True) -> None:
         """
         Tell that all of a transaction was delivered, or a message outside of them.
 
@@ -138,12 +139,12 @@ class Delivery:
         Raises:
             SlotInUse, django.db.Error: it may not be acknowledged.
         """
-        self._work.commit(position, counted=counted)
+        self._work.commit(position, counted)
 
     def _call(
         self, signal: StreamSignal, receiver: Receiver, arguments: dict[str, Any]
     ) -> None:
-        call = self._work.calling(receiver)
+        call = self._wrap(receiver) if self._wrap else receiver
         try:
             call(signal=signal, sender=None, stream=self._config.name, **arguments)
         except RAISED as error:
@@ -157,7 +158,8 @@ class Delivery:
         arguments: dict[str, Any],
         error: BaseException,
     ) -> None:
-        config, call = self._config, self._work.calling(receiver)
+        config = self._config
+        call = self._wrap(receiver) if self._wrap else receiver
         name, subject = receiver_name(receiver), parking.subject(arguments)
         attempts, delays = 1, config.retry_delays()
         if isinstance(error, ConnectionBroken):

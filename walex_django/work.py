@@ -32,27 +32,29 @@ class Work:
 
     Args:
         checkpoint: of the slot; `None` where that is a temporary one.
+
+    Attributes:
+        wrap: returns what calls a receiver; `None` where nothing does.
     """
 
     def __init__(self, checkpoint: CheckpointWriter | None) -> None:
+        self.wrap: Callable[[Receiver], Receiver] | None = None
         self._checkpoint = checkpoint
         self._tidied = self._saved = -math.inf
         self._save = False
 
-    def calling(self, receiver: Receiver) -> Receiver:
-        """Return what calls a receiver."""
-        return receiver
-
     def begin(self) -> None:
         """Receivers are about to be called; their work may have begun before."""
-        self._tidy()
+        now = time.monotonic()
+        if now - self._tidied > _TIDY_EVERY:
+            self._tidy(now)
 
     def require_intact(
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
     ) -> None:
         """Raise if the failure of a call has undone what others did before it."""
 
-    def commit(self, position: Lsn, *, counted: bool = True) -> None:
+    def commit(self, position: Lsn, counted: bool) -> None:
         """
         All receivers have returned, or their calls are parked.
 
@@ -71,15 +73,13 @@ class Work:
     def abandon(self) -> None:
         """Undo what can be undone: the transaction will come again."""
 
-    def _tidy(self) -> None:
+    def _tidy(self, now: float) -> None:
         """Do for Django's connections what a request does, but not for each event."""
-        now = time.monotonic()
-        if now - self._tidied > _TIDY_EVERY:
-            self._tidied = now
-            reset_queries()
-            renew_connections()
-            if now - self._saved > _SAVE_EVERY:
-                self._saved, self._save = now, True
+        self._tidied = now
+        reset_queries()
+        renew_connections()
+        if now - self._saved > _SAVE_EVERY:
+            self._saved, self._save = now, True
 
 
 Breaks: TypeAlias = Counter[tuple[str, str]]
@@ -117,15 +117,13 @@ class AtomicWork(Work):
         self, checkpoint: CheckpointWriter, *, max_retries: int, breaks: Breaks
     ) -> None:
         super().__init__(checkpoint)
+        self.wrap = lambda receiver: partial(self._call, receiver)
         self._writer = checkpoint
         self._max_retries = max_retries
         self._breaks = breaks
         self._alias = database()
         self._transaction: transaction.Atomic | None = None
         self._entered = False  # the receiver that is called
-
-    def calling(self, receiver: Receiver) -> Receiver:  # noqa: D102
-        return partial(self._call, receiver)
 
     def require_intact(
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
@@ -150,12 +148,12 @@ class AtomicWork(Work):
 
     def begin(self) -> None:  # noqa: D102
         if self._transaction is None:
-            self._tidy()
+            super().begin()
             begun = transaction.atomic(using=self._alias, durable=True)
             begun.__enter__()
             self._transaction = begun
 
-    def commit(self, position: Lsn, *, counted: bool = True) -> None:
+    def commit(self, position: Lsn, counted: bool) -> None:
         """
         Commit the receivers' work with the checkpoint.
 
