@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from typing import Any
 
@@ -61,48 +60,6 @@ class TestWithoutTimeZones:
         line = fails("walex_listen", naive.env)
         assert 'The slot "zoo_walex" was made again or moved by somebody else' in line
         assert f"and starts at {start}." in line
-
-
-class TestMessagesOnly:
-    """A stream on which nothing came but messages outside of transactions."""
-
-    @pytest.fixture
-    def talkative(self, stream: Stream) -> Stream:
-        more = {"MESSAGES": ["*"], "SUBSCRIPTIONS": ["zoo.Keeper"]}
-        return Stream({**stream.env, "ZOO_STREAM": json.dumps(more)})
-
-    @ENDS
-    def test_it_goes_on(self, talkative: Stream, end: signal.Signals) -> None:
-        with talkative.listening() as listener:
-            self._deliver(talkative)
-            listener.signal(end)
-            assert listener.wait() == (0 if end == signal.SIGTERM else -end)
-        talkative.hear("after")
-        assert talkative.heard() == ["after"]
-
-    def _deliver(self, stream: Stream) -> None:
-        before = self._position(stream)
-        ((lsn,),) = stream.execute(
-            "SELECT pg_logical_emit_message(false, 'zoo', 'hello')::text"
-        )
-        # Nobody flushes the log for it, and an empty commit does not either.
-        stream.execute("SELECT pg_switch_wal()")
-        eventually(lambda: self._position(stream) > before, "the delivery")
-        eventually(lambda: self._is_acknowledged(stream, lsn), "the acknowledgement")
-
-    def _is_acknowledged(self, stream: Stream, lsn: str) -> bool:
-        return bool(
-            stream.execute(
-                "SELECT slot_name FROM pg_replication_slots"
-                " WHERE slot_name = 'zoo_walex'"
-                " AND confirmed_flush_lsn >= %s::pg_lsn",
-                [lsn],
-            )
-        )
-
-    def _position(self, stream: Stream) -> int:
-        ((position,),) = stream.execute("SELECT position FROM walex_django_checkpoint")
-        return int(position)
 
 
 class TestOrderlyEnd:

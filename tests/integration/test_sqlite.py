@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ class Apart(Stream):
             "DATABASE": "second",
             "SUBSCRIPTIONS": ["zoo.Keeper"],
             "MAX_RETRIES": 0,
+            "MESSAGES": ["*"],
             "ATOMIC": atomic,
         }
         super().__init__(
@@ -78,3 +81,34 @@ def test_a_slot_made_again_is_refused(apart: Stream) -> None:
     start = apart.remake_slot("lost")
 
     assert f"and starts at {start}." in fails("walex_listen", apart.env)
+
+
+class TestMessagesOnly:
+    """Nothing came but messages outside of transactions: the server counts none."""
+
+    @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+    def test_it_goes_on(
+        self, apart: Stream, tmp_path: Path, end: signal.Signals
+    ) -> None:
+        # Since the slot was first made, the server's own checkpoint was written.
+        apart.run("walex_setup", *ONE, "--recreate-slot")
+        with apart.listening() as listener:
+            before = self._position(tmp_path)
+            apart.execute("SELECT pg_logical_emit_message(false, 'zoo', 'hello')")
+            # Such a message alone does not make the server flush its log.
+            apart.execute("SELECT pg_switch_wal()")
+            eventually(lambda: self._position(tmp_path) > before, "the delivery")
+            listener.signal(end)
+            assert listener.wait() == (0 if end == signal.SIGTERM else -end)
+        ((counted,),) = apart.execute(
+            "SELECT total_txns FROM pg_stat_replication_slots"
+        )
+        assert counted == 0
+        apart.hear("after")
+        assert apart.heard() == ["after"]
+
+    def _position(self, directory: Path) -> int:
+        with closing(sqlite3.connect(directory / "zoo.sqlite3")) as file:
+            cursor = file.execute("SELECT position FROM walex_django_checkpoint")
+            ((position,),) = cursor.fetchall()
+        return int(position)
