@@ -17,9 +17,11 @@ from example_project.postgres import Postgres
 from walex_django.conf import StreamConfig, get_config
 from walex_django.plan import setup_plan, teardown_plan
 from walex_django.replication import connection as replication
+from walex_django.replication import slots
 from walex_django.signals import StreamSignal
 
 from .listening import Connect, Listening
+from .process import eventually
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -92,8 +94,14 @@ def durable(config: StreamConfig) -> Iterator[StreamConfig]:
         for step in setup_plan(durable, connection):
             connection.execute(step.statement)
         yield durable
+        eventually(lambda: _is_free(connection, durable), "the end of its listener")
         for step in teardown_plan(durable, connection, streams=[durable]):
             connection.execute(step.statement)
+
+
+def _is_free(connection: replication.Connection, config: StreamConfig) -> bool:
+    slot = slots.find(connection, config.slot_name)
+    return slot is None or slot.active_pid is None
 
 
 @pytest.fixture

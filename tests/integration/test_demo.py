@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,11 +18,12 @@ SETTINGS = {"DJANGO_SETTINGS_MODULE": "example_project.settings"}
 
 
 @pytest.fixture
-def home(programs: Path | None, tmp_path: Path) -> dict[str, str]:
+def home(programs: Path | None) -> Iterator[dict[str, str]]:
     """An environment whose temporary directory is the test's, open to the server."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    return {**SETTINGS, "TMPDIR": str(tmp_path)}
+    # Not pytest's, which each session of pytest closes to other users when it begins.
+    with TemporaryDirectory(prefix="walex-demo-") as directory:
+        Path(directory).chmod(0o755)
+        yield {**SETTINGS, "TMPDIR": directory}
 
 
 def test_demo_shows_what_post_save_does_not_see(home: dict[str, str]) -> None:
