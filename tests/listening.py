@@ -44,7 +44,7 @@ class Listening:
         post_db_change.connect(self._hear)
         self._thread.start()
         self.wait_until(lambda: self.start is not None or self._ended)
-        if self.error:
+        if self.error and self.start is None:
             self.stop()
             raise self.error
         return self
