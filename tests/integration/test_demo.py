@@ -27,9 +27,9 @@ def home(programs: Path | None) -> Iterator[dict[str, str]]:
 
 
 def test_demo_shows_what_post_save_does_not_see(home: dict[str, str]) -> None:
-    with Process(
-        "demo", "--seconds=4", "--pause=0", "--port=0", "--no-color", env=home
-    ) as demo:
+    with Process("demo", "--pause=0", "--port=0", "--no-color", env=home) as demo:
+        demo.wait_for(" DELETE ")
+        demo.signal(signal.SIGINT)
         assert demo.wait() == 0, demo.output
 
     # Two spaces after the type: without a terminal there are no colour codes.
@@ -43,6 +43,12 @@ def test_demo_shows_what_post_save_does_not_see(home: dict[str, str]) -> None:
     ):
         assert re.search(line, demo.output), f"no {line}\n{demo.output}"
     assert "Traceback" not in demo.output
+
+
+def test_demo_ends_by_itself(home: dict[str, str]) -> None:
+    with Process("demo", "--seconds=0.1", "--port=0", env=home) as demo:
+        assert demo.wait() == 0, demo.output
+    assert "Product" in demo.output
 
 
 def test_demo_has_a_shop_and_an_admin(home: dict[str, str]) -> None:

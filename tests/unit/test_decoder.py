@@ -329,7 +329,7 @@ def test_no_bytes_are_no_message(start: int) -> None:
         ("4d 02", "LogicalMessage, byte 1: flag is 2, neither 0 nor 1"),
         ("4f 0000000000000000 61ff00", "Origin, byte 10: not UTF-8"),
         (
-            f"42 {0:016x} {10**18:016x}",
+            f"42 {0:016x} {10**18:016x} 00000001",
             f"Begin, byte 9: no such time: {10**18} µs after 2000",
         ),
         ("54 ffffffff 00 00004009", "Truncate, byte 10: truncated"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -28,6 +29,9 @@ from .messages import (
 
 POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
+_BEGIN = struct.Struct(">QqI")
+_COMMIT = struct.Struct(">BQQq")
+
 
 def decode(data: bytes, start: int = 0) -> Message:
     """
@@ -51,7 +55,7 @@ def decode(data: bytes, start: int = 0) -> Message:
         message, end = read(data, start + 1)
     except _Bad as bad:
         raise ProtocolError(name, bad.offset - start, bad.reason) from None
-    except IndexError:
+    except (IndexError, struct.error):
         # Only a byte past the end was asked for.
         raise ProtocolError(name, len(data) - start, "truncated") from None
     if end > len(data):
@@ -73,7 +77,8 @@ class _Bad(Exception):
 
 # Each reader takes the offset after the kind and returns the message and the offset
 # after it. Slices past the end come out short, so readers of fixed fields go through
-# _int, and _row, the hot one, relies on `decode` to compare the offsets at the end.
+# _int or a Struct, and _row, the hot one, relies on `decode` to compare the offsets at
+# the end.
 
 
 def _int(data: bytes, pos: int, size: int) -> int:
@@ -99,10 +104,7 @@ def _flag(data: bytes, pos: int) -> bool:
     return bool(value)
 
 
-def _timestamp(data: bytes, pos: int) -> datetime:
-    if pos + 8 > len(data):
-        raise IndexError
-    microseconds = int.from_bytes(data[pos : pos + 8], "big", signed=True)
+def _timestamp(microseconds: int, pos: int) -> datetime:
     try:
         return POSTGRES_EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
@@ -139,24 +141,14 @@ def _row(data: bytes, pos: int) -> tuple[Row, int]:
 
 
 def _begin(data: bytes, pos: int) -> tuple[Message, int]:
-    return (
-        Begin(
-            Lsn(_int(data, pos, 8)),
-            _timestamp(data, pos + 8),
-            _int(data, pos + 16, 4),
-        ),
-        pos + 20,
-    )
+    commit_lsn, time, xid = _BEGIN.unpack_from(data, pos)
+    return Begin(Lsn(commit_lsn), _timestamp(time, pos + 8), xid), pos + 20
 
 
 def _commit(data: bytes, pos: int) -> tuple[Message, int]:
+    flags, commit_lsn, end_lsn, time = _COMMIT.unpack_from(data, pos)
     return (
-        Commit(
-            _int(data, pos, 1),
-            Lsn(_int(data, pos + 1, 8)),
-            Lsn(_int(data, pos + 9, 8)),
-            _timestamp(data, pos + 17),
-        ),
+        Commit(flags, Lsn(commit_lsn), Lsn(end_lsn), _timestamp(time, pos + 17)),
         pos + 25,
     )
 

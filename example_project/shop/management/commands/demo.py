@@ -38,7 +38,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--seconds", type=float, help="End by itself after so many seconds."
+            "--seconds", type=float, help="End after so many seconds of traffic."
         )
         parser.add_argument(
             "--port", type=int, default=8000, help="Of the web server (default 8000)."
@@ -54,7 +54,6 @@ class Command(BaseCommand):
         self._stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
-        until = time.monotonic() + (options["seconds"] or float("inf"))
         with ExitStack() as stack:
             self.stdout.write("Starting PostgreSQL …")
             try:
@@ -74,6 +73,7 @@ class Command(BaseCommand):
                 f"  (user demo, password {password})\n"
                 "  Quit with CONTROL-C.\n"
             )
+            until = time.monotonic() + (options["seconds"] or float("inf"))
             for scene in scenes(url):
                 if self._stop.is_set() or time.monotonic() > until:
                     break
