@@ -254,6 +254,7 @@ class Event:
             "name": self.name,
             "model": self.model._meta.label if self.model else None,
             "source": self.source.as_dict(),
+            "types": payload.dump_types(self._table),
             "new_record": new,
             "old_record": old,
             "changes": changes,

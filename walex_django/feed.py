@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .catalogue import ColumnTypes, ModelTables
 from .conf import StreamConfig
 from .delivery import Delivery
 from .events import Event, EventType
@@ -26,7 +27,7 @@ from .pgoutput.messages import (
 )
 from .replication.progress import Progress
 from .replication.publications import TableName
-from .tables import ModelTables, Table, type_name
+from .tables import Table
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Feed:
         self._delivery = delivery
         self._progress = progress
         self._done = done
-        self._types: dict[int, Type] = {}
+        self._types = ColumnTypes(models.alias)
         # None for a table that nobody subscribed to.
         self._tables: dict[int, Table | None] = {}
         # The same, or in a transaction that was done before, tables of nobody.
@@ -168,7 +169,7 @@ class Feed:
             case Relation():
                 self._tables[message.oid] = self._table(message)
             case Type():
-                self._types[message.oid] = message
+                self._types.tell(message)
             case Truncate():
                 self._truncate(message)
             case LogicalMessage():
@@ -181,9 +182,9 @@ class Feed:
 
     def _table(self, relation: Relation) -> Table | None:
         name = TableName(relation.schema, relation.name)
-        model = self._models.model(name, relation.oid)
-        if not self._subscriptions.cover(name, model):
-            if model is None and not self._models.exists(relation.oid):
+        lineage = self._models.lineage(name, relation.oid)
+        if not self._subscriptions.cover(lineage):
+            if not (lineage.model or lineage.exists):
                 logger.warning(
                     "The table %s is gone, and nothing tells whose it was: its changes"
                     " are not delivered. Subscribe to it by its name to get them.",
@@ -191,13 +192,17 @@ class Feed:
                     extra={"stream": self._config.name},
                 )
             return None
+        if lineage.model:
+            self._models.warn_of_misfit(
+                lineage.model,
+                relation.oid,
+                [column.name for column in relation.columns],
+            )
         return Table(
             relation,
-            model=model,
+            model=lineage.model,
             alias=self._models.alias,
-            type_names=[
-                type_name(column.type_oid, self._types) for column in relation.columns
-            ],
+            types=self._types.resolve([c.type_oid for c in relation.columns]),
         )
 
     def _truncate(self, message: Truncate) -> None:

@@ -8,6 +8,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 
+from .catalogue import Lineage
 from .conf import ALL_TABLES
 from .replication.publications import TableName
 
@@ -50,14 +51,19 @@ class Subscriptions:
         else:
             self.tables.add(TableName(owner, name))
 
-    def cover(self, table: TableName, model: type[Model] | None) -> bool:
+    def cover(self, lineage: Lineage) -> bool:
         """Return whether the changes of a table are delivered."""
-        if model is not None:
-            if model._meta.app_label == OWN_APP:
-                return False
-            if self.covers_model(model):
-                return True
-        return self.everything or table.schema in self.schemas or table in self.tables
+        model = lineage.model
+        if model is not None and model._meta.app_label == OWN_APP:
+            return False
+        return (
+            self.everything
+            or any(map(self.covers_model, lineage.models))
+            or any(
+                name.schema in self.schemas or name in self.tables
+                for name in lineage.names
+            )
+        )
 
     def may_cover(self, model: type[Model]) -> bool:
         """Return whether a model's table can be among them, whatever its schema."""

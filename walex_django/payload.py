@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 import psycopg
 from django.apps import apps
 from django.db import connections
-from psycopg.adapt import PyFormat, Transformer
 
+from .catalogue import FIRST_USER_OID, ColumnType, known_type
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import (
     UNCHANGED,
@@ -34,11 +36,12 @@ from .pgoutput.messages import (
     Update,
     Value,
 )
-from .pgoutput.values import ExactText
+from .pgoutput.values import JSON, JSONB, ExactText
 from .tables import Table, orm_adapters
 
-_JSON_TYPES = {"json", "jsonb"}
 _EXACT_TEXT = "walex_django.ExactText"
+_JSON = {JSON, JSONB}
+_NATIVE = {bool, int, str}
 
 
 def dump_row(table: Table, row: Row | None) -> dict[str, Any] | None:
@@ -46,12 +49,26 @@ def dump_row(table: Table, row: Row | None) -> dict[str, Any] | None:
     if row is None:
         return None
     return {
-        name: _dump(value, text, type in _JSON_TYPES)
-        for (name, type), value, text in zip(
-            table.source.columns.items(), table.load(row), row, strict=True
+        name: _dump(value, text, type.record_oid)
+        for name, type, value, text in zip(
+            table.column_names, table.types, table.load(row), row, strict=True
         )
         if value is not UNCHANGED
     }
+
+
+def dump_types(table: Table) -> dict[str, list[str]]:
+    """Return how columns are read whose types are no built-in ones, by column."""
+    return {
+        name: [type.base, _record_type(type)]
+        for name, type in zip(table.column_names, table.types, strict=True)
+        if not type.name == type.base == _record_type(type)
+    }
+
+
+def _record_type(type: ColumnType) -> str:
+    known = known_type(type.record_oid)
+    return known.name if known else type.base
 
 
 def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncate]:
@@ -63,7 +80,10 @@ def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncat
         source["schema"],
         source["table"],
         data["model"],
-        tuple(source["columns"].items()),
+        tuple(
+            (column, name, *data["types"].get(column, (name, name)))
+            for column, name in source["columns"].items()
+        ),
         frozenset(data["old_record"] or ()),
         source["version"],
     )
@@ -107,18 +127,19 @@ def _table(
     schema: str,
     name: str,
     model: str | None,
-    types: tuple[tuple[str, str], ...],
+    types: tuple[tuple[str, str, str, str], ...],
     key: frozenset[str],
     version: str,
 ) -> Table:
-    columns = tuple(
-        Column(column, _oid(type, alias), -1, column in key) for column, type in types
-    )
+    columns = tuple(Column(column, 0, -1, column in key) for column, *_ in types)
     return Table(
         Relation(0, schema, name, "d", columns),
         model=apps.get_model(model) if model else None,
         alias=alias,
-        type_names=[type for _, type in types],
+        types=[
+            ColumnType(name, _oid(base, alias), base, _oid(record, alias))
+            for _, name, base, record in types
+        ],
         version=version,
     )
 
@@ -132,14 +153,48 @@ def _oid(type: str, alias: str) -> int:
         return registered.oid if registered else 0
 
 
-def _dump(value: Any, text: Value, is_json: bool) -> Any:
-    if is_json and isinstance(value, ExactText):
-        # In a column of JSON a string is a value.
-        return {_EXACT_TEXT: value}
-    if value is None or is_json or _is_native(value):
-        return value
+def _dump(value: Any, text: Value, oid: int) -> Any:
+    if value is None:
+        return None
     assert isinstance(text, bytes)
-    return text.decode(errors="surrogateescape")
+    exact = text.decode(errors="surrogateescape")
+    if oid in _JSON:
+        # In a column of JSON a string is a value.
+        return value if _is_exact_json(value, exact) else {_EXACT_TEXT: exact}
+    if isinstance(value, str) or not (_is_native(value) and _is_plain(exact, oid)):
+        return exact
+    return value
+
+
+def _is_plain(text: str, oid: int) -> bool:
+    """Return whether a text is known to be that of its value as `_text` has it."""
+    info = psycopg.adapters.types.get(oid)
+    if info is None or oid >= FIRST_USER_OID:
+        return False
+    is_array = oid == info.array_oid
+    # Arrays with bounds of their own, of boxes, and of JSON, are more than their items.
+    return not is_array or (
+        text.startswith("{") and info.delimiter == "," and info.oid not in _JSON
+    )
+
+
+def _is_exact_json(value: Any, text: str) -> bool:
+    """Return whether the value, written as JSON, says what the text says."""
+    if isinstance(value, ExactText) or _is_wrapped(value):
+        return False
+    exact = True
+
+    def parse(number: str) -> float:
+        nonlocal exact
+        exact = exact and Decimal(repr(float(number))) == Decimal(number)
+        return 0.0
+
+    json.loads(text, parse_float=parse)
+    return exact
+
+
+def _is_wrapped(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {_EXACT_TEXT}
 
 
 def _is_native(value: Any) -> bool:
@@ -148,26 +203,52 @@ def _is_native(value: Any) -> bool:
         return all(item is None or _is_native(item) for item in value)
     if isinstance(value, float):
         return math.isfinite(value)
-    return type(value) in {bool, int, str}
+    return type(value) in _NATIVE
 
 
 def _load_row(table: Table, record: Mapping[str, Any] | None) -> Row | None:
     if record is None:
         return None
     return PartialRow(
-        _load(record[name], type in _JSON_TYPES) if name in record else UNCHANGED
-        for name, type in table.source.columns.items()
+        _load(record[name], type.record_oid) if name in record else UNCHANGED
+        for name, type in zip(table.column_names, table.types, strict=True)
     )
 
 
-def _load(value: Any, is_json: bool) -> bytes | None:
+def _load(value: Any, oid: int) -> bytes | None:
     if value is None:
         return None
-    if isinstance(value, dict) and value.keys() == {_EXACT_TEXT}:
-        value = value[_EXACT_TEXT]
-    elif is_json:
-        return json.dumps(value).encode()
+    if oid in _JSON:
+        text = value[_EXACT_TEXT] if _is_wrapped(value) else json.dumps(value)
+    else:
+        text = _text(value)
+    return text.encode(errors="surrogateescape")
+
+
+def _text(value: Any) -> str:
+    """Return a value as PostgreSQL writes it."""
     if isinstance(value, str):
-        return value.encode(errors="surrogateescape")
-    dumped = Transformer().get_dumper(value, PyFormat.TEXT).dump(value)
-    return None if dumped is None else bytes(dumped)
+        return value
+    if isinstance(value, list):
+        return f"{{{','.join(map(_element, value))}}}"
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TypeError(f"no value of a column: {value!r}")
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    text = _text(value)
+    if isinstance(value, str) and (
+        _QUOTED.search(text) or text.upper() in ("", "NULL")
+    ):
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{text}"'
+    return text
+
+
+_MEANT = {"", "NULL"}
+_QUOTED = re.compile(r'[{},"\\ \t\n\r\v\f]')

@@ -12,6 +12,7 @@ from django.db import router
 from psycopg import sql
 
 from . import checkpoints
+from .catalogue import ModelTables
 from .conf import ALL_TABLES, StreamConfig, get_configs
 from .filters import OWN_APP, Subscriptions
 from .replication import publications, server, slots
@@ -25,7 +26,6 @@ from .replication.errors import (
 )
 from .replication.publications import TableName
 from .replication.slots import Slot
-from .tables import ModelTables
 
 
 @dataclass(frozen=True, slots=True)

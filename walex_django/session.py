@@ -12,6 +12,7 @@ from django.db import Error as DatabaseError
 from django.db import connections
 
 from . import receivers_database
+from .catalogue import ModelTables
 from .checkpoints import CheckpointWriter
 from .conf import StreamConfig
 from .delivery import Delivery
@@ -27,7 +28,6 @@ from .replication.heartbeat import Heartbeat
 from .replication.progress import Progress
 from .replication.stream import ReplicationConnection
 from .start import StandingBy, Start, prepare, unbroken_place
-from .tables import ModelTables
 from .work import AtomicWork, Breaks, Work
 
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from django.db import connections
 
 from . import checkpoints
+from .catalogue import ModelTables
 from .checkpoints import SlotPlace
 from .conf import StreamConfig
 from .filters import Subscriptions
@@ -20,7 +21,6 @@ from .replication.errors import NotPrepared, SlotInUse, SlotMissing, SlotWaiting
 from .replication.publications import TableName
 from .replication.slots import Slot
 from .replication.stream import ReplicationConnection
-from .tables import ModelTables
 
 StandingBy: TypeAlias = Callable[[SlotInUse], None]
 
@@ -113,12 +113,9 @@ def _require_one_database(config: StreamConfig, connection: Connection) -> None:
 
 def _delivered(config: StreamConfig, connection: Connection) -> list[TableName]:
     subscriptions = Subscriptions(config.subscriptions)
-    models = dict(ModelTables(config.database).items())
-    return [
-        table
-        for table in publications.tables(connection, config.publications)
-        if subscriptions.cover(table, models.get(table))
-    ]
+    tables = publications.tables(connection, config.publications)
+    lineages = ModelTables(config.database).lineages(tables)
+    return [table for table in tables if subscriptions.cover(lineages[table])]
 
 
 def unbroken_place(start: Start, replication: ReplicationConnection) -> SlotPlace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,9 +12,7 @@ from types import MappingProxyType
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-import psycopg
-from django.apps import apps
-from django.db import InterfaceError, OperationalError, connections
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.models import JSONField, Model
@@ -23,13 +21,12 @@ from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.datetime import TimestamptzLoader
 
+from .catalogue import ColumnType
 from .pgoutput.messages import (
     UNCHANGED,
-    Column,
     PartialRow,
     Relation,
     Row,
-    Type,
     Value,
 )
 from .pgoutput.values import JSONB, ExactText, RowLoader, decode_json
@@ -69,104 +66,6 @@ class Source:
         }
 
 
-class ModelTables:
-    """
-    The models of the installed apps by their tables in one database.
-
-    Args:
-        alias: of the database. Its search path tells the schema of a ``db_table``,
-            unless that is spelled out, as in ``'"crm"."person"'``.
-    """
-
-    def __init__(self, alias: str) -> None:
-        self.alias = alias
-        self._by_oid: dict[int, type[Model]] = {}
-        self._by_name: dict[TableName, type[Model]] = {}
-
-    def model(self, table: TableName, oid: int = 0) -> type[Model] | None:
-        """
-        Return the concrete model of a table, or `None`.
-
-        Args:
-            table: its name, perhaps one of old that the table has no longer.
-            oid: of the table, which outlives its names.
-        """
-        if oid not in self._by_oid and table not in self._by_name:
-            # The table may be younger than our last look.
-            self._look()
-        return self._by_oid.get(oid) or self._by_name.get(table)
-
-    def exists(self, oid: int) -> bool:
-        """Return whether a table of that OID is there now."""
-        return bool(_query(self.alias, "SELECT FROM pg_class WHERE oid = %s", [oid]))
-
-    def items(self) -> Iterable[tuple[TableName, type[Model]]]:
-        """Return the tables that are in the database now, with their models."""
-        self._look()
-        return self._by_name.items()
-
-    def _look(self) -> None:
-        models = concrete_models()
-        # Quoted as the ORM does it: that is what makes '"crm"."person"' two names.
-        quote = connections[self.alias].ops.quote_name
-        quoted = [quote(model._meta.db_table) for model in models]
-        found = {
-            name: (oid, TableName(*table))
-            for name, oid, *table in _query(self.alias, _FIND, [quoted])
-        }
-        self._by_oid, self._by_name = {}, {}
-        for name, model in zip(quoted, models, strict=True):
-            if name in found:
-                oid, table = found[name]
-                self._by_oid[oid] = self._by_name[table] = model
-
-
-def _query(alias: str, query: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
-    """Ask the ORM's database, once more if its connection had died while idle."""
-    wrapper = connections[alias]
-    try:
-        return _ask(wrapper, query, parameters)
-    except (OperationalError, InterfaceError):
-        if wrapper.in_atomic_block:
-            raise
-        wrapper.close()
-        return _ask(wrapper, query, parameters)
-
-
-def _ask(
-    wrapper: BaseDatabaseWrapper, query: str, parameters: list[Any]
-) -> list[tuple[Any, ...]]:
-    with wrapper.cursor() as cursor:
-        cursor.execute(query, parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
-
-
-def concrete_models() -> list[type[Model]]:
-    """
-    Return each installed model that has a table of its own.
-
-    The tables of many-to-many fields are among them; proxies and swapped models not.
-    Of two models of one table the managed one comes last.
-    """
-    models = apps.get_models(include_auto_created=True)
-    concrete = [model for model in models if not model._meta.proxy]
-    return sorted(concrete, key=lambda model: model._meta.managed)
-
-
-# to_regclass() would do it all, but raises where the role may not use a schema.
-_FIND = """
-SELECT asked.name, class.oid, namespace.nspname, class.relname
-FROM unnest(%s::text[]) AS asked(name)
-CROSS JOIN parse_ident(asked.name) AS part
-JOIN pg_catalog.pg_class AS class ON class.relname = part[cardinality(part)]::name
-JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-WHERE class.relkind IN ('r', 'p') AND class.relpersistence = 'p'
-AND CASE WHEN cardinality(part) > 1 THEN namespace.nspname = part[1]
-    ELSE pg_catalog.pg_table_is_visible(class.oid) END
-"""
-
-
 class Table:
     """
     One table as a RELATION message described it.
@@ -175,7 +74,7 @@ class Table:
         relation: the message.
         model: the concrete model of the table, if it has one.
         alias: of the database, for instances.
-        type_names: the SQL name of each column's type.
+        types: of the columns.
         version: of the walex_django that made the events.
 
     What is the same for all rows is worked out once, when first needed.
@@ -187,24 +86,28 @@ class Table:
         *,
         model: type[Model] | None,
         alias: str,
-        type_names: Sequence[str],
+        types: Sequence[ColumnType],
         version: str = __version__,
     ) -> None:
         self.name = TableName(relation.schema, relation.name)
         self.model = model
         self.alias = alias
         self.columns = relation.columns
+        self.types = types
         self.column_names = [column.name for column in relation.columns]
         self.source = Source(
             db=alias,
             schema=relation.schema,
             table=relation.name,
             columns=MappingProxyType(
-                dict(zip(self.column_names, type_names, strict=True))
+                {
+                    column: type.name
+                    for column, type in zip(self.column_names, types, strict=True)
+                }
             ),
             version=version,
         )
-        self._records = RowLoader([column.type_oid for column in relation.columns])
+        self._records = RowLoader([type.record_oid for type in types])
         self._instances: InstanceLoader | None = None
 
     def record(self, row: Row) -> dict[str, Any]:
@@ -231,17 +134,12 @@ class Table:
         if self.model is None:
             return None
         if self._instances is None:
-            self._instances = InstanceLoader(self.model, self.columns, self.alias)
+            oids = {
+                name: type.oid
+                for name, type in zip(self.column_names, self.types, strict=True)
+            }
+            self._instances = InstanceLoader(self.model, oids, self.alias)
         return self._instances.load(row)
-
-
-def type_name(oid: int, types: Mapping[int, Type]) -> str:
-    """Return the name of a type as in SQL, such as ``"bigint"`` or ``"text[]"``."""
-    if info := psycopg.adapters.types.get(oid):
-        return info.regtype if oid == info.oid else f"{info.regtype}[]"
-    if oid in types:
-        return types[oid].name
-    return f"oid {oid}"
 
 
 class InstanceLoader:
@@ -250,23 +148,24 @@ class InstanceLoader:
 
     Args:
         model: a concrete model.
-        columns: of the relation; in any order, with more or fewer than the fields.
+        columns: of the relation, with the OIDs of their types; in any order, with more
+            or fewer than the fields.
         alias: of the database that the instances belong to.
     """
 
     def __init__(
-        self, model: type[Model], columns: Sequence[Column], alias: str
+        self, model: type[Model], columns: Mapping[str, int], alias: str
     ) -> None:
         self._from_db, self._alias = model.from_db, alias
         self._connection = connections[alias]
-        places = {column.name: place for place, column in enumerate(columns)}
+        places = {column: place for place, column in enumerate(columns)}
         fields, picked = [], []
         for each in model._meta.local_concrete_fields:
             place = places.get(each.column or "")
             if place is not None:
                 fields.append(each)
                 picked.append(place)
-        oids = [columns[place].type_oid for place in picked]
+        oids = [columns[each.column or ""] for each in fields]
         self._names = [each.attname for each in fields]
         self._pick = _picker(picked, len(columns))
         self._loader = RowLoader(oids, orm_adapters(alias))

@@ -16,6 +16,7 @@ from psycopg.types.json import JsonbLoader
 
 from .messages import UNCHANGED, Binary, PartialRow, Value
 
+JSON = psycopg.adapters.types["json"].oid
 JSONB = psycopg.adapters.types["jsonb"].oid
 INTERVAL = psycopg.adapters.types["interval"].oid
 _raw_decode = json.JSONDecoder().raw_decode

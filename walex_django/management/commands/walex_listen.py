@@ -12,13 +12,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import autoreload
 
+from walex_django.catalogue import concrete_models
 from walex_django.conf import StreamConfig, get_configs
 from walex_django.filters import Subscriptions
 from walex_django.listener import Listener, Listeners
 from walex_django.management.streams import add_stream_option, chosen, describe
 from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
 from walex_django.start import Start
-from walex_django.tables import concrete_models
 from walex_django.version import __version__
 
 _MOST_TABLES = 10  # named in the banner
