@@ -20,8 +20,7 @@ from .replication.publications import TableName
 logger = logging.getLogger(__name__)
 
 _TEXT = psycopg.adapters.types["text"].oid
-FIRST_USER_OID = 16384
-"""OIDs below are the same in all databases."""
+_FIRST_USER_OID = 16384
 
 
 def _query(alias: str, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -286,12 +285,13 @@ class ColumnTypes:
 
     def _resolve(self, oids: set[int]) -> None:
         rows: dict[int, _Row] = {}
-        asked = {oid for oid in oids if not known_type(oid)}
-        while asked:
+        seen: set[int] = set()
+        asked = oids
+        while asked := {oid for oid in asked - seen if not known_type(oid)}:
+            seen |= asked
             found = _query(self._alias, _TYPES, [[*asked]])
             rows |= {oid: _Row(*row) for oid, *row in found}
-            parts = {row.part for row in rows.values() if row.part}
-            asked = {oid for oid in parts - rows.keys() if not known_type(oid)}
+            asked = {row.part for row in rows.values() if row.part}
         for oid in oids:
             self._types[oid] = self._type(oid, rows)
 
@@ -343,7 +343,7 @@ def known_type(oid: int) -> ColumnType | None:
     info = psycopg.adapters.types.get(oid)
     if info is None:
         return None
-    if oid >= FIRST_USER_OID and not psycopg.adapters.get_loader(oid, Format.TEXT):
+    if oid >= _FIRST_USER_OID and not psycopg.adapters.get_loader(oid, Format.TEXT):
         return None  # its name was registered, and no loader
     return ColumnType.known(
         oid, info.regtype if oid == info.oid else f"{info.regtype}[]"

@@ -238,10 +238,11 @@ class Event:
         Return the event as values that `json.dumps` takes, for queues and webhooks.
 
         Numbers, booleans, text, JSON and arrays of them are themselves, whatever else
-        is its text in PostgreSQL: ``"12.50"``, ``"2026-11-22 10:00:00+00"``.
+        is its text in PostgreSQL: ``"12.50"``, ``"2026-11-22 10:00:00+00"``. Where
+        the text says more than the value, as of ``1.10`` in JSON, it is in ``exact``.
         """
-        old = payload.dump_row(self._table, self._old_row())
-        new = payload.dump_row(self._table, self._new_row())
+        old, old_exact = payload.dump_row(self._table, self._old_row())
+        new, new_exact = payload.dump_row(self._table, self._new_row())
         changes = None
         if self.changes is not None and old and new:
             changes = {
@@ -257,6 +258,7 @@ class Event:
             "types": payload.dump_types(self._table),
             "new_record": new,
             "old_record": old,
+            "exact": {"new_record": new_exact, "old_record": old_exact},
             "changes": changes,
             "unchanged": list(self.unchanged),
             "timestamp": self.timestamp.isoformat(),

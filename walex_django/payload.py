@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +19,7 @@ import psycopg
 from django.apps import apps
 from django.db import connections
 
-from .catalogue import FIRST_USER_OID, ColumnType, known_type
+from .catalogue import ColumnType, known_type
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import (
     UNCHANGED,
@@ -34,27 +33,40 @@ from .pgoutput.messages import (
     RowMessage,
     Truncate,
     Update,
-    Value,
 )
-from .pgoutput.values import JSON, JSONB, ExactText
+from .pgoutput.values import JSON, JSONB
 from .tables import Table, orm_adapters
 
-_EXACT_TEXT = "walex_django.ExactText"
 _JSON = {JSON, JSONB}
 _NATIVE = {bool, int, str}
 
 
-def dump_row(table: Table, row: Row | None) -> dict[str, Any] | None:
-    """Return what JSON can hold of a row, by column; `UNCHANGED` is left out."""
+def dump_row(
+    table: Table, row: Row | None
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """
+    Return what JSON can hold of a row, by column; `UNCHANGED` is left out.
+
+    And the text of those columns where that does not tell what the text is.
+    """
     if row is None:
-        return None
-    return {
-        name: _dump(value, text, type.record_oid)
-        for name, type, value, text in zip(
-            table.column_names, table.types, table.load(row), row, strict=True
-        )
-        if value is not UNCHANGED
-    }
+        return None, {}
+    record: dict[str, Any] = {}
+    exact: dict[str, str] = {}
+    for name, type, value, raw in zip(
+        table.column_names, table.types, table.load(row), row, strict=True
+    ):
+        if value is UNCHANGED:
+            continue
+        record[name] = None
+        if raw is not None:
+            assert isinstance(raw, bytes)
+            text = raw.decode(errors="surrogateescape")
+            is_json = type.record_oid in _JSON
+            record[name] = _dump(value, text, is_json=is_json)
+            if record[name] is None or text != _text(record[name], is_json=is_json):
+                exact[name] = text
+    return record, exact
 
 
 def dump_types(table: Table) -> dict[str, list[str]]:
@@ -90,8 +102,8 @@ def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncat
     begin = Begin(
         Lsn.parse(data["lsn"]), datetime.fromisoformat(data["timestamp"]), data["xid"]
     )
-    new = _load_row(table, data["new_record"])
-    old = _load_row(table, data["old_record"])
+    new = _load_row(table, data["new_record"], data["exact"]["new_record"])
+    old = _load_row(table, data["old_record"], data["exact"]["old_record"])
     match data["type"]:
         case "insert":
             message: RowMessage | Truncate = Insert(0, new or [])
@@ -153,48 +165,14 @@ def _oid(type: str, alias: str) -> int:
         return registered.oid if registered else 0
 
 
-def _dump(value: Any, text: Value, oid: int) -> Any:
-    if value is None:
-        return None
-    assert isinstance(text, bytes)
-    exact = text.decode(errors="surrogateescape")
-    if oid in _JSON:
-        # In a column of JSON a string is a value.
-        return value if _is_exact_json(value, exact) else {_EXACT_TEXT: exact}
-    if isinstance(value, str) or not (_is_native(value) and _is_plain(exact, oid)):
-        return exact
+def _dump(value: Any, text: str, *, is_json: bool) -> Any:
+    if not is_json:
+        return value if _is_native(value) else text
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return text
     return value
-
-
-def _is_plain(text: str, oid: int) -> bool:
-    """Return whether a text is known to be that of its value as `_text` has it."""
-    info = psycopg.adapters.types.get(oid)
-    if info is None or oid >= FIRST_USER_OID:
-        return False
-    is_array = oid == info.array_oid
-    # Arrays with bounds of their own, of boxes, and of JSON, are more than their items.
-    return not is_array or (
-        text.startswith("{") and info.delimiter == "," and info.oid not in _JSON
-    )
-
-
-def _is_exact_json(value: Any, text: str) -> bool:
-    """Return whether the value, written as JSON, says what the text says."""
-    if isinstance(value, ExactText) or _is_wrapped(value):
-        return False
-    exact = True
-
-    def parse(number: str) -> float:
-        nonlocal exact
-        exact = exact and Decimal(repr(float(number))) == Decimal(number)
-        return 0.0
-
-    json.loads(text, parse_float=parse)
-    return exact
-
-
-def _is_wrapped(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {_EXACT_TEXT}
 
 
 def _is_native(value: Any) -> bool:
@@ -206,27 +184,30 @@ def _is_native(value: Any) -> bool:
     return type(value) in _NATIVE
 
 
-def _load_row(table: Table, record: Mapping[str, Any] | None) -> Row | None:
+def _load_row(
+    table: Table, record: Mapping[str, Any] | None, exact: Mapping[str, str]
+) -> Row | None:
     if record is None:
         return None
     return PartialRow(
-        _load(record[name], type.record_oid) if name in record else UNCHANGED
+        _load(exact.get(name), record[name], is_json=type.record_oid in _JSON)
+        if name in record
+        else UNCHANGED
         for name, type in zip(table.column_names, table.types, strict=True)
     )
 
 
-def _load(value: Any, oid: int) -> bytes | None:
-    if value is None:
+def _load(exact: str | None, value: Any, *, is_json: bool) -> bytes | None:
+    if exact is None and value is None:
         return None
-    if oid in _JSON:
-        text = value[_EXACT_TEXT] if _is_wrapped(value) else json.dumps(value)
-    else:
-        text = _text(value)
+    text = _text(value, is_json=is_json) if exact is None else exact
     return text.encode(errors="surrogateescape")
 
 
-def _text(value: Any) -> str:
-    """Return a value as PostgreSQL writes it."""
+def _text(value: Any, *, is_json: bool = False) -> str:
+    """Return a value as PostgreSQL is wont to write it."""
+    if is_json:
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
         return value
     if isinstance(value, list):

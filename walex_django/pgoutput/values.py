@@ -75,6 +75,9 @@ class ExactText(str):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"ExactText({super().__repr__()})"
+
 
 class RowLoader:
     """
