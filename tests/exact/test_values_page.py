@@ -39,8 +39,6 @@ class Row(NamedTuple):
 
 _CELL = r" `(.+?)` \|"
 ROWS = [Row(*cells) for cells in re.findall(r"^\|" + _CELL * 4, PAGE, re.MULTILINE)]
-    Row(*cells) for cells in re.findall(r"^\|" + r" `(.+?)` \|" * 4, PAGE, re.MULTILINE)
-]
 
 
 @pytest.fixture
