@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .conf import ALL_TABLES
 from .events import Change, Event, EventType
+from .filters import ALL_TABLES
+from .handlers import on_delete, on_event, on_insert, on_truncate, on_update
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import UNCHANGED
 from .pgoutput.values import ExactText
@@ -20,4 +21,9 @@ __all__ = [
     "Lsn",
     "Source",
     "__version__",
+    "on_delete",
+    "on_event",
+    "on_insert",
+    "on_truncate",
+    "on_update",
 ]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from django.apps import AppConfig
+from django.conf import settings
 from django.core.checks import register
 from django.utils.translation import gettext_lazy as _
 
 
 class WalexConfig(AppConfig):
-    """Registers the system checks."""
+    """Registers the system checks, and finds the handlers."""
 
     name = "walex_django"
     verbose_name = _("Change data capture")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:  # noqa: D102
+        from . import conf, handlers
         from .checks import check_settings
 
         register(check_settings)
+        # What is wrong with the settings, the check tells.
+        configs, _ = conf.read(getattr(settings, "WALEX", None))
+        handlers.load(chain(*(config.modules for config in configs.values())))

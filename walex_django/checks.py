@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from django.apps import AppConfig
@@ -11,8 +13,10 @@ from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
-from . import conf
+from . import conf, handlers
+from .conf import Problem, StreamConfig
 from .filters import Subscriptions
+from .middleware import resolve
 
 
 def check_settings(
@@ -22,16 +26,59 @@ def check_settings(
     configs, problems = conf.read(getattr(settings, "WALEX", None))
     found = list(problems)
     for config in configs.values():
-        for entry in config.subscriptions:
-            try:
-                Subscriptions([entry])
-            except ImproperlyConfigured as error:
-                path = f"WALEX[{config.name!r}]['SUBSCRIPTIONS']"
-                hint = "Mend the name, or write 'app.*' for all models of the app."
-                found.append(conf.Problem("E006", f"{path}: {error}", hint))
+        found += _name_problems(config) + _path_problems(config)
     return [
         (checks.Warning if problem.id.startswith("W") else checks.Error)(
             problem.message, hint=problem.hint or None, id=f"walex_django.{problem.id}"
         )
         for problem in found
     ]
+
+
+def _name_problems(config: StreamConfig) -> list[Problem]:
+    """Return what names no model or field."""
+    found = []
+    for key, entries in (
+        ("SUBSCRIPTIONS", config.subscriptions),
+        ("FILTERS", config.filters),
+    ):
+        path = f"WALEX[{config.name!r}][{key!r}]"
+        for entry in entries:
+            try:
+                Subscriptions([entry])
+            except ImproperlyConfigured as error:
+                hint = "Mend the name, or write 'app.*' for all models of the app."
+                found.append(Problem("E006", f"{path}: {error}", hint))
+    for entry, chosen in config.filters.items():
+        path = f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]"
+        with suppress(ImproperlyConfigured):  # told above
+            for model in Subscriptions([entry]).models:
+                try:
+                    chosen.require_fields(model)
+                except ImproperlyConfigured as error:
+                    hint = "Filters name fields of the model."
+                    found.append(Problem("E008", f"{path}: {error}", hint))
+    return found
+
+
+def _path_problems(config: StreamConfig) -> list[Problem]:
+    """Return what cannot be imported."""
+    hint = "Mend the dotted path."
+    path = f"WALEX[{config.name!r}]"
+    found = [
+        Problem("E009", f"{path}['MODULES']: there is no module {module!r}.", hint)
+        for module in config.modules
+        if not handlers.exists(module)
+    ]
+    resolvers: list[tuple[str, Callable[[], object]]] = [
+        (f"{path}['FILTERS'][{entry!r}]", chosen.condition)
+        for entry, chosen in config.filters.items()
+    ]
+    if config.message_middleware:
+        resolvers.append((path, partial(resolve, config.message_middleware)))
+    for where, look_up in resolvers:
+        try:
+            look_up()
+        except ImproperlyConfigured as error:
+            found.append(Problem("E009", f"{where}: {error}.", hint))
+    return found

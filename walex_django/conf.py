@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from threading import RLock
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from django.conf import settings
@@ -15,12 +16,9 @@ from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
+from .filters import ALL_TABLES, Filter
 from .replication.connection import parse_url
 from .replication.slots import MAX_NAME_LENGTH
-
-ALL_TABLES: Final = "*"
-"""In ``SUBSCRIPTIONS``: every table that the publication has."""
-
 
 OnError: TypeAlias = Literal["park", "stop", "skip"]
 MAX_BACKOFF: Final = 30.0
@@ -41,6 +39,9 @@ class StreamConfig:
         durable_slot: the slot outlives the connection.
         failover: standbys keep a copy of the slot.
         subscriptions: tables to deliver, as written in the settings.
+        filters: what is not delivered of tables that are named so too.
+        modules: dotted names of those that have handlers, besides the apps' ``walex``.
+        message_middleware: is given each message, and `deliver`; or its dotted path.
         max_batch: most events handed over at once.
         status_interval: seconds between two signs of life for the server.
         messages: prefixes of the logical messages to deliver, or ``"*"``.
@@ -59,6 +60,9 @@ class StreamConfig:
     durable_slot: bool = False
     failover: bool = False
     subscriptions: tuple[str, ...] = (ALL_TABLES,)
+    filters: Mapping[str, Filter] = field(default_factory=dict, hash=False)
+    modules: tuple[str, ...] = ()
+    message_middleware: Callable[..., object] | str | None = None
     max_batch: int = 1000
     status_interval: float = 10
     messages: tuple[str, ...] = ()
@@ -124,22 +128,179 @@ def get_configs() -> dict[str, StreamConfig]:
     Raises:
         ImproperlyConfigured: there are none, or the settings are wrong.
     """
-    if not _cache:
-        configs, problems = read(getattr(settings, "WALEX", None))
-        if problems:
-            raise ImproperlyConfigured(
-                " ".join(f"{problem.message} {problem.hint}" for problem in problems)
-            )
-        _cache.update(configs)
-    return dict(_cache)
+    with _lock:
+        if not _cache:
+            _cache.update(_require(getattr(settings, "WALEX", None)))
+        return dict(_cache)
 
 
+def add_config(stream: str, key: str, values: Any) -> None:
+    """
+    Add to a list of a stream's settings, or to its ``FILTERS``.
+
+    The listener of this process follows at the next transaction. May be called from
+    any thread.
+
+    Args:
+        stream: its key in ``WALEX``.
+        key: ``"SUBSCRIPTIONS"``, ``"FILTERS"``, ``"MODULES"`` or ``"MESSAGES"``.
+        values: a list of entries, or one of them; of ``FILTERS`` a dict.
+
+    Raises:
+        ImproperlyConfigured: there is no such stream, or it is no such setting.
+
+    Source: WalEx, ``WalEx.Config.add_config/3``.
+    """
+
+    def add(now: Any) -> Any:
+        if key == "FILTERS":
+            return {**now, **values}
+        new = [values] if isinstance(values, str) else list(values)
+        return list(dict.fromkeys([*now, *new]))
+
+    _change(stream, key, add, keys=_LISTS)
+
+
+def remove_config(stream: str, key: str, value: Any) -> None:
+    """
+    Take an entry out of a list of a stream's settings, or of its ``FILTERS``.
+
+    Args:
+        stream: its key in ``WALEX``.
+        key: see `add_config`.
+        value: the entry, or a list of them; of ``FILTERS`` the table.
+
+    Raises:
+        ImproperlyConfigured: see `add_config`; or the setting has no such entry.
+
+    Source: WalEx, ``WalEx.Config.remove_config/3``.
+    """
+
+    def remove(now: Any) -> Any:
+        gone = [value] if isinstance(value, str) else list(value)
+        for each in gone:
+            if each not in now:
+                raise ImproperlyConfigured(
+                    f"{key} of the stream {stream!r} has no {each!r}."
+                    f" {_did_you_mean(each, now)}"
+                )
+        if key == "FILTERS":
+            return {table: of for table, of in now.items() if table not in gone}
+        return [each for each in now if each not in gone]
+
+    _change(stream, key, remove, keys=_LISTS)
+
+
+def replace_config(stream: str, key: str, value: Any) -> None:
+    """
+    Set one of a stream's settings.
+
+    Args:
+        stream: its key in ``WALEX``.
+        key: one that may change while the stream runs: those of `add_config`,
+            ``MAX_BATCH``, ``ON_ERROR``, ``MAX_RETRIES``, ``RETRY_BACKOFF``; ``URL`` and
+            ``STATUS_INTERVAL``, which count from the next connection on.
+        value: as in ``WALEX``.
+
+    Raises:
+        ImproperlyConfigured: there is no such stream, it is no such setting, or the
+            value is wrong.
+
+    Source: WalEx, ``WalEx.Config.replace_config/3``.
+    """
+    _change(stream, key, lambda _: value, keys=RUNTIME)
+
+
+def override(stream: str, changed: Mapping[str, Any]) -> None:
+    """
+    Put settings of a stream over those of ``WALEX``, in the place of what was so put.
+
+    Args:
+        stream: its key in ``WALEX``.
+        changed: values by key.
+
+    Raises:
+        ImproperlyConfigured: see `replace_config`.
+    """
+    with _lock:
+        now = _changed.get(stream, {})
+        put = _put.get(stream, set())
+        if {key: now[key] for key in put & now.keys()} == dict(changed):
+            return
+        others = {key: value for key, value in now.items() if key not in put}
+        _set(stream, {**others, **changed})
+        _put[stream] = set(changed)
+
+
+def written(stream: str) -> dict[str, Any]:
+    """Return a stream's settings as they are written, with what was changed since."""
+    walex = getattr(settings, "WALEX", None)
+    return {**_DEFAULTS, **(walex or {}).get(stream, {}), **_changed.get(stream, {})}
+
+
+def attribute(key: str) -> str:
+    """Return the attribute of `StreamConfig` that a key of the settings sets."""
+    return _KEYS[key][0]
+
+
+def follow(config: StreamConfig) -> StreamConfig:
+    """Return a stream's configuration with what was changed since."""
+    changed = _changed.get(config.name)
+    if not changed:
+        return config
+    now = get_config(config.name)
+    attributes = map(attribute, changed)
+    return replace(config, **{name: getattr(now, name) for name in attributes})
+
+
+def _change(
+    stream: str, key: str, change: Callable[[Any], Any], *, keys: Collection[str]
+) -> None:
+    get_config(stream)
+    if key not in keys:
+        known = f"Restart the listener with another {key}." if key in _KEYS else ""
+        raise ImproperlyConfigured(
+            f"{key} is no setting that can be changed so. {known}"
+            f" {_did_you_mean(key, keys)}"
+        )
+    with _lock:
+        value = change(written(stream)[key])
+        _set(stream, {**_changed.get(stream, {}), key: value})
+
+
+def _set(stream: str, changed: Mapping[str, Any]) -> None:
+    """Change a stream's settings if they are right so."""
+    global generation  # noqa: PLW0603
+    walex = settings.WALEX
+    configs = _require({**walex, stream: {**walex[stream], **changed}})
+    _changed[stream] = dict(changed)
+    _cache[stream] = configs[stream]
+    generation += 1
+
+
+def _require(walex: object) -> dict[str, StreamConfig]:
+    configs, problems = read(walex)
+    if problems:
+        raise ImproperlyConfigured(
+            " ".join(f"{problem.message} {problem.hint}" for problem in problems)
+        )
+    return configs
+
+
+generation = 0
+"""Changes with each change of a stream's settings while it runs."""
+
+_lock = RLock()
 _cache: dict[str, StreamConfig] = {}
+_changed: dict[str, dict[str, Any]] = {}
+_put: dict[str, set[str]] = {}  # keys of these that `override` has put there
 
 
 def _forget(*, setting: str, **kwargs: object) -> None:
     if setting in {"WALEX", "DATABASES"}:
         _cache.clear()
+        _changed.clear()
+        _put.clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="walex_django.conf")
@@ -329,14 +490,64 @@ def _subscriptions(value: object) -> tuple[str, ...]:
         raise ValueError(
             f"is empty: nothing would ever arrive\nWrite [{ALL_TABLES!r}] for all."
         )
-    for entry in entries:
-        owner, dot, name = entry.partition(".")
-        if entry != ALL_TABLES and (owner in {"", "*"} or not dot or not name):
-            raise ValueError(
-                f"has the entry {entry!r}, which names no table\n"
-                "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'."
-            )
-    return entries
+    return tuple(map(_entry, entries))
+
+
+def _entry(entry: str) -> str:
+    owner, dot, name = entry.partition(".")
+    if entry != ALL_TABLES and (owner in {"", "*"} or not dot or not name):
+        raise ValueError(
+            f"has the entry {entry!r}, which names no table\n"
+            "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'."
+        )
+    return entry
+
+
+def _filters(value: object) -> dict[str, Filter]:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a dict of tables with their filters")
+    return {_entry(_string(table)): _filter(table, of) for table, of in value.items()}
+
+
+def _filter(table: str, options: object) -> Filter:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"has no dict for {table!r}")
+    try:
+        return read_filter(options)
+    except ValueError as error:
+        raise ValueError(f"has a wrong filter for {table!r}: {error}") from None
+
+
+def read_filter(options: Mapping[Any, object]) -> Filter:
+    """
+    Return the filter that is written so in the settings.
+
+    Raises:
+        ValueError: says which key is unknown, or which value is none.
+    """
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        if key not in _FILTER_KEYS:
+            raise ValueError(f"unknown key {key!r}\n{_did_you_mean(key, _FILTER_KEYS)}")
+        try:
+            values[key] = _FILTER_KEYS[key](value)
+        except ValueError as error:
+            raise ValueError(f"{key} {error}, not {value!r}") from None
+    return Filter(**values)
+
+
+def _record(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        raise ValueError("must be a dict of values by field")
+    return dict(value)
+
+
+def _callable(value: object) -> Callable[..., object] | str | None:
+    if value is None or callable(value):
+        return value
+    if not (isinstance(value, str) and "." in value):
+        raise ValueError("must be a function or its dotted path")
+    return value
 
 
 def _url(value: object) -> str | None:
@@ -384,6 +595,9 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "DURABLE_SLOT": ("durable_slot", _boolean),
     "FAILOVER": ("failover", _boolean),
     "SUBSCRIPTIONS": ("subscriptions", _subscriptions),
+    "FILTERS": ("filters", _filters),
+    "MODULES": ("modules", _strings),
+    "MESSAGE_MIDDLEWARE": ("message_middleware", _callable),
     "MAX_BATCH": ("max_batch", _count),
     "STATUS_INTERVAL": ("status_interval", _seconds),
     "MESSAGES": ("messages", _strings),
@@ -391,4 +605,25 @@ _KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "ON_ERROR": ("on_error", _on_error),
     "MAX_RETRIES": ("max_retries", _retries),
     "RETRY_BACKOFF": ("retry_backoff", _seconds),
+}
+
+_FILTER_KEYS: dict[str, Callable[[object], Any]] = {
+    "unwatched_records": _record,
+    "unwatched_fields": _strings,
+    "changed": _strings,
+    "where": _callable,
+}
+
+_LISTS = ("SUBSCRIPTIONS", "FILTERS", "MODULES", "MESSAGES")
+RUNTIME = (
+    *_LISTS,
+    *("MAX_BATCH", "ON_ERROR", "MAX_RETRIES", "RETRY_BACKOFF"),
+    *("URL", "STATUS_INTERVAL"),
+)
+"""Keys that may change while the stream runs."""
+
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(_LISTS, ()),
+    "SUBSCRIPTIONS": (ALL_TABLES,),
+    "FILTERS": {},
 }

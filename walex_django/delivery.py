@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from itertools import chain
+from operator import attrgetter
 from threading import Event as Flag
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.db.models import Model
 
-from . import parking
+from . import handlers, parking
 from .conf import StreamConfig
 from .events import Event, EventType
+from .filters import TableFilter
+from .handlers import Function, Handler
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import LogicalMessage
+from .pool import Pool
 from .signals import (
     ChangeSignal,
     Receiver,
@@ -28,6 +34,7 @@ from .signals import (
     post_db_update,
     receiver_name,
 )
+from .tables import Table
 from .work import ConnectionBroken, Work, renew_connections
 
 logger = logging.getLogger(__name__)
@@ -38,6 +45,10 @@ SIGNALS: dict[EventType, ChangeSignal] = {
     EventType.DELETE: post_db_delete,
     EventType.TRUNCATE: post_db_truncate,
 }
+
+Group: TypeAlias = tuple[EventType, Table]
+Channel: TypeAlias = StreamSignal | Handler | Function
+"""Through what a call is made; has a name."""
 
 RAISED = (Exception, SystemExit, asyncio.CancelledError)
 """What a receiver may raise and be tried again; the last two end a thread silently."""
@@ -80,6 +91,17 @@ class Delivery:
         self._stopped = stopped
         self._work = work
         self._wrap = work.wrap
+        self._pool = Pool()
+        self._generation = handlers.generation
+        self._handlers: dict[Group, list[tuple[Handler, TableFilter | None]]] = {}
+
+    def configure(self, config: StreamConfig) -> None:
+        """Go on with another configuration of the stream."""
+        self._config = config
+
+    def close(self) -> None:
+        """End the threads of functions."""
+        self._pool.close()
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
         """
@@ -95,27 +117,97 @@ class Delivery:
                 lost.
         """
         self._work.begin()
-        stream, wrap = self._config.name, self._wrap
+        stream = self._config.name
         # A receiver connected meanwhile hears from the next call on.
-        known: dict[tuple[EventType, type[Model] | None], list[Any]] = {}
+        known: dict[Group, tuple[list[Any], list[Event]]] = {}
         for event in events:
-            model = event.model
-            calls = known.get((event.type, model))
-            if calls is None:
-                calls = known[event.type, model] = [
-                    (signal, receiver, wrap(receiver) if wrap else receiver)
-                    for signal in (SIGNALS[event.type], post_db_change)
-                    for receiver in signal.receivers_of(model)
-                ]
+            group = event.type, event._table
+            model = event._table.model
+            if group not in known:
+                known[group] = (self._receivers(event.type, model), [])
+            calls, grouped = known[group]
+            grouped.append(event)
             for signal, receiver, call in calls:
                 try:
                     call(signal=signal, sender=model, event=event, stream=stream)
                 except RAISED as error:
                     self._try_again(signal, receiver, model, {"event": event}, error)
-        for receiver in post_db_transaction.receivers_of(None):
+        if handlers.registry:
+            self._handle({group: grouped for group, (_, grouped) in known.items()})
+        for receiver in post_db_transaction.receivers_of(None, stream):
             self._call(
                 post_db_transaction, receiver, {"events": list(events), "last": last}
             )
+
+    def _receivers(
+        self, type: EventType, model: type[Model] | None
+    ) -> list[tuple[StreamSignal, Receiver, Receiver]]:
+        wrap = self._wrap
+        return [
+            (signal, receiver, wrap(receiver) if wrap else receiver)
+            for signal in (SIGNALS[type], post_db_change)
+            for receiver in signal.receivers_of(model, self._config.name)
+        ]
+
+    def _handle(self, grouped: Mapping[Group, list[Event]]) -> None:
+        """Call the handlers of these events, and their functions beside them."""
+        found: dict[Handler, list[list[Event]]] = {}
+        for group, events in grouped.items():
+            for handler, chosen in self._handlers_of(group):
+                wanted = list(filter(chosen.passes, events)) if chosen else events
+                if wanted:
+                    found.setdefault(handler, []).append(wanted)
+        running: list[tuple[Function, Event, Future[None]]] = []
+        try:
+            for handler in handlers.registry.values():
+                if handler in found:
+                    self._run(handler, found[handler], running)
+            for function, event, future in running:
+                if (error := future.exception()) is not None:
+                    if not isinstance(error, RAISED):
+                        raise error
+                    self._try_again(function, function, None, {"event": event}, error)
+        finally:
+            for *_, future in running:
+                future.cancel()
+
+    def _run(
+        self,
+        handler: Handler,
+        parts: Sequence[list[Event]],
+        running: list[tuple[Function, Event, Future[None]]],
+    ) -> None:
+        events = list(parts[0])
+        if len(parts) > 1:
+            events = sorted(chain(*parts), key=attrgetter("ordinal"))
+        for event in events:
+            for function in handler.functions:
+                if function.is_task:
+                    self._call(function, function, {"event": event})
+                else:
+                    future = self._pool.submit(function, event)
+                    running.append((function, event, future))
+        self._call(handler, handler, {"events": events})
+
+    def _handlers_of(self, group: Group) -> list[tuple[Handler, TableFilter | None]]:
+        if self._generation != handlers.generation:
+            self._generation = handlers.generation
+            self._handlers.clear()
+        found = self._handlers.get(group)
+        if found is None:
+            type, table = group
+            found = self._handlers[group] = [
+                (
+                    handler,
+                    TableFilter(handler.filter, table) if handler.filter else None,
+                )
+                for handler in handlers.registry.values()
+                if type in handler.types
+                and handler.stream in {None, self._config.name}
+                and table.lineage is not None
+                and handler.covers(table.lineage)
+            ]
+        return found
 
     def deliver_message(self, message: LogicalMessage) -> None:
         """
@@ -125,7 +217,7 @@ class Delivery:
             message: one that the stream asks for.
         """
         self._work.begin()
-        for receiver in post_db_message.receivers_of(None):
+        for receiver in post_db_message.receivers_of(None, self._config.name):
             self._call(post_db_message, receiver, {"message": message})
 
     def finish(self, position: Lsn, counted: bool = True) -> None:
@@ -142,7 +234,7 @@ class Delivery:
         self._work.commit(position, counted)
 
     def _call(
-        self, signal: StreamSignal, receiver: Receiver, arguments: dict[str, Any]
+        self, signal: Channel, receiver: Receiver, arguments: dict[str, Any]
     ) -> None:
         call = self._wrap(receiver) if self._wrap else receiver
         try:
@@ -152,14 +244,16 @@ class Delivery:
 
     def _try_again(
         self,
-        signal: StreamSignal,
+        signal: Channel,
         receiver: Receiver,
         sender: type[Model] | None,
         arguments: dict[str, Any],
         error: BaseException,
     ) -> None:
         config = self._config
-        call = self._wrap(receiver) if self._wrap else receiver
+        # A function's work in another thread was no part of the database transaction.
+        beside = isinstance(receiver, Function) and not receiver.is_task
+        call = self._wrap(receiver) if self._wrap and not beside else receiver
         name, subject = receiver_name(receiver), parking.subject(arguments)
         attempts, delays = 1, config.retry_delays()
         if isinstance(error, ConnectionBroken):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -17,9 +18,6 @@ from .pgoutput.lsn import Lsn
 from .pgoutput.messages import (
     UNCHANGED,
     Begin,
-    Delete,
-    Insert,
-    PartialRow,
     Row,
     RowMessage,
     Truncate,
@@ -42,6 +40,18 @@ class Change(NamedTuple):
 
     old_value: Any
     new_value: Any
+
+
+@dataclass(slots=True)
+class Explained(Begin):
+    """
+    A transaction of which somebody has said why.
+
+    Attributes:
+        context: what was said; see `walex_django.context`.
+    """
+
+    context: dict[str, Any]
 
 
 class Event:
@@ -139,6 +149,11 @@ class Event:
     def id(self) -> str:
         """The same whenever this change is delivered: ``"0/16B3748:3"``."""
         return f"{self._begin.commit_lsn}:{self.ordinal}"
+
+    @property
+    def context(self) -> dict[str, Any] | None:
+        """Who made the change, and why, if that was said: `walex_django.context`."""
+        return self._begin.context if isinstance(self._begin, Explained) else None
 
     @property
     def new_record(self) -> dict[str, Any] | None:
@@ -267,6 +282,7 @@ class Event:
             "ordinal": self.ordinal,
             "cascade": self.cascade,
             "restart_identity": self.restart_identity,
+            "context": self.context,
         }
 
     def as_json(self) -> str:
@@ -282,7 +298,12 @@ class Event:
             ValueError: the data did not come from there.
         """
         try:
-            return cls(EventType(data["type"]), *payload.restore(data), data["ordinal"])
+            table, begin, message = payload.restore(data)
+            if (context := data["context"]) is not None:
+                begin = Explained(
+                    begin.commit_lsn, begin.timestamp, begin.xid, dict(context)
+                )
+            return cls(EventType(data["type"]), table, begin, message, data["ordinal"])
         except (
             *(LookupError, TypeError, AttributeError),
             *(psycopg.Error, ConnectionDoesNotExist),
@@ -290,24 +311,7 @@ class Event:
             raise ValueError(f"not the dict of an event: {error!r}") from error
 
     def _old_row(self) -> Row | None:
-        """Return the old row with `UNCHANGED` where the server told nothing."""
-        message = self._message
-        if not isinstance(message, Update | Delete):
-            return None
-        if message.old is None and message.key is not None:
-            return self._table.key_row(message.key)
-        return message.old
+        return self._table.old_row(self._message)
 
     def _new_row(self) -> Row | None:
-        message = self._message
-        if isinstance(message, Insert):
-            return message.new
-        if not isinstance(message, Update):
-            return None
-        if message.old is None or type(message.new) is not PartialRow:
-            return message.new
-        # REPLICA IDENTITY FULL: the old row has what was not sent with the new.
-        return PartialRow(
-            old if new is UNCHANGED else new
-            for new, old in zip(message.new, message.old, strict=True)
-        )
+        return self._table.new_row(self._message)

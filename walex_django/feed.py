@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
+from . import conf, handlers, runtime
 from .catalogue import ColumnTypes, ModelTables
 from .conf import StreamConfig
 from .delivery import Delivery
-from .events import Event, EventType
-from .filters import Subscriptions
+from .events import Event, EventType, Explained
+from .filters import OWN_APP, Subscriptions, TableFilter
+from .middleware import Detour
 from .pgoutput import copydata
 from .pgoutput.copydata import XLOG_DATA, XLOG_DATA_HEADER, Keepalive
 from .pgoutput.decoder import decode, relation_oid
@@ -19,11 +24,15 @@ from .pgoutput.lsn import Lsn
 from .pgoutput.messages import (
     Begin,
     Commit,
+    Delete,
+    Insert,
     LogicalMessage,
     Message,
     Relation,
+    RowMessage,
     Truncate,
     Type,
+    Update,
 )
 from .replication.progress import Progress
 from .replication.publications import TableName
@@ -40,7 +49,15 @@ _ROWS = {
     ord("D"): EventType.DELETE,
 }
 
+_TYPES = {
+    Insert: EventType.INSERT,
+    Update: EventType.UPDATE,
+    Delete: EventType.DELETE,
+}
+
 _NOTHING = Lsn(0)
+_OWN_PREFIX = f"{OWN_APP}."
+_CONTEXT = f"{OWN_APP}.context"
 
 
 class _Unwanted(dict[int, None]):
@@ -64,6 +81,8 @@ class Feed:
         delivery: gets the events.
         progress: learns what was received and what is done.
         done: transactions that committed up to here were done before.
+        wake: makes the reader `settle`, from another thread.
+        reconfigured: called when the configuration has changed.
 
     Attributes:
         reply_requested: the server wants to hear from us.
@@ -77,15 +96,17 @@ class Feed:
         delivery: Delivery,
         progress: Progress,
         done: Lsn = _NOTHING,
+        wake: Callable[[], None] = lambda: None,
+        reconfigured: Callable[[StreamConfig], None] = lambda _: None,
     ) -> None:
         self.reply_requested = False
-        self._config = config
-        self._subscriptions = Subscriptions(config.subscriptions)
         self._models = models
         self._delivery = delivery
         self._progress = progress
         self._done = done
+        self._reconfigured = reconfigured
         self._types = ColumnTypes(models.alias)
+        self._relations: dict[int, Relation] = {}
         # None for a table that nobody subscribed to.
         self._tables: dict[int, Table | None] = {}
         # The same, or in a transaction that was done before, tables of nobody.
@@ -96,10 +117,15 @@ class Feed:
         self._bytes = 0
         self._delivered = False  # a part of the transaction's rows
         self._heard = False  # receivers, of any of it
+        middleware = config.message_middleware
+        self._detour = Detour(middleware, wake) if middleware else None
+        self._base = config
+        self._generation = conf.generation
+        self._configure(conf.follow(config))
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction has begun to arrive and is not done."""
+        """Whether a transaction has begun to be delivered and is not done."""
         return self._begin is not None
 
     def read(self, batch: Iterable[bytes], *, stopped: Callable[[], bool]) -> None:
@@ -112,10 +138,13 @@ class Feed:
 
         Raises:
             ProtocolError: a payload is none of the protocol.
+            MiddlewareFailed: it raised.
             ReceiverFailed: see `Delivery.deliver`. Nothing may be read after that.
         """
-        tables, events = self._wanted, self._events
-        limit = self._config.max_batch
+        if self._detour:
+            self._read_around(self._detour, batch, stopped)
+            return
+        tables, events, limit = self._wanted, self._events, self._max_batch
         for data in batch:
             if len(data) <= XLOG_DATA_HEADER or data[0] != XLOG_DATA:
                 self._keepalive(data)
@@ -123,7 +152,7 @@ class Feed:
             type = _ROWS.get(data[XLOG_DATA_HEADER])
             if type is None:
                 self._take(decode(data, XLOG_DATA_HEADER))
-                tables = self._wanted
+                tables, limit = self._wanted, self._max_batch
                 if self._begin is None and stopped():
                     return
                 continue
@@ -134,13 +163,81 @@ class Feed:
                 raise ProtocolError("row", 1, "of an unknown relation") from None
             if table is None:
                 continue
+            message: Any = decode(data, XLOG_DATA_HEADER)
+            if table.filters and not self._wants(type, table, message):
+                continue
             if len(events) >= limit or self._bytes > MAX_CHUNK_BYTES:
                 self._deliver(last=False)
             self._bytes += len(data)
-            message: Any = decode(data, XLOG_DATA_HEADER)
             events.append(
                 Event(type, table, self._transaction(), message, self._ordinal)
             )
+
+    def settle(self, *, stopped: Callable[[], bool]) -> bool:
+        """
+        Take in what the middleware has delivered since, as `read` does.
+
+        Returns whether there was anything.
+        """
+        found = False
+        while self._detour and (message := self._detour.next()) is not None:
+            found = True
+            self._take_any(message)
+            if self._begin is None and stopped():
+                break
+        return found
+
+    def close(self) -> None:
+        """Take nothing more from the middleware."""
+        if self._detour:
+            self._detour.close()
+
+    def _read_around(
+        self, detour: Detour, batch: Iterable[bytes], stopped: Callable[[], bool]
+    ) -> None:
+        for data in batch:
+            if len(data) <= XLOG_DATA_HEADER or data[0] != XLOG_DATA:
+                self._keepalive(data)
+                continue
+            message = decode(data, XLOG_DATA_HEADER)
+            match message:
+                case Commit():
+                    detour.expect(message.end_lsn)
+                case LogicalMessage(transactional=False):
+                    detour.expect(message.lsn)
+            self._progress.begin()
+            detour.pass_on(message)
+            self.settle(stopped=stopped)
+            if self._begin is None and stopped():
+                return
+
+    def _take_any(self, message: Message) -> None:
+        if not isinstance(message, Insert | Update | Delete):
+            self._take(message)
+            return
+        self._ordinal += 1
+        try:
+            table = self._wanted[message.relation_oid]
+        except KeyError:
+            raise ProtocolError("row", 1, "of an unknown relation") from None
+        type = _TYPES[message.__class__]
+        if table is None or (table.filters and not self._wants(type, table, message)):
+            return
+        if len(self._events) >= self._max_batch or self._bytes > MAX_CHUNK_BYTES:
+            self._deliver(last=False)
+        self._bytes += _size(message)
+        event = Event(type, table, self._transaction(), message, self._ordinal)
+        self._events.append(event)
+
+    def _wants(self, type: EventType, table: Table, message: RowMessage) -> bool:
+        """Return whether a row passes the filters of its table."""
+        if any(chosen.drops(message) for chosen in table.filters):
+            return False
+        conditions = [chosen for chosen in table.filters if chosen.where]
+        if not conditions:
+            return True
+        event = Event(type, table, self._transaction(), message, self._ordinal)
+        return all(chosen.holds(event) for chosen in conditions)
 
     def _keepalive(self, data: bytes) -> None:
         envelope = copydata.parse(data)
@@ -152,21 +249,11 @@ class Feed:
     def _take(self, message: Message) -> None:
         match message:
             case Begin():
-                self._begin = message
-                self._ordinal = 0
-                self._delivered = self._heard = False
-                if message.commit_lsn <= self._done:
-                    self._wanted = _UNWANTED
-                self._progress.begin()
+                self._begin_transaction(message)
             case Commit():
-                if self._events or self._delivered:
-                    self._deliver(last=True)
-                if self._heard:
-                    self._delivery.finish(message.commit_lsn)
-                self._begin = None
-                self._wanted = self._tables
-                self._progress.finish(message.end_lsn)
+                self._commit(message)
             case Relation():
+                self._relations[message.oid] = message
                 self._tables[message.oid] = self._table(message)
             case Type():
                 self._types.tell(message)
@@ -175,10 +262,50 @@ class Feed:
             case LogicalMessage():
                 self._logical_message(message)
 
+    def _begin_transaction(self, message: Begin) -> None:
+        if self._generation != conf.generation:
+            self._follow_configuration()
+        self._begin = message
+        self._ordinal = 0
+        self._delivered = self._heard = False
+        if message.commit_lsn <= self._done:
+            self._wanted = _UNWANTED
+        self._progress.begin()
+
+    def _commit(self, message: Commit) -> None:
+        if self._events or self._delivered:
+            self._deliver(last=True)
+        if self._heard:
+            self._delivery.finish(message.commit_lsn)
+        self._begin = None
+        self._wanted = self._tables
+        more = self._detour is not None and self._detour.expected > message.end_lsn
+        self._progress.finish(message.end_lsn, more=more)
+
     def _transaction(self) -> Begin:
         if self._begin is None:
             raise ProtocolError("row", 0, "outside of a transaction")
         return self._begin
+
+    def _follow_configuration(self) -> None:
+        """Go on with what the stream is configured to since."""
+        self._generation = conf.generation
+        config = conf.follow(self._base)
+        if config != self._config:
+            self._configure(config)
+            self._reconfigured(config)
+
+    def _configure(self, config: StreamConfig) -> None:
+        self._config = config
+        self._max_batch = config.max_batch
+        self._subscriptions = Subscriptions(config.subscriptions)
+        self._filters = [
+            (Subscriptions([entry]), chosen) for entry, chosen in config.filters.items()
+        ]
+        handlers.load(config.modules)
+        self._delivery.configure(config)
+        for oid, relation in self._relations.items():
+            self._tables[oid] = self._table(relation)
 
     def _table(self, relation: Relation) -> Table | None:
         name = TableName(relation.schema, relation.name)
@@ -198,12 +325,19 @@ class Feed:
                 relation.oid,
                 [column.name for column in relation.columns],
             )
-        return Table(
+        table = Table(
             relation,
             model=lineage.model,
+            lineage=lineage,
             alias=self._models.alias,
             types=self._types.resolve([c.type_oid for c in relation.columns]),
         )
+        table.filters = [
+            TableFilter(chosen, table)
+            for tables, chosen in self._filters
+            if chosen and tables.cover(lineage)
+        ]
+        return table
 
     def _truncate(self, message: Truncate) -> None:
         for oid in message.relation_oids:
@@ -222,6 +356,15 @@ class Feed:
                 )
 
     def _logical_message(self, message: LogicalMessage) -> None:
+        if message.prefix.startswith(_OWN_PREFIX):
+            self._own_message(message)
+        else:
+            self._message(message)
+        if self._detour and not message.transactional:
+            more = self._detour.expected > message.lsn
+            self._progress.finish(_NOTHING, more=more)
+
+    def _message(self, message: LogicalMessage) -> None:
         wanted = self._config.messages
         if not (message.prefix in wanted or "*" in wanted):
             return
@@ -240,8 +383,36 @@ class Feed:
             self._delivery.deliver_message(message)
             self._delivery.finish(position, counted=False)
 
+    def _own_message(self, message: LogicalMessage) -> None:
+        """Take in what walex_django itself has written to the log."""
+        content: object = None
+        with suppress(ValueError, RecursionError):
+            content = json.loads(message.content)
+        if not isinstance(content, dict):
+            logger.warning(
+                "The message %s at %s is ignored: it holds no JSON object.",
+                *(message.prefix, message.lsn),
+                extra={"stream": self._config.name},
+            )
+        elif message.prefix == _CONTEXT and message.transactional:
+            begin = self._transaction()
+            self._begin = Explained(
+                begin.commit_lsn, begin.timestamp, begin.xid, content
+            )
+        elif message.prefix == runtime.PREFIX and self._is_meant(content):
+            runtime.load(self._config.name)
+
+    def _is_meant(self, content: dict[str, Any]) -> bool:
+        return content.get("stream") == self._config.name
+
     def _deliver(self, *, last: bool) -> None:
         self._delivery.deliver(self._events, last=last)
         self._delivered = self._heard = True
         self._events.clear()
         self._bytes = 0
+
+
+def _size(message: RowMessage) -> int:
+    """Return about how many bytes a row has."""
+    rows = [getattr(message, name, None) or () for name in ("new", "old", "key")]
+    return sum(len(value) for value in chain(*rows) if isinstance(value, bytes))

@@ -87,3 +87,28 @@ class Checkpoint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.slot_name} at {Lsn(self.position)}"
+
+
+class StreamSetting(models.Model):
+    """
+    A setting of a stream that was changed while it ran.
+
+    ``manage.py walex_config`` changes it.
+    """
+
+    stream = models.CharField(_("stream"), max_length=200)
+    key = models.CharField(_("key"), max_length=50)
+    value = models.JSONField(_("value"))
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["stream", "key"], name="walex_django_streamsetting_key"
+            )
+        ]
+        verbose_name = _("changed setting")
+        verbose_name_plural = _("changed settings")
+
+    def __str__(self) -> str:
+        return f"{self.key} of {self.stream}"

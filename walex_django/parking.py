@@ -90,9 +90,12 @@ def _storable(text: str) -> str:
 
 
 def _table(arguments: Mapping[str, Any]) -> str:
-    if event := arguments.get("event"):
-        return f"{event.source.schema}.{event.source.table}"
-    return ""
+    """Return the table that a call is about, if it is about one."""
+    events: list[Event] = (
+        [arguments["event"]] if "event" in arguments else arguments.get("events", [])
+    )
+    tables = {f"{event.source.schema}.{event.source.table}" for event in events}
+    return tables.pop() if len(tables) == 1 else ""
 
 
 def _dump(value: Any) -> Any:

@@ -13,8 +13,8 @@ from psycopg import sql
 
 from . import checkpoints
 from .catalogue import ModelTables
-from .conf import ALL_TABLES, StreamConfig, get_configs
-from .filters import OWN_APP, Subscriptions
+from .conf import StreamConfig, get_configs
+from .filters import ALL_TABLES, OWN_APP, Subscriptions
 from .replication import publications, server, slots
 from .replication.connection import Connection
 from .replication.errors import (

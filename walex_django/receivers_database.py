@@ -30,7 +30,7 @@ def database() -> str:
 def known_error(error: DatabaseError) -> ReplicationError | None:
     """Return the error of ours for one of this database, if there is one."""
     said, cause, alias = _said(error), error.__cause__, database()
-    if isinstance(cause, UndefinedTable) or "no such table" in said:
+    if is_unmigrated(error):
         return NotPrepared(
             f"The database {alias!r} lacks a table of walex_django: {said}.",
             hint=f"Run: python manage.py migrate walex_django --database {alias}",
@@ -40,7 +40,7 @@ def known_error(error: DatabaseError) -> ReplicationError | None:
             f"The database {alias!r} refused: {said}.",
             hint="Let its role read and write the tables of walex_django: GRANT SELECT,"
             " INSERT, UPDATE, DELETE ON walex_django_checkpoint,"
-            " walex_django_parkedevent TO …",
+            " walex_django_parkedevent, walex_django_streamsetting TO …",
         )
     # A server that is not promoted yet takes no writes.
     if isinstance(cause, ReadOnlySqlTransaction):
@@ -48,6 +48,13 @@ def known_error(error: DatabaseError) -> ReplicationError | None:
     if isinstance(error, OperationalError | InterfaceError):
         return ConnectionLost(f"The receivers' database was lost: {said}.")
     return None
+
+
+def is_unmigrated(error: DatabaseError) -> bool:
+    """Return whether a table is missing."""
+    return isinstance(error.__cause__, UndefinedTable) or (
+        "no such table" in str(error)
+    )
 
 
 def _said(error: DatabaseError) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from django.db import connections, router, transaction
 from django.db.models import F, Model, QuerySet
 
+from . import handlers
 from .delivery import RAISED
 from .models import ParkedEvent
 from .parking import describe, trace, unpack
-from .signals import ALL, Receiver, StreamSignal, receiver_name
+from .signals import ALL, Receiver, receiver_name
 
 
 class NotConnected(Exception):
@@ -65,13 +67,16 @@ def _call(parked: ParkedEvent) -> None:
     arguments = unpack(parked.arguments)
     event = arguments.get("event")
     sender = event.model if event else None
-    signal = next(signal for signal in ALL if signal.name == parked.signal)
-    receiver = _find(signal, sender, parked.receiver)
-    receiver(signal=signal, sender=sender, stream=parked.stream, **arguments)
+    receiver = _find(parked, sender)
+    receiver(sender=sender, stream=parked.stream, **arguments)
 
 
-def _find(signal: StreamSignal, sender: type[Model] | None, name: str) -> Receiver:
-    for receiver in signal.receivers_of(sender):
-        if receiver_name(receiver) == name:
-            return receiver
-    raise NotConnected(f"{name} is not connected to {signal.name}")
+def _find(parked: ParkedEvent, sender: type[Model] | None) -> Receiver:
+    if called := handlers.find_function(parked.signal, parked.receiver):
+        return called
+    for signal in ALL:
+        if signal.name == parked.signal:
+            for receiver in signal.receivers_of(sender, parked.stream):
+                if receiver_name(receiver) == parked.receiver:
+                    return partial(receiver, signal=signal)
+    raise NotConnected(f"{parked.receiver} is not connected to {parked.signal}")

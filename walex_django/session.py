@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from threading import Event
 
 import psycopg
+from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.db import connections
 
-from . import receivers_database
+from . import conf, receivers_database, runtime
 from .catalogue import ModelTables
 from .checkpoints import CheckpointWriter
 from .conf import StreamConfig
 from .delivery import Delivery
 from .feed import Feed
 from .pgoutput.lsn import Lsn
+from .plan import require_published
 from .replication import server, slots
 from .replication.connection import Connection, connect, sql_error
 from .replication.errors import (
@@ -29,6 +32,8 @@ from .replication.progress import Progress
 from .replication.stream import ReplicationConnection
 from .start import StandingBy, Start, prepare, unbroken_place
 from .work import AtomicWork, Breaks, Work
+
+logger = logging.getLogger(__name__)
 
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
 
@@ -58,7 +63,7 @@ class Session:
         standing_by: StandingBy | None,
         breaks: Breaks,
     ) -> None:
-        self.config = config
+        self.config = self._base = config
         self.until = until
         self._drain = drain
         self._started = started
@@ -97,12 +102,13 @@ class Session:
             raise sql_error(error, slot=self.config.slot_name) from error
 
     def _run(self) -> None:
-        config = self.config
+        config = conf.follow(self._base)
         parameters = config.connection_parameters()
         with ExitStack() as stack:
             connection = stack.enter_context(connect(parameters))
             for alias in {config.database, receivers_database.database()}:
                 receivers_database.connect(alias)
+            config = self.config = runtime.refreshed(self._base)
             start = prepare(
                 config,
                 connection,
@@ -121,7 +127,7 @@ class Session:
                 place = unbroken_place(start, replication)
             elif not self._create_slot(replication):
                 return
-            replication.start(config.publications, messages=bool(config.messages))
+            replication.start(config.publications)
             self._connection = replication
             # Not before the slot is ours: who had it may just have moved on.
             checkpoint = None
@@ -173,12 +179,15 @@ class Session:
             done = checkpoint.done
             retries = self.config.max_retries
             work = AtomicWork(checkpoint, max_retries=retries, breaks=self._breaks)
+        delivery = Delivery(self.config, stopped=self._stopped, work=work)
         feed = Feed(
-            self.config,
+            self._base,
             models=ModelTables(self.config.database),
-            delivery=Delivery(self.config, stopped=self._stopped, work=work),
+            delivery=delivery,
             progress=progress,
             done=done,
+            wake=connection.wake,
+            reconfigured=self._reconfigured,
         )
         heard = time.monotonic()
         lost = False
@@ -188,6 +197,8 @@ class Session:
                     if batch := connection.receive():
                         feed.read(batch, stopped=self._stopped.is_set)
                         heard = time.monotonic()
+                    elif feed.settle(stopped=self._stopped.is_set):
+                        continue
                     elif not self._idle(connection, progress, interval):
                         _require_life(heard, patience)
                         connection.send_progress(progress, reply_requested=True)
@@ -198,12 +209,24 @@ class Session:
             lost = True
             raise
         finally:
+            feed.close()
+            delivery.close()
             work.abandon()
             # What is done is done, however this ends.
             with suppress(ReplicationError):
                 self._tell(connection, progress)
                 if checkpoint and not lost:
                     checkpoint.close(progress.told)
+
+    def _reconfigured(self, config: StreamConfig) -> None:
+        """Tell that the configuration has changed, and what it lacks."""
+        extra = {"stream": config.name}
+        logger.info("Stream %s has changed settings", config.name, extra=extra)
+        try:
+            with connect(config.connection_parameters()) as connection:
+                require_published(config, connection)
+        except (ReplicationError, ImproperlyConfigured) as error:
+            logger.warning("Stream %s: %s", config.name, error, extra=extra)
 
     def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
         if connection.is_streaming:

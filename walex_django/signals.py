@@ -11,7 +11,7 @@ import inspect
 import weakref
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from asgiref.sync import async_to_sync
 from django.apps import apps
@@ -33,6 +33,8 @@ class StreamSignal(Signal):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+        # Django knows no streams: who names one is connected to a signal of its own.
+        self._of_stream: dict[str, Self] = {}
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -43,6 +45,8 @@ class StreamSignal(Signal):
         sender: Any = None,
         weak: bool = True,
         dispatch_uid: Any = None,
+        *,
+        stream: str | None = None,
     ) -> None:
         """
         Connect a receiver, as `django.dispatch.Signal.connect` does.
@@ -52,29 +56,60 @@ class StreamSignal(Signal):
             sender: `None`.
             weak: let go of the receiver when nothing else refers to it.
             dispatch_uid: of several receivers with the same one, only the first counts.
+            stream: the only one that it is to hear of.
 
         Raises:
             ValueError: there is a sender, or the receiver takes no further keywords.
         """
         if sender is not None:
             raise ValueError(f"{self.name} has no senders: connect without one.")
+        if stream is not None:
+            self._for(stream).connect(receiver, None, weak, dispatch_uid)
+            return
         _check(receiver)
         super().connect(receiver, None, weak, dispatch_uid)
+
+    def disconnect(
+        self,
+        receiver: Receiver | None = None,
+        sender: Any = None,
+        dispatch_uid: str | None = None,
+        *,
+        stream: str | None = None,
+    ) -> bool:
+        """Disconnect a receiver; arguments as of `connect`. Return whether it was."""
+        if stream is not None:
+            return self._for(stream).disconnect(receiver, sender, dispatch_uid)
+        return super().disconnect(receiver, sender, dispatch_uid)
 
     def count(self) -> int:
         """Return the number of receivers that are still alive."""
         return sum(
             not isinstance(receiver, weakref.ReferenceType) or receiver() is not None
             for _, receiver, *_ in self.receivers
-        )
+        ) + sum(signal.count() for signal in self._of_stream.values())
 
-    def receivers_of(self, sender: type[Model] | None) -> list[Receiver]:
-        """Return those who hear of a sender, all to be called synchronously."""
-        if not self.receivers:
-            return []
-        # Django has no public way to ask, and `send` would look them up for each row.
-        synchronous, asynchronous = self._live_receivers(sender)
-        return [*synchronous, *map(async_to_sync, asynchronous)]
+    def receivers_of(
+        self, sender: type[Model] | None, stream: str | None = None
+    ) -> list[Receiver]:
+        """
+        Return those who hear of a sender, all to be called synchronously.
+
+        Args:
+            sender: a model, or `None`.
+            stream: whose changes they are, or `None`: those who name one do not count.
+        """
+        found: list[Receiver] = []
+        if self.receivers:
+            # Django has no public way to ask, and `send` would ask for each row.
+            synchronous, asynchronous = self._live_receivers(sender)
+            found = [*synchronous, *map(async_to_sync, asynchronous)]
+        if stream in self._of_stream:
+            found += self._of_stream[stream].receivers_of(sender)
+        return found
+
+    def _for(self, stream: str) -> Self:
+        return self._of_stream.setdefault(stream, type(self)(self.name))
 
 
 class ChangeSignal(StreamSignal):
@@ -91,6 +126,8 @@ class ChangeSignal(StreamSignal):
         sender: type[Model] | str | None = None,
         weak: bool = True,
         dispatch_uid: Any = None,
+        *,
+        stream: str | None = None,
     ) -> None:
         """
         Connect a receiver, as `StreamSignal.connect` does.
@@ -101,6 +138,9 @@ class ChangeSignal(StreamSignal):
         Raises:
             ValueError: the label is none, or the receiver takes no further keywords.
         """
+        if stream is not None:
+            self._for(stream).connect(receiver, sender, weak, dispatch_uid)
+            return
         _check(receiver)
         # A partial of this very method: Django's checks know it, and name the receiver
         # where an app has no such model.
@@ -120,22 +160,26 @@ class ChangeSignal(StreamSignal):
         receiver: Receiver | None = None,
         sender: type[Model] | str | None = None,
         dispatch_uid: Any = None,
+        *,
+        stream: str | None = None,
     ) -> bool:
         """Disconnect a receiver; arguments as of `connect`. Return whether it was."""
         if isinstance(sender, str):
             sender = apps.get_model(sender)
-        return super().disconnect(receiver, sender, dispatch_uid)
+        return super().disconnect(receiver, sender, dispatch_uid, stream=stream)
 
-    def receivers_of(self, sender: type[Model] | None) -> list[Receiver]:
+    def receivers_of(
+        self, sender: type[Model] | None, stream: str | None = None
+    ) -> list[Receiver]:
         """Return those who hear of a model, by itself or by one of its proxies."""
-        found = super().receivers_of(sender)
-        if not self.receivers or sender is None:
+        found = super().receivers_of(sender, stream)
+        if sender is None or not (self.receivers or self._of_stream):
             return found
         for proxy in _proxies(sender):
             known = [unwrapped(each) for each in found]
             found += [
                 each
-                for each in super().receivers_of(proxy)
+                for each in super().receivers_of(proxy, stream)
                 if unwrapped(each) not in known
             ]
         return found

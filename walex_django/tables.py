@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
 from django.db import connections
@@ -21,17 +21,25 @@ from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.datetime import TimestamptzLoader
 
-from .catalogue import ColumnType
+from .catalogue import ColumnType, Lineage
 from .pgoutput.messages import (
     UNCHANGED,
+    Delete,
+    Insert,
     PartialRow,
     Relation,
     Row,
+    RowMessage,
+    Truncate,
+    Update,
     Value,
 )
 from .pgoutput.values import JSONB, ExactText, RowLoader, decode_json
 from .replication.publications import TableName
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .filters import TableFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +81,7 @@ class Table:
     Args:
         relation: the message.
         model: the concrete model of the table, if it has one.
+        lineage: whose it is, where that is known.
         alias: of the database, for instances.
         types: of the columns.
         version: of the walex_django that made the events.
@@ -87,10 +96,12 @@ class Table:
         model: type[Model] | None,
         alias: str,
         types: Sequence[ColumnType],
+        lineage: Lineage | None = None,
         version: str = __version__,
     ) -> None:
         self.name = TableName(relation.schema, relation.name)
         self.model = model
+        self.lineage = lineage
         self.alias = alias
         self.columns = relation.columns
         self.types = types
@@ -107,6 +118,7 @@ class Table:
             ),
             version=version,
         )
+        self.filters: Sequence[TableFilter] = ()
         self._records = RowLoader([type.record_oid for type in types])
         self._instances: InstanceLoader | None = None
 
@@ -122,24 +134,52 @@ class Table:
         """Return the Python value of one column."""
         return self._records.load_one(index, row[index])
 
-    def key_row(self, row: Row) -> Row:
-        """Return a key tuple with `UNCHANGED` for the NULLs that tell nothing."""
+    def old_row(self, message: RowMessage | Truncate) -> Row | None:
+        """Return the old row with `UNCHANGED` where the server told nothing."""
+        if not isinstance(message, Update | Delete):
+            return None
+        if message.old is not None or message.key is None:
+            return message.old
+        # The NULLs of what is not the key tell nothing.
         return PartialRow(
             value if column.is_key else UNCHANGED
-            for value, column in zip(row, self.columns, strict=True)
+            for value, column in zip(message.key, self.columns, strict=True)
         )
+
+    def new_row(self, message: RowMessage | Truncate) -> Row | None:
+        """Return the new row with `UNCHANGED` where the server told nothing."""
+        if isinstance(message, Insert):
+            return message.new
+        if not isinstance(message, Update):
+            return None
+        if message.old is None or type(message.new) is not PartialRow:
+            return message.new
+        # REPLICA IDENTITY FULL: the old row has what was not sent with the new.
+        return PartialRow(
+            old if new is UNCHANGED else new
+            for new, old in zip(message.new, message.old, strict=True)
+        )
+
+    def field_value(self, index: int, value: Value) -> Any:
+        """Return the value of one column as the model's field has it, if any has."""
+        loader = self._instance_loader()
+        if loader and (found := loader.load_one(index, value)):
+            return found[0]
+        return self._records.load_one(index, value)
 
     def instance(self, row: Row) -> Model | None:
         """Return a model instance; what is `UNCHANGED` in the row is deferred."""
-        if self.model is None:
-            return None
-        if self._instances is None:
+        loader = self._instance_loader()
+        return loader.load(row) if loader else None
+
+    def _instance_loader(self) -> InstanceLoader | None:
+        if self._instances is None and self.model is not None:
             oids = {
                 name: type.oid
                 for name, type in zip(self.column_names, self.types, strict=True)
             }
             self._instances = InstanceLoader(self.model, oids, self.alias)
-        return self._instances.load(row)
+        return self._instances
 
 
 class InstanceLoader:
@@ -168,6 +208,7 @@ class InstanceLoader:
         oids = [columns[each.column or ""] for each in fields]
         self._names = [each.attname for each in fields]
         self._pick = _picker(picked, len(columns))
+        self._picked = picked
         self._loader = RowLoader(oids, orm_adapters(alias))
         self._converters = [
             (place, function, column)
@@ -194,13 +235,26 @@ class InstanceLoader:
             return self._from_db(self._alias, self._names, converted)
         return self._from_db(self._alias, self._names, values)
 
+    def load_one(self, index: int, value: Value) -> list[Any]:
+        """Return the value of one of the columns, or nothing if no field has it."""
+        if index not in self._picked:
+            return []
+        place = self._picked.index(index)
+        values = {place: self._loader.load_one(place, value)}
+        self._convert(values, place)
+        return [values[place]]
+
+    def _convert(self, values: Any, only: int | None = None) -> None:
+        for place, function, expression in self._converters:
+            if only is None or place == only:
+                value = values[place]
+                # Neither is a value that a converter expects.
+                if value is not UNCHANGED and not isinstance(value, ExactText):
+                    values[place] = function(value, expression, self._connection)
+
     def _load_each(self, picked: Sequence[Value]) -> Model:
         values = list(self._loader.load(picked))
-        for place, function, expression in self._converters:
-            value = values[place]
-            # Neither is a value that a converter expects.
-            if value is not UNCHANGED and not isinstance(value, ExactText):
-                values[place] = function(value, expression, self._connection)
+        self._convert(values)
         known = [
             (n, v)
             for n, v in zip(self._names, values, strict=True)

@@ -28,9 +28,15 @@ class Progress:
         """A transaction starts to arrive."""
         self._in_transaction = True
 
-    def finish(self, end_lsn: Lsn) -> None:
-        """All the work of a transaction is done. Args: end_lsn: its Commit's."""
-        self._in_transaction = False
+    def finish(self, end_lsn: Lsn, *, more: bool = False) -> None:
+        """
+        All the work of a transaction is done.
+
+        Args:
+            end_lsn: its Commit's.
+            more: of later ones, something was received already.
+        """
+        self._in_transaction = more
         self._advance(end_lsn)
 
     def keepalive(self, end_lsn: Lsn) -> None:

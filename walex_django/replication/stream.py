@@ -105,22 +105,23 @@ class ReplicationConnection:
         except psycopg.Error as error:
             raise sql_error(error, slot=self.slot) from error
 
-    def start(self, publications: Sequence[str], *, messages: bool = False) -> None:
+    def start(self, publications: Sequence[str]) -> None:
         """
-        Start to stream, from where the slot is.
+        Start to stream, from where the slot is; logical messages are sent too.
 
         Args:
             publications: their names.
-            messages: send logical messages too.
 
         Raises:
             SlotMissing, SlotInUse, SlotUnusable: the slot does not serve.
             ReplicationError: the server refused for another reason.
         """
         names = ",".join(sql.Identifier(name).as_string() for name in publications)
-        options = {"proto_version": "1", "publication_names": names}
-        if messages:
-            options["messages"] = "true"
+        options = {
+            "proto_version": "1",
+            "publication_names": names,
+            "messages": "true",
+        }
         # The grammar of replication commands knows no E'' strings.
         listed = ", ".join(
             f"{key} '{value.replace(chr(39), chr(39) * 2)}'"
@@ -131,6 +132,9 @@ class ReplicationConnection:
             f" LOGICAL 0/0 ({listed})"
         )
         try:
+            if self.sql.info.parameter_status("server_encoding") == "SQL_ASCII":
+                # The bytes may be no UTF-8, and the server would stop at them for ever.
+                self.sql.execute("SET client_encoding TO 'SQL_ASCII'")
             self.sql.execute(command.encode())
         except psycopg.Error as error:
             raise _start_error(error, self.slot) from error

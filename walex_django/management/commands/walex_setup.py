@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from walex_django import checkpoints
+from walex_django import checkpoints, runtime
 from walex_django.conf import StreamConfig
 from walex_django.management.streams import add_stream_option, chosen, reported
 from walex_django.plan import Step, setup_plan, subscribed_tables
@@ -40,11 +40,12 @@ class Command(BaseCommand):
                 "--recreate-slot drops what a slot has still to deliver. Say of which"
                 " stream, with --stream NAME."
             )
-        for config in configs:
+        for written in configs:
             with (
-                reported(config),
-                connect(config.connection_parameters()) as connection,
+                reported(written),
+                connect(written.connection_parameters()) as connection,
             ):
+                config = runtime.refreshed(written)
                 # A slot is created when all who are writing have ended.
                 connection.patience = math.inf
                 recreate = options["recreate_slot"] and config.durable_slot

@@ -1,0 +1,390 @@
+"""
+Handlers: functions that get the events of a transaction as a list.
+
+Source: WalEx, ``WalEx.Event.Dsl``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import itertools
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
+
+from asgiref.sync import async_to_sync
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
+from django.utils.module_loading import autodiscover_modules, import_string
+
+from .catalogue import Lineage
+from .conf import read_filter
+from .events import Event, EventType
+from .filters import Filter, Subscriptions, Where
+
+Tables: TypeAlias = "type[Model] | str | Collection[type[Model] | str]"
+"""One or several models, ``"app.Model"``, ``"schema.table"``, … or `ALL_TABLES`."""
+
+Handling = TypeVar("Handling", bound=Callable[..., Any])
+
+
+class Called:
+    """
+    A function, to be called like a receiver of signals.
+
+    Args:
+        function: sync or ``async``.
+        argument: name of the keyword argument that it gets, as its only one.
+    """
+
+    def __init__(self, function: Callable[..., Any], argument: str) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self.function, self._argument = function, argument
+        is_async = inspect.iscoroutinefunction(function)
+        self._call = async_to_sync(function) if is_async else function
+
+    def __call__(self, **arguments: Any) -> None:
+        """Call the function with its argument."""
+        self._call(arguments[self._argument])
+
+
+class Function(Called):
+    """
+    A function of a handler, which gets each event; or a task, which gets its dict.
+
+    Args:
+        function: callable, or with ``enqueue`` or ``delay``.
+
+    Attributes:
+        name: what its calls are parked under.
+        is_task: it is handed over, to be done elsewhere.
+    """
+
+    name = "function"
+
+    def __init__(self, function: Any) -> None:
+        enqueue = getattr(function, "enqueue", None) or getattr(function, "delay", None)
+        self.is_task = enqueue is not None
+        super().__init__(function, "event")
+        if enqueue is not None:
+            path = getattr(function, "module_path", None) or getattr(
+                function, "name", None
+            )
+            if path:
+                self.__module__, _, self.__qualname__ = path.rpartition(".")
+            self._enqueue = enqueue
+            self._call = self._hand_over
+
+    def _hand_over(self, event: Event) -> None:
+        self._enqueue(event.as_dict())
+
+
+@dataclass(eq=False)
+class Handler(Called):
+    """
+    A function that gets events as a list.
+
+    Attributes:
+        name: of the decorator, such as ``"on_insert"``.
+        function: gets the events.
+        place: where it is registered, for errors.
+        types: the events that it is for.
+        tables: the tables that it is for, as written.
+        stream: the only one that it hears of, or `None` for all.
+        filter: what it does not get.
+        functions: as written.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    place: str
+    types: frozenset[EventType]
+    tables: tuple[type[Model] | str, ...]
+    stream: str | None
+    filter: Filter
+    given_functions: tuple[object, ...]
+    functions: list[Function] = field(default_factory=list)
+    is_prepared: bool = False
+    _subscriptions: Subscriptions | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.function, "events")
+
+    def prepare(self) -> None:
+        """
+        Look up the functions, which may be defined after their handler.
+
+        Raises:
+            ImproperlyConfigured: there is no such function, or table.
+        """
+        self.look_up()
+        try:
+            self.filter.condition()
+            self.functions = [
+                Function(self._function(given)) for given in self.given_functions
+            ]
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"{self.where}: {error}") from error
+        self.is_prepared = True
+
+    def look_up(self) -> Subscriptions:
+        """
+        Return the tables that it is for.
+
+        Raises:
+            ImproperlyConfigured: there is no such model, field or value.
+        """
+        if self._subscriptions is None:
+            try:
+                subscriptions = Subscriptions(map(_entry, self.tables))
+                for model in subscriptions.models:
+                    self.filter.require_fields(model)
+            except ImproperlyConfigured as error:
+                raise ImproperlyConfigured(f"{self.where}: {error}") from error
+            self._subscriptions = subscriptions
+        return self._subscriptions
+
+    def covers(self, lineage: Lineage) -> bool:
+        """Return whether it is for a table; its functions are looked up then."""
+        if not self.is_prepared:
+            self.prepare()
+        return self.look_up().cover(lineage)
+
+    @property
+    def where(self) -> str:
+        """Where it is registered, and by what."""
+        return f"{self.place}, @{self.name}"
+
+    def _function(self, given: object) -> object:
+        """Return what an entry of ``functions`` names."""
+        try:
+            match given:
+                case str() if "." in given:
+                    found: object = import_string(given)
+                case str():
+                    found = getattr(sys.modules[self.function.__module__], given)
+                case (str() as module, str() as name):
+                    found = getattr(importlib.import_module(module), name)
+                case (module, str() as name):
+                    found = getattr(module, name)
+                case _:
+                    found = given
+        except (ImportError, AttributeError) as error:
+            raise ImproperlyConfigured(f"functions has {given!r}: {error}.") from error
+        if not (callable(found) or hasattr(found, "enqueue")):
+            raise ImproperlyConfigured(
+                f"functions has {given!r}, which cannot be called."
+            )
+        return found
+
+
+registry: dict[tuple[str, str], Handler] = {}
+"""All handlers, in the order of their registration, by decorator and dotted name."""
+
+_changes = itertools.count(1)
+generation = 0
+"""Changes with each handler that comes or goes."""
+
+
+class Options(TypedDict, total=False):
+    """What the decorators take besides tables; see `on_event`."""
+
+    stream: str | None
+    unwatched_records: Mapping[str, Any]
+    unwatched_fields: Collection[str]
+    changed: Collection[str]
+    where: Where | str | None
+    functions: Collection[object]
+
+
+def on_event(
+    tables: Tables, **options: Unpack[Options]
+) -> Callable[[Handling], Handling]:
+    """
+    Register a function for the changes of tables, whatever was done to them.
+
+    It is called with a list: the events of one transaction, in order, of which there
+    are at most ``MAX_BATCH`` at a time. It may be ``async``.
+
+    Args:
+        tables: a model, its label, ``"app.*"``, ``"schema.table"``, ``"schema.*"``,
+            `ALL_TABLES`, or several of these.
+        stream: hear of that one only.
+        unwatched_records: see `Filter`, as of the next three.
+        unwatched_fields: names of fields.
+        changed: names of fields.
+        where: called with an event; or its dotted path.
+        functions: each is called with each event, beside the handler, in a thread of a
+            pool; their work is part of the transaction, which is not acknowledged
+            before it is done. Callables, dotted paths, names in the handler's own
+            module, pairs of module and name. What has ``enqueue`` or ``delay`` is a
+            task: it is handed ``event.as_dict()``.
+
+    Raises:
+        ImproperlyConfigured: an argument is wrong, or the function is registered
+            already; says where.
+
+    Source: WalEx, ``on_event/4``.
+    """
+    return _register("on_event", tuple(EventType), tables, options)
+
+
+def on_insert(
+    tables: Tables, **options: Unpack[Options]
+) -> Callable[[Handling], Handling]:
+    """Register a function for rows that are inserted; see `on_event`."""
+    return _register("on_insert", (EventType.INSERT,), tables, options)
+
+
+def on_update(
+    tables: Tables, **options: Unpack[Options]
+) -> Callable[[Handling], Handling]:
+    """Register a function for rows that are updated; see `on_event`."""
+    return _register("on_update", (EventType.UPDATE,), tables, options)
+
+
+def on_delete(
+    tables: Tables, **options: Unpack[Options]
+) -> Callable[[Handling], Handling]:
+    """Register a function for rows that are deleted; see `on_event`."""
+    return _register("on_delete", (EventType.DELETE,), tables, options)
+
+
+def on_truncate(
+    tables: Tables, **options: Unpack[Options]
+) -> Callable[[Handling], Handling]:
+    """Register a function for tables that are emptied by TRUNCATE; see `on_event`."""
+    return _register("on_truncate", (EventType.TRUNCATE,), tables, options)
+
+
+def unregister(function: Callable[..., Any]) -> None:
+    """Take a function out again, from all that it was registered for."""
+    for key, handler in list(registry.items()):
+        if handler.function is function:
+            del registry[key]
+    _note_change()
+
+
+def _note_change() -> None:
+    global generation  # noqa: PLW0603
+    generation = next(_changes)
+
+
+def load(modules: Iterable[str] = ()) -> None:
+    """
+    Import where handlers are: each app's ``walex``, and these modules.
+
+    Args:
+        modules: their dotted names. What is not there, a check tells.
+
+    Raises:
+        ImproperlyConfigured: a handler names what is not there.
+    """
+    autodiscover_modules("walex")
+    for module in modules:
+        if exists(module):
+            importlib.import_module(module)
+    for handler in registry.values():
+        if not handler.is_prepared:
+            handler.prepare()
+
+
+def exists(module: str) -> bool:
+    """Return whether there is a module of that dotted name."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def find_function(name: str, dotted_name: str) -> Called | None:
+    """
+    Return what a parked call was made of, if it is still registered.
+
+    Args:
+        name: of the decorator, or ``"function"``.
+        dotted_name: of the function.
+    """
+    if name != Function.name:
+        return registry.get((name, dotted_name))
+    functions = (each for handler in registry.values() for each in handler.functions)
+    return next((each for each in functions if dotted(each) == dotted_name), None)
+
+
+def dotted(function: Any) -> str:
+    """Return the dotted name of a function."""
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _register(
+    name: str, types: tuple[EventType, ...], tables: Tables, options: Options
+) -> Callable[[Handling], Handling]:
+    caller = sys._getframe(2)
+    place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+    try:
+        table_list = _read_tables(tables)
+        stream, functions, chosen = _read_options(options)
+    except ValueError as error:
+        problem = str(error).replace("\n", ". ")
+        raise ImproperlyConfigured(f"{place}, @{name}: {problem}") from None
+
+    def decorate(function: Handling) -> Handling:
+        handler = Handler(
+            *(name, function, place, frozenset(types), table_list, stream, chosen),
+            given_functions=functions,
+        )
+        key = (name, dotted(handler))
+        if key in registry:
+            raise ImproperlyConfigured(
+                f"{handler.where}: {key[1]} is registered already, at"
+                f" {registry[key].place}. Give one decorator all its tables."
+            )
+        if apps.models_ready:
+            handler.look_up()
+        registry[key] = handler
+        _note_change()
+        return function
+
+    return decorate
+
+
+def _read_tables(tables: Tables) -> tuple[type[Model] | str, ...]:
+    found = (tables,) if isinstance(tables, str | type) else tuple(tables)
+    for each in found:
+        if not _is_table(each):
+            raise ValueError(f"a table is a model or 'app.Model', not {each!r}")
+    if not found:
+        raise ValueError("it is for no table")
+    return found
+
+
+def _read_options(
+    options: Options,
+) -> tuple[str | None, tuple[object, ...], Filter]:
+    functions = options.get("functions", ())
+    if not isinstance(functions, list | tuple | set | frozenset):
+        raise ValueError(f"functions must be a list, not {functions!r}")
+    stream = options.get("stream")
+    if not isinstance(stream, str | None):
+        raise ValueError(f"stream must be a name, not {stream!r}")
+    rest = {
+        key: tuple(value) if isinstance(value, set | frozenset) else value
+        for key, value in options.items()
+        if key not in {"functions", "stream"}
+    }
+    return stream, tuple(functions), read_filter(rest)
+
+
+def _is_table(given: object) -> bool:
+    return (isinstance(given, type) and issubclass(given, Model)) or (
+        isinstance(given, str) and (given == "*" or "." in given)
+    )
+
+
+def _entry(table: type[Model] | str) -> str:
+    return table if isinstance(table, str) else table._meta.label
