@@ -11,6 +11,7 @@ import environ
 _URL = os.environ.get("ZOO_DATABASE_URL", "postgres://nobody@127.0.0.1:1/unset")
 
 SECRET_KEY = "not secret"
+DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = os.environ.get("ZOO_USE_TZ") != "no"
 TIME_ZONE = "Europe/Berlin"
 DATABASES = {
@@ -25,6 +26,7 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "walex_django",
     "tests.zoo",
+    "tests.exact",
 ]
 # A child process gets more settings of its first stream so, as JSON.
 _STREAM = json.loads(os.environ.get("ZOO_STREAM", "{}"))

@@ -1,0 +1,212 @@
+"""Long values that did not change are not sent, unless the old row tells them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from walex_django import UNCHANGED, Change, Event
+
+from .atlas import Atlas
+from .sameness import assert_survives
+from .tables_models import Letter
+
+# Of no pattern that compresses: stored apart, whatever the strategy.
+LONG = "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(200))
+NOTES = {"text": LONG, "null": None}
+TAGS: list[Any] = [LONG, None, "NULL"]
+SEAL = LONG.encode()
+TOASTED = {"story", "notes", "tags", "seal"}
+
+LETTER = """
+    CREATE TABLE atlas.letter (
+        id int PRIMARY KEY, code text NOT NULL UNIQUE, story text, notes jsonb,
+        tags text[], seal bytea
+    );
+    CREATE UNIQUE INDEX by_code ON atlas.letter (code)
+"""
+
+
+def write(atlas: Atlas) -> None:
+    Letter.objects.create(id=1, code="a", story=LONG, notes=NOTES, tags=TAGS, seal=SEAL)
+
+
+@pytest.fixture
+def letter(atlas: Atlas) -> Atlas:
+    """A letter, all of whose values are long."""
+    atlas.execute(LETTER)
+    write(atlas)
+    return atlas
+
+
+def deferred(event: Event) -> set[str]:
+    assert event.instance is not None
+    return event.instance.get_deferred_fields()
+
+
+@pytest.mark.parametrize("identity", ["DEFAULT", "USING INDEX by_code"])
+@pytest.mark.parametrize("storage", ["EXTENDED", "EXTERNAL"])
+def test_what_was_not_sent_is_named_and_deferred(
+    atlas: Atlas, identity: str, storage: str
+) -> None:
+    atlas.execute(LETTER)
+    for column in TOASTED:
+        atlas.execute(f"ALTER TABLE atlas.letter ALTER {column} SET STORAGE {storage}")
+    atlas.execute(f"ALTER TABLE atlas.letter REPLICA IDENTITY {identity}")
+    write(atlas)
+    atlas.watch()
+    atlas.execute("UPDATE atlas.letter SET code = 'b'")
+    atlas.execute("UPDATE atlas.letter SET id = 2")
+    atlas.execute("UPDATE atlas.letter SET story = story || '!', seal = NULL")
+    atlas.execute("UPDATE atlas.letter SET notes = '{}'")
+
+    coded, moved, written, noted = atlas.events()
+    for event, absent in (
+        (coded, TOASTED),
+        (moved, TOASTED),
+        (written, {"notes", "tags"}),
+        (noted, {"story", "tags"}),
+    ):
+        record = event.new_record
+        assert record is not None
+        # In the order of the table.
+        assert list(event.unchanged) == [name for name in record if name in absent]
+        assert {n for n, value in record.items() if value is UNCHANGED} == absent
+        assert deferred(event) == absent
+        assert event.changes is None
+        assert_survives(event)
+    told = moved.old_record if identity == "DEFAULT" else coded.old_record
+    assert told == ({"id": 1} if identity == "DEFAULT" else {"code": "a"})
+    assert written.new_record is not None
+    assert written.new_record["story"] == LONG + "!"
+    assert written.new_record["seal"] is None
+    assert isinstance(noted.instance, Letter)
+    assert noted.instance.notes == {}
+    assert noted.instance.seal is None
+
+
+def test_a_deferred_value_is_read_when_asked_for(letter: Atlas) -> None:
+    letter.watch()
+    letter.execute("UPDATE atlas.letter SET code = 'b'")
+
+    (event,) = letter.events()
+    again = Event.from_dict(json.loads(event.as_json()))
+    for instance in (event.instance, again.instance):
+        assert isinstance(instance, Letter)
+        assert instance.story == LONG
+        assert instance.notes == NOTES
+        assert instance.tags == TAGS
+        assert bytes(instance.seal or b"") == SEAL
+        assert instance.get_deferred_fields() == set()
+    # What was read since is of the instance, not of the event.
+    assert set(event.unchanged) == TOASTED
+
+
+def test_what_was_not_sent_is_filled_in_under_full(letter: Atlas) -> None:
+    letter.execute("ALTER TABLE atlas.letter REPLICA IDENTITY FULL")
+    letter.watch()
+    for change in (
+        "code = 'b'",
+        "id = 2",
+        "story = NULL, tags = '{}'",
+        "story = ''",
+        "notes = notes || '{}'",
+    ):
+        letter.execute(f"UPDATE atlas.letter SET {change}")
+    letter.execute("DELETE FROM atlas.letter")
+
+    *updates, gone = letter.events()
+    changes: list[dict[str, Any]] = [
+        {"code": Change("a", "b")},
+        {"id": Change(1, 2)},
+        {"story": Change(LONG, None), "tags": Change(TAGS, [])},
+        {"story": Change(None, "")},
+        {},
+    ]
+    assert [event.changes for event in updates] == changes
+    for event in updates:
+        assert event.unchanged == ()
+        assert deferred(event) == set()
+        assert event.new_record is not None
+        assert event.new_record["notes"] == NOTES
+        assert event.new_record["seal"] == SEAL
+        assert isinstance(event.old_instance, Letter)
+        assert event.old_instance.get_deferred_fields() == set()
+        assert_survives(event)
+    assert isinstance(gone.instance, Letter)
+    assert bytes(gone.instance.seal or b"") == SEAL
+    assert_survives(gone)
+
+
+def test_a_long_value_in_the_identity_is_told(letter: Atlas) -> None:
+    """An index holds no value longer than 2704 bytes, compressed."""
+    # Stored compressed in its row, or apart: it is part of the key either way.
+    letter.execute("ALTER TABLE atlas.letter ALTER code SET STORAGE EXTERNAL")
+    letter.execute("ALTER TABLE atlas.letter REPLICA IDENTITY USING INDEX by_code")
+    code = LONG[:2500]
+    letter.execute("UPDATE atlas.letter SET code = %s", [code])
+    letter.watch()
+    letter.execute("UPDATE atlas.letter SET id = 2")
+    letter.execute("UPDATE atlas.letter SET code = 'b'")
+    letter.execute("UPDATE atlas.letter SET code = %s", [code])
+    letter.execute("DELETE FROM atlas.letter")
+
+    same, left, came, gone = letter.events()
+    for event in (same, left, came, gone):
+        assert_survives(event)
+    assert same.new_record is not None
+    assert same.new_record["code"] in (code, UNCHANGED)
+    assert (same.new_record["code"] is UNCHANGED) is ("code" in same.unchanged)
+    assert left.old_record == {"code": code}
+    assert came.old_record == {"code": "b"}
+    assert gone.old_record == {"code": code}
+
+
+def test_short_values_are_always_sent(atlas: Atlas) -> None:
+    atlas.execute(LETTER)
+    atlas.execute("ALTER TABLE atlas.letter ALTER story SET STORAGE PLAIN")
+    atlas.execute(
+        "INSERT INTO atlas.letter VALUES (1, 'a', %s, '{}', '{}', '')", [LONG[:4000]]
+    )
+    atlas.watch()
+    atlas.execute("UPDATE atlas.letter SET code = 'b'")
+
+    (event,) = atlas.events()
+    assert event.unchanged == ()
+    assert event.new_record is not None
+    assert event.new_record["story"] == LONG[:4000]
+
+
+def test_a_value_that_was_rewritten_the_same_is_sent(letter: Atlas) -> None:
+    letter.watch()
+    letter.execute("UPDATE atlas.letter SET story = %s", [LONG])
+
+    (event,) = letter.events()
+    assert "story" not in event.unchanged
+    assert event.new_record is not None
+    assert event.new_record["story"] == LONG
+
+
+def test_long_values_of_a_table_that_changes(told: Atlas) -> None:
+    told.execute(LETTER)
+    write(told)
+    told.watch()
+    told.execute("UPDATE atlas.letter SET code = 'b'")
+    told.execute("ALTER TABLE atlas.letter DROP COLUMN tags")
+    told.execute("ALTER TABLE atlas.letter RENAME story TO tale")
+    told.execute("UPDATE atlas.letter SET code = 'c'")
+    told.execute("ALTER TABLE atlas.letter REPLICA IDENTITY FULL")
+    told.execute("UPDATE atlas.letter SET code = 'd'")
+
+    first, second, third = told.events()
+    assert first.unchanged == ("story", "notes", "tags", "seal")
+    assert second.unchanged == ("tale", "notes", "seal")
+    assert third.unchanged == ()
+    assert third.changes == {"code": Change("c", "d")}
+    assert third.new_record is not None
+    assert third.new_record["tale"] == LONG
+    for event in (first, second, third):
+        assert_survives(event)
