@@ -1,0 +1,197 @@
+"""What events tell is enough to keep a copy of any table, row for row."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from random import Random
+
+import psycopg
+import pytest
+
+from tests.listening import Listening
+from walex_django import Event
+from walex_django.conf import StreamConfig, get_config
+
+from .random_changes import Changes
+from .random_session import Connection
+from .random_tables import JOURNAL, SCHEMAS, Maker, Table, quoted
+from .random_values import USER_TYPES
+from .replica import Data, Replica
+
+ROWS = 20_000
+_COPIES = ["by values ", "by JSON "]
+
+
+@pytest.fixture
+def seed() -> int:
+    """What makes the test's chance: ``WALEX_TEST_SEED``, or another each time."""
+    seed = int(os.environ.get("WALEX_TEST_SEED") or secrets.randbelow(10**6))
+    print(f"WALEX_TEST_SEED={seed}")  # pytest shows it with a failure
+    return seed
+
+
+@pytest.fixture
+def random_config(transactional_db: None) -> Iterator[StreamConfig]:
+    """A stream of all tables that the test makes, which are gone after it."""
+    config = replace(
+        get_config("default"),
+        publications=("random_events",),
+        slot_name="random_walex",
+        durable_slot=False,
+        subscriptions=tuple(f"{schema}.*" for schema in SCHEMAS),
+    )
+    with session(config) as connection:
+        found = connection.execute("SELECT extname FROM pg_extension").fetchall()
+        made = {"citext", "hstore", "ltree"} - {name for (name,) in found}
+        for extension in made:
+            run(connection, f"CREATE EXTENSION {extension}")
+        connection.commit()
+        try:
+            yield config
+        finally:
+            connection.rollback()
+            for schema in ["odd types", *SCHEMAS]:
+                for copy in ["", *_COPIES]:
+                    run(
+                        connection,
+                        f"DROP SCHEMA IF EXISTS {quoted(copy + schema)} CASCADE",
+                    )
+            run(connection, "DROP PUBLICATION IF EXISTS random_events")
+            for extension in made:
+                run(connection, f"DROP EXTENSION {extension}")
+            connection.commit()
+
+
+@contextmanager
+def session(config: StreamConfig) -> Iterator[Connection]:
+    """Connect as anybody would who writes to the database."""
+    with psycopg.connect(**config.connection_parameters()) as connection:
+        yield connection
+
+
+def run(connection: Connection, statement: str) -> None:
+    connection.execute(statement.encode(), ())
+
+
+def make(connection: Connection, maker: Maker) -> list[Table]:
+    """Make tables of all kinds and a publication of them."""
+    for schema in SCHEMAS:
+        run(connection, f"CREATE SCHEMA {quoted(schema)}")
+    for statement in filter(str.strip, USER_TYPES.split(";")):
+        run(connection, statement)
+    tables = maker.all()
+    for table in tables:
+        for statement in table.create():
+            run(connection, statement)
+    run(
+        connection,
+        f"CREATE TABLE {quoted(*JOURNAL)} (id bigint PRIMARY KEY, place bigint,"
+        " statement text, schema text, name text)",
+    )
+    names = ", ".join([quoted(*JOURNAL), *(table.sql for table in tables)])
+    options = "publish_via_partition_root = true"
+    if maker.published_generated:
+        options += ", publish_generated_columns = stored"
+    run(
+        connection,
+        f"CREATE PUBLICATION random_events FOR TABLE {names} WITH ({options})",
+    )
+    return tables
+
+
+def test_a_copy_kept_by_events_is_the_original(
+    random_config: StreamConfig, seed: int
+) -> None:
+    random = Random(seed)
+    with ExitStack() as stack:
+        first, second, third = (
+            stack.enter_context(session(random_config)) for _ in range(3)
+        )
+        maker = Maker(random, first.info.server_version)
+        tables = make(first, maker)
+        first.commit()
+        by_values, by_json = (
+            Replica(third, name, tables, published_generated=maker.published_generated)
+            for name in _COPIES
+        )
+        third.commit()
+
+        with Listening(random_config) as listening:
+            changes = Changes(random, [first, second], tables)
+            changes.make(ROWS)
+            listening.wait_until(lambda: heard_all(listening.events, changes.commits))
+        events = listening.events
+        assert len(events) > ROWS
+        check_order(events, changes.commits)
+
+        told = [(event, event.as_dict()) for event in events]
+        by_values.apply(told)
+        by_json.apply(sent(json.dumps(data)) for _, data in told)
+
+        for table in tables:
+            for name in _COPIES:
+                assert not different(third, table, name), (table.sql, changes.done)
+
+
+def heard_all(events: Sequence[Event], commits: int) -> bool:
+    return bool(events) and place(events[-1]) == commits
+
+
+def place(event: Event) -> int | None:
+    """Return which commit it was that an entry of the journal ends."""
+    if (event.source.schema, event.source.table) != JOURNAL:
+        return None
+    assert event.new_record
+    found: int | None = event.new_record["place"]
+    return found
+
+
+def check_order(events: Sequence[Event], commits: int) -> None:
+    assert len({event.id for event in events}) == len(events)
+    positions = [(event.lsn, event.ordinal) for event in events]
+    assert positions == sorted(positions)
+    ends = [event for event in events if place(event)]
+    assert [place(event) for event in ends] == list(range(1, commits + 1))
+    # Each transaction is whole: its journal's entry is its last row.
+    transactions = list(dict.fromkeys(event.xid for event in events))
+    assert [event.xid for event in ends] == transactions
+    assert len({event.lsn for event in events}) == commits
+
+
+def sent(text: str) -> tuple[Event, Data]:
+    """Return the event that went as JSON, and what it is as a dict again."""
+    data = json.loads(text)
+    event = Event.from_dict(data)
+    assert event.as_dict() == data
+    return event, data
+
+
+def different(connection: Connection, table: Table, copy: str) -> list[str]:
+    """Return rows that only the original or its copy has, or which of their columns."""
+    names = [column.name for column in table.columns]
+    rows = difference(connection, table, copy, names)
+    columns = [
+        f"{column}: {shown}"
+        for column in table.columns
+        for shown in difference(connection, table, copy, [column.name])
+        if rows
+    ]
+    return columns or rows
+
+
+def difference(
+    connection: Connection, table: Table, copy: str, columns: Sequence[str]
+) -> list[str]:
+    shown = ", ".join(f"{quoted(column)}::text" for column in columns)
+    original = f"SELECT {shown} FROM {table.sql}"
+    copied = f"SELECT {shown} FROM {quoted(copy + table.schema, table.name)}"
+    query = (
+        f"SELECT left(one::text, 200) FROM (({original} EXCEPT ALL {copied})"
+        f" UNION ALL ({copied} EXCEPT ALL {original})) AS one LIMIT 4"
+    )
+    return [row for (row,) in connection.execute(query.encode(), ())]
