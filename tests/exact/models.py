@@ -1,0 +1,7 @@
+"""Models of this package's tests; its app has no others, and no migrations."""
+
+from __future__ import annotations
+
+from . import field_models, tables_models
+
+__all__ = ["field_models", "tables_models"]
