@@ -96,8 +96,8 @@ JSON_TEXTS = [
     *('{"a": 1, "b": {"a": 2}, "a": 3}', '{"b": 1, "aa": 2}', " [1 , 2] "),
     *(r'"\ud83e\udd93 \u00e9 \n \" \\ \/"', '"infinity"', '{"__proto__": "NaN"}'),
     *('{"walex_django.ExactText": "1"}', '{"walex_django.ExactText": 1}'),
-    # More than a float holds, more digits than int() takes, deeper than Python goes.
-    *("1e308", "-1e400", "[1e400, 2]", "1" + "0" * 5000, "[" * 3000 + "]" * 3000),
+    # More than a float holds, more digits than int() takes.
+    *("1e308", "-1e400", "[1e400, 2]", "1" + "0" * 5000),
 ]
 _jsonb = st.one_of(
     st.builds(

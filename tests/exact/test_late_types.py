@@ -10,7 +10,8 @@ import pytest
 from .hearing import Hearing, hearing
 from .sameness import assert_survives
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# No other app has tables here: nothing else needs to be emptied after each test.
+pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tests.exact"])
 
 MAKE = """
 CREATE SCHEMA turning;

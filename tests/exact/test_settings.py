@@ -17,7 +17,8 @@ from walex_django.replication.connection import Connection, connect
 from .hearing import Hearing, stream
 from .sameness import assert_same, assert_survives
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# No other app has tables here: nothing else needs to be emptied after each test.
+pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tests.exact"])
 
 VALUES = {
     "date": "2026-02-03",

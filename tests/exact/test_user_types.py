@@ -16,7 +16,8 @@ from .field_models import Made
 from .hearing import Hearing, hearing
 from .sameness import assert_same, assert_survives, loaded
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# No other app has tables here: nothing else needs to be emptied after each test.
+pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tests.exact"])
 
 MAKE = r"""
 CREATE EXTENSION IF NOT EXISTS citext;
