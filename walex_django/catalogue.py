@@ -11,7 +11,7 @@ import psycopg
 from django.apps import apps
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Model
+from django.db.models import Field, Model
 from psycopg.pq import Format
 
 from .pgoutput.messages import Type
@@ -88,6 +88,7 @@ class ModelTables:
         self.alias = alias
         self._by_oid: dict[int, type[Model]] = {}
         self._by_name: dict[TableName, type[Model]] = {}
+        self._names: dict[int, TableName] = {}
         self._absent = concrete_models()
         self._warned: set[tuple[type[Model], str]] = set()
 
@@ -128,8 +129,7 @@ class ModelTables:
             oid: of the table.
             columns: those that come. Others may be there and not be published.
         """
-        fields = model._meta.local_concrete_fields
-        absent = {each.column for each in fields if each.column} - {*columns}
+        absent = {*column_fields(model)} - {*columns}
         if not absent:
             return
         there = {name for (name,) in _query(self.alias, _COLUMNS, [oid])}
@@ -143,18 +143,33 @@ class ModelTables:
                     extra={"database": self.alias},
                 )
 
+    def kind(self, model: type[Model]) -> str | None:
+        """Return what a model has instead of a table whose changes are logged."""
+        quoted = connections[self.alias].ops.quote_name(model._meta.db_table)
+        for kind, persistence in _query(self.alias, _KIND, [[quoted]]):
+            return _KINDS.get(kind) or _PERSISTENCES.get(persistence)
+        return None
+
+    def tells_whole_rows(self, oid: int) -> bool:
+        """
+        Return whether REPLICA IDENTITY FULL is meant by all of a table's partitions.
+
+        Those that have another one send their keys, marked as whole rows, where it is
+        the root that is published.
+        """
+        ((whole,),) = _query(self.alias, _WHOLE, [oid])
+        return whole is not False
+
     def _lineage(self, table: TableName, line: Sequence[tuple[Any, ...]]) -> Lineage:
         models, names = [], [table]
         for oid, *name in line:
             names.append(TableName(*name))
             if model := self._model(oid, names[-1]):
                 models.append(model)
-        if not (line and line[0][0] in self._by_oid):
-            # It may have been replaced: then another has its name and model now.
-            if self._may_be_new(table):
-                self._look()
-            if model := self._by_name.get(table):
-                models.insert(0, model)
+        is_known = bool(line) and line[0][0] in self._by_oid
+        # If it was renamed, replaced or dropped since, its old name tells whose it is.
+        if not is_known and (model := self._model_once(table)):
+            models.insert(0, model)
         return Lineage(
             model=models[0] if models else None,
             names=frozenset(names),
@@ -164,15 +179,30 @@ class ModelTables:
 
     def _model(self, oid: int, name: TableName) -> type[Model] | None:
         """Return the model of a table that is there now."""
-        if oid not in self._by_oid and self._may_be_new(name):
+        if self._names.get(oid) != name and self._may_be_new(oid, name):
             self._look()
         return self._by_oid.get(oid)
 
-    def _may_be_new(self, name: TableName) -> bool:
+    def _may_be_new(self, oid: int, name: TableName) -> bool:
         """Return whether a table of that name may have a model since we looked."""
-        return name in self._by_name or any(
-            name.name in model._meta.db_table for model in self._absent
+        return (
+            oid in self._by_oid
+            or name in self._by_name
+            or any(name.name in model._meta.db_table for model in self._absent)
         )
+
+    def _model_once(self, name: TableName) -> type[Model] | None:
+        """Return the model that had a table of that name, and has none now."""
+        if not any(name.name in model._meta.db_table for model in self._absent):
+            return self._by_name.get(name)
+        self._look()
+        if self._absent and name not in self._by_name:
+            ((path,),) = _query(self.alias, "SELECT current_schemas(false)::text[]", [])
+            for model in self._absent:
+                schema, _, table = bare(model._meta.db_table).rpartition('"."')
+                if table == name.name and name.schema in ([schema] if schema else path):
+                    return model
+        return self._by_name.get(name)
 
     def _look(self) -> None:
         models = concrete_models()
@@ -183,25 +213,58 @@ class ModelTables:
             name: (oid, TableName(*table))
             for name, oid, *table in _query(self.alias, _FIND, [quoted])
         }
-        self._by_oid, self._by_name, self._absent = {}, {}, []
+        before, self._by_oid = self._by_oid, {}
+        self._by_name, self._names, self._absent = {}, {}, []
         for name, model in zip(quoted, models, strict=True):
             if name in found:
                 oid, table = found[name]
                 self._by_oid[oid] = self._by_name[table] = model
+                self._names[oid] = table
             else:
                 self._absent.append(model)
+        # A table that was renamed is its model's until that has another one.
+        for oid, model in before.items():
+            if model in self._absent:
+                self._by_oid.setdefault(oid, model)
+
+
+def column_fields(model: type[Model]) -> dict[str, Field[Any, Any]]:
+    """Return the fields that a model's own table has, by column, unquoted."""
+    fields = model._meta.local_concrete_fields
+    return {bare(each.column): each for each in fields if each.column}
+
+
+def bare(name: str) -> str:
+    """Return a name without the quotes that Django would leave around it."""
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        return name[1:-1]
+    return name
 
 
 # to_regclass() would do it all, but raises where the role may not use a schema.
-_FIND = """
-SELECT asked.name, class.oid, namespace.nspname, class.relname
+_CLASSES = """
 FROM unnest(%s::text[]) AS asked(name)
 CROSS JOIN parse_ident(asked.name) AS part
 JOIN pg_catalog.pg_class AS class ON class.relname = part[cardinality(part)]::name
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-WHERE class.relkind IN ('r', 'p') AND class.relpersistence = 'p'
-AND CASE WHEN cardinality(part) > 1 THEN namespace.nspname = part[1]
+WHERE CASE WHEN cardinality(part) > 1 THEN namespace.nspname = part[1]
     ELSE pg_catalog.pg_table_is_visible(class.oid) END
+"""
+_TABLES = "SELECT asked.name, class.oid, namespace.nspname, class.relname" + _CLASSES
+_FIND = _TABLES + "AND class.relkind IN ('r', 'p') AND class.relpersistence = 'p'"
+_KIND = "SELECT class.relkind::text, class.relpersistence::text" + _CLASSES
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+}
+_PERSISTENCES = {"u": "an unlogged table", "t": "a temporary table"}
+
+_WHOLE = """
+SELECT bool_and(class.relreplident = 'f')
+FROM pg_catalog.pg_partition_tree(%s) AS tree
+JOIN pg_catalog.pg_class AS class ON class.oid = tree.relid
+WHERE tree.isleaf
 """
 
 _BY_OID = "class.oid = %s"

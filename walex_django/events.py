@@ -113,7 +113,7 @@ class Event:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Messages and loaders stay here: what travels is what JSON has.
-        return Event.from_dict, (self.as_dict(),)
+        return _from_json, (self.as_json(),)
 
     @property
     def name(self) -> str:
@@ -195,6 +195,8 @@ class Event:
         if not isinstance(message, Update) or message.old is None:
             return None
         table, old, new = self._table, message.old, self._new_row()
+        if not table.is_whole:
+            return None
         assert new is not None
         return {
             name: Change(table.value(place, old), table.value(place, new))
@@ -315,3 +317,8 @@ class Event:
 
     def _new_row(self) -> Row | None:
         return self._table.new_row(self._message)
+
+
+def _from_json(text: str) -> Event:
+    # Which takes deeper JSON than pickle does.
+    return Event.from_dict(json.loads(text))

@@ -331,6 +331,8 @@ class Feed:
             lineage=lineage,
             alias=self._models.alias,
             types=self._types.resolve([c.type_oid for c in relation.columns]),
+            is_whole=relation.replica_identity != "f"
+            or self._models.tells_whole_rows(relation.oid),
         )
         table.filters = [
             TableFilter(chosen, table)

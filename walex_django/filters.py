@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 from django.utils.module_loading import import_string
 
-from .catalogue import Lineage
+from .catalogue import Lineage, column_fields
 from .pgoutput.messages import (
     UNCHANGED,
     PartialRow,
@@ -284,13 +284,15 @@ class _Places:
     """Columns of which it is asked whether an UPDATE has changed any."""
 
     def __init__(self, table: Table, places: Sequence[int]) -> None:
-        self._places = places
+        self._places, self._is_whole = places, table.is_whole
         self._keys = {place for place in places if table.columns[place].is_key}
         self._pick = itemgetter(*places) if places else len
 
     def are_same(self, message: Update) -> bool:
         """Return whether the server said that none has changed."""
         new, old, key = message.new, message.old, message.key
+        if not self._is_whole:
+            return all(new[place] is UNCHANGED for place in self._places)
         if old is not None:
             if self._pick(new) == self._pick(old):
                 return True
@@ -318,13 +320,12 @@ def _place(table: Table, name: str) -> int | None:
 
 def _field_names(model: type[Model]) -> dict[str, str]:
     """Return the columns of a model's own fields, by all names that these have."""
-    fields = [each for each in model._meta.local_concrete_fields if each.column]
+    fields = column_fields(model)
+    names = {column: column for column in fields}
     # Where a column is called as another field is, the field is meant.
-    return {
-        getattr(each, kind): each.column or ""
-        for kind in ("column", "attname", "name")
-        for each in fields
-    }
+    for kind in ("attname", "name"):
+        names |= {getattr(each, kind): column for column, each in fields.items()}
+    return names
 
 
 def _as_field_has_it(model: type[Model], name: str, value: Any) -> Any:
@@ -332,9 +333,7 @@ def _as_field_has_it(model: type[Model], name: str, value: Any) -> Any:
         return None
     if isinstance(value, Model):
         value = value.pk
-    column = _field_names(model)[name]
-    fields = model._meta.local_concrete_fields
-    return next(each for each in fields if each.column == column).to_python(value)
+    return column_fields(model)[_field_names(model)[name]].to_python(value)
 
 
 def matches(event: Event, relation: str = "*", type: str = "*") -> bool:

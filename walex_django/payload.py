@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -157,12 +158,12 @@ def _table(
 
 
 def _oid(type: str, alias: str) -> int:
-    try:
+    with suppress(KeyError):
         return psycopg.adapters.types.get_oid(type)
-    except KeyError:
-        # A type of an extension has its loader on the ORM's connections, if anywhere.
-        registered = orm_adapters(alias).types.get(type)
-        return registered.oid if registered else 0
+    # A type of an extension has its loader on the ORM's connections, if anywhere.
+    with suppress(KeyError):
+        return orm_adapters(alias).types.get_oid(type)
+    return 0
 
 
 def _dump(value: Any, text: str, *, is_json: bool) -> Any:

@@ -236,7 +236,8 @@ def subscribed_tables(config: StreamConfig, connection: Connection) -> list[Tabl
     """
     subscriptions = Subscriptions(config.subscriptions)
     alias = config.database
-    models = dict(ModelTables(alias).items())
+    model_tables = ModelTables(alias)
+    models = dict(model_tables.items())
     tables = {
         table
         for table, model in models.items()
@@ -245,6 +246,12 @@ def subscribed_tables(config: StreamConfig, connection: Connection) -> list[Tabl
         and (model in subscriptions.models or router.allow_migrate_model(alias, model))
     }
     absent = subscriptions.models - set(models.values())
+    for model in absent:
+        if kind := model_tables.kind(model):
+            raise ImproperlyConfigured(
+                f"{model._meta.label} is {kind}: PostgreSQL does not log its changes."
+                " Take it out of SUBSCRIPTIONS."
+            )
     if absent:
         listed = ", ".join(sorted(model._meta.label for model in absent))
         raise ImproperlyConfigured(

@@ -21,7 +21,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.datetime import TimestamptzLoader
 
-from .catalogue import ColumnType, Lineage
+from .catalogue import ColumnType, Lineage, column_fields
 from .pgoutput.messages import (
     UNCHANGED,
     Delete,
@@ -82,6 +82,7 @@ class Table:
         relation: the message.
         model: the concrete model of the table, if it has one.
         lineage: whose it is, where that is known.
+        is_whole: its old rows are whole if they are marked so.
         alias: of the database, for instances.
         types: of the columns.
         version: of the walex_django that made the events.
@@ -97,11 +98,13 @@ class Table:
         alias: str,
         types: Sequence[ColumnType],
         lineage: Lineage | None = None,
+        is_whole: bool = True,
         version: str = __version__,
     ) -> None:
         self.name = TableName(relation.schema, relation.name)
         self.model = model
         self.lineage = lineage
+        self.is_whole = is_whole
         self.alias = alias
         self.columns = relation.columns
         self.types = types
@@ -138,6 +141,8 @@ class Table:
         """Return the old row with `UNCHANGED` where the server told nothing."""
         if not isinstance(message, Update | Delete):
             return None
+        if message.old is not None and not self.is_whole:
+            return PartialRow(UNCHANGED if v is None else v for v in message.old)
         if message.old is not None or message.key is None:
             return message.old
         # The NULLs of what is not the key tell nothing.
@@ -155,9 +160,11 @@ class Table:
         if message.old is None or type(message.new) is not PartialRow:
             return message.new
         # REPLICA IDENTITY FULL: the old row has what was not sent with the new.
+        old_row = self.old_row(message)
+        assert old_row is not None
         return PartialRow(
             old if new is UNCHANGED else new
-            for new, old in zip(message.new, message.old, strict=True)
+            for new, old in zip(message.new, old_row, strict=True)
         )
 
     def field_value(self, index: int, value: Value) -> Any:
@@ -199,13 +206,13 @@ class InstanceLoader:
         self._from_db, self._alias = model.from_db, alias
         self._connection = connections[alias]
         places = {column: place for place, column in enumerate(columns)}
-        fields, picked = [], []
-        for each in model._meta.local_concrete_fields:
-            place = places.get(each.column or "")
+        fields, picked, oids = [], [], []
+        for column, each in column_fields(model).items():
+            place = places.get(column)
             if place is not None:
                 fields.append(each)
                 picked.append(place)
-        oids = [columns[each.column or ""] for each in fields]
+                oids.append(columns[column])
         self._names = [each.attname for each in fields]
         self._pick = _picker(picked, len(columns))
         self._picked = picked
@@ -223,16 +230,15 @@ class InstanceLoader:
         if type(row) is PartialRow:
             return self._load_each(PartialRow(picked))
         try:
-            values = self._loader.load_quickly(picked)
-        except Exception:  # noqa: BLE001 - see RowLoader
+            values: Sequence[Any] = self._loader.load_quickly(picked)
+            if self._converters:
+                values = list(values)
+                for place, function, expression in self._converters:
+                    values[place] = function(
+                        values[place], expression, self._connection
+                    )
+        except Exception:  # noqa: BLE001 - see RowLoader; converters raise likewise
             return self._load_each(picked)
-        if self._converters:
-            converted = list(values)
-            for place, function, expression in self._converters:
-                converted[place] = function(
-                    converted[place], expression, self._connection
-                )
-            return self._from_db(self._alias, self._names, converted)
         return self._from_db(self._alias, self._names, values)
 
     def load_one(self, index: int, value: Value) -> list[Any]:
@@ -240,21 +246,29 @@ class InstanceLoader:
         if index not in self._picked:
             return []
         place = self._picked.index(index)
-        values = {place: self._loader.load_one(place, value)}
-        self._convert(values, place)
-        return [values[place]]
+        return [self._converted(place, self._loader.load_one(place, value), value)]
 
-    def _convert(self, values: Any, only: int | None = None) -> None:
-        for place, function, expression in self._converters:
-            if only is None or place == only:
-                value = values[place]
-                # Neither is a value that a converter expects.
-                if value is not UNCHANGED and not isinstance(value, ExactText):
-                    values[place] = function(value, expression, self._connection)
+    def _converted(self, place: int, value: Any, text: Value) -> Any:
+        """Return a value as its field has it, or the text that this refuses."""
+        for at, function, expression in self._converters:
+            # Neither is a value that a converter expects.
+            if at != place or value is UNCHANGED or isinstance(value, ExactText):
+                continue
+            try:
+                value = function(value, expression, self._connection)
+            except Exception:
+                if not isinstance(text, bytes):
+                    raise
+                value = ExactText.of(text)
+        return value
 
     def _load_each(self, picked: Sequence[Value]) -> Model:
-        values = list(self._loader.load(picked))
-        self._convert(values)
+        values = [
+            self._converted(place, value, text)
+            for place, (value, text) in enumerate(
+                zip(self._loader.load(picked), picked, strict=True)
+            )
+        ]
         known = [
             (n, v)
             for n, v in zip(self._names, values, strict=True)

@@ -25,14 +25,14 @@ def test_a_row_names_the_table_as_it_was_called(place: Atlas, within: str) -> No
     insert = "INSERT INTO {} VALUES (1, 'Rome', 5); DELETE FROM {}"
     steps = [
         insert.format(*["atlas.place"] * 2),
-        "ALTER TABLE atlas.place RENAME TO town",
-        insert.format(*["atlas.town"] * 2),
-        "ALTER TABLE atlas.town SET SCHEMA atlas_old",
-        insert.format(*["atlas_old.town"] * 2),
+        "ALTER TABLE atlas.place RENAME TO city",
+        insert.format(*["atlas.city"] * 2),
+        "ALTER TABLE atlas.city SET SCHEMA atlas_old",
+        insert.format(*["atlas_old.city"] * 2),
         "ALTER SCHEMA atlas_old RENAME TO atlas_new",
-        insert.format(*["atlas_new.town"] * 2),
-        "ALTER TABLE atlas_new.town SET SCHEMA atlas",
-        "ALTER TABLE atlas.town RENAME TO place",
+        insert.format(*["atlas_new.city"] * 2),
+        "ALTER TABLE atlas_new.city SET SCHEMA atlas",
+        "ALTER TABLE atlas.city RENAME TO place",
         insert.format(*["atlas.place"] * 2),
     ]
     events = []
@@ -47,9 +47,9 @@ def test_a_row_names_the_table_as_it_was_called(place: Atlas, within: str) -> No
     renamed = "atlas_new" if place.version > 15 else "atlas_old"
     assert names(events)[::2] == [
         ("atlas", "place", "Place"),
-        ("atlas", "town", "Place"),
-        ("atlas_old", "town", "Place"),
-        (renamed, "town", "Place"),
+        ("atlas", "city", "Place"),
+        ("atlas_old", "city", "Place"),
+        (renamed, "city", "Place"),
         ("atlas", "place", "Place"),
     ]
     assert {event.xid == events[0].xid for event in events[2:]} == {within == "inside"}
@@ -89,7 +89,7 @@ def test_a_table_that_is_dropped_and_made_again(place: Atlas, within: str) -> No
 
 
 @pytest.mark.parametrize(
-    "change", ["ALTER TABLE atlas.place RENAME TO town", "DROP TABLE atlas.place"]
+    "change", ["ALTER TABLE atlas.place RENAME TO city", "DROP TABLE atlas.place"]
 )
 def test_a_row_read_when_its_table_has_gone_has_the_model_it_was_written_for(
     atlas: Atlas, change: str

@@ -384,7 +384,10 @@ def test_dry_run_prints_sql_for_whoever_may_run_it(
     succeeds("migrate", env, "--verbosity=0")
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         connection.execute("CREATE ROLE keeper LOGIN PASSWORD 'pw'")
-        connection.execute("GRANT SELECT ON walex_django_checkpoint TO keeper")
+        connection.execute(
+            "GRANT SELECT ON walex_django_checkpoint, walex_django_streamsetting"
+            " TO keeper"
+        )
     keeper = at(own_server, environment, user="keeper", password="pw")
 
     for each in (env, keeper):

@@ -13,6 +13,7 @@ from django.db import Error as DatabaseError
 
 from walex_django.conf import StreamConfig, get_config, get_configs
 from walex_django.delivery import ReceiverFailed
+from walex_django.receivers_database import known_error
 from walex_django.replication.connection import sql_error
 from walex_django.replication.errors import ReplicationError
 
@@ -54,7 +55,10 @@ def reported(config: StreamConfig) -> Iterator[None]:
         known = sql_error(error, slot=config.slot_name)
         raise CommandError(f"{config.name}: {describe(known)}") from error
     except (ReplicationError, ImproperlyConfigured, DatabaseError) as error:
-        raise CommandError(f"{config.name}: {describe(error)}") from error
+        known_to_us = isinstance(error, DatabaseError) and known_error(error)
+        raise CommandError(
+            f"{config.name}: {describe(known_to_us or error)}"
+        ) from error
 
 
 def describe(error: BaseException) -> str:

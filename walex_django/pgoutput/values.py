@@ -42,7 +42,7 @@ class PinnedIntervalLoader(IntervalLoader):
     """
     Loads intervals without asking a connection for its IntervalStyle, which is pinned.
 
-    Only psycopg's Python implementation asks; the one in C takes it for granted.
+    For psycopg's loader in C too: where that overflows, it loads another interval.
     """
 
     def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
@@ -61,7 +61,8 @@ def fitting(adapters: AdaptersMap) -> AdaptersMap:
     # set_json_loads() leaves the class and changes what it calls.
     if jsonb is JsonbLoader and jsonb(JSONB).loads is json.loads:
         copy.register_loader(JSONB, FastJsonbLoader)
-    if copy.get_loader(INTERVAL, Format.TEXT) is IntervalLoader:
+    interval = copy.get_loader(INTERVAL, Format.TEXT)
+    if interval and interval.__module__.startswith("psycopg"):
         copy.register_loader(INTERVAL, PinnedIntervalLoader)
     return copy
 
@@ -74,6 +75,11 @@ class ExactText(str):
     """
 
     __slots__ = ()
+
+    @classmethod
+    def of(cls, text: bytes) -> ExactText:
+        """Return a text; of a database in SQL_ASCII, its bytes may be no UTF-8."""
+        return cls(text.decode(errors="surrogateescape"))
 
     def __repr__(self) -> str:
         return f"ExactText({super().__repr__()})"
@@ -132,5 +138,4 @@ class RowLoader:
         except Exception:  # noqa: BLE001
             # Loaders raise whatever their parsers do: DataError, ValueError,
             # OverflowError, NotImplementedError, RecursionError of json …
-            # A database in SQL_ASCII may hold bytes that are no UTF-8.
-            return ExactText(value.decode(errors="surrogateescape"))
+            return ExactText.of(value)
