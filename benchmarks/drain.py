@@ -1,62 +1,53 @@
 """
 How fast a backlog is drained, beside `pg_recvlogical` and psycopg2 in the same run.
 
-    python -m benchmarks.drain [--rows N] [--runs N] [--json]
+    python -m benchmarks.drain [--rows N] [--runs N] [--handlers | --tables N] [--json]
 
 A backlog of N rows of 8 columns, in transactions of 1, of 100 and of all rows, is read
 by each contender in turn, each in a process of its own, from a copy of the same slot.
+With --handlers these are what else gets events: handlers, filters; with --tables the
+rows are of so many tables, of which one is subscribed to.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from example_project.postgres import Postgres
 
-from .project import PUBLICATION, TABLE, configure, create
+from .contenders import CONTENDERS, Run
+from .project import PUBLICATION, TABLE, create
 
-READS = {
-    "type": "ours: event.type",
-    "new_record": "ours: event.new_record",
-    "instance": "ours: event.instance",
-}
-PEERS = {"pg_recvlogical": "pg_recvlogical", "psycopg2": "psycopg2 consume_stream"}
-CONTENDERS = {**PEERS, **READS}
-
-
-class Run(NamedTuple):
-    """Seconds on the clock and on the processor; MB at the peak and before."""
-
-    seconds: float
-    cpu: float
-    peak: float
-    idle: float
+READS = ["pg_recvlogical", "psycopg2", "type", "new_record", "instance"]
+HANDLERS = ["pg_recvlogical", "type", "handler", "handlers10", "handlers100", "filter"]
+SUBSCRIBED = ["pg_recvlogical", "type", "one_table"]
 
 
 def main() -> None:
     """Run the benchmark and print its table."""
     arguments = _arguments()
-    if arguments.worker:
-        _work(**json.loads(arguments.worker))
-        return
+    contenders = HANDLERS if arguments.handlers else READS
+    if arguments.tables > 1:
+        contenders = SUBSCRIBED
     results = {}
-    with Postgres(settings={"max_wal_size": "8GB"}, bin=arguments.bin) as postgres:
+    with Postgres(
+        settings={"max_wal_size": "8GB", "max_locks_per_transaction": "2000"},
+        bin=arguments.bin,
+    ) as postgres:
         for size in arguments.transactions:
-            results[size] = _measure(postgres, arguments.rows, size, arguments.runs)
+            backlog = (arguments.rows, size, arguments.tables)
+            results[size] = _measure(postgres, contenders, arguments.runs, *backlog)
             if not arguments.json:
                 _print(size, results[size], arguments.rows)
     if arguments.json:
@@ -77,53 +68,60 @@ def _arguments() -> argparse.Namespace:
         "--bin", type=Path, help="directory of another server's programs"
     )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--handlers", action="store_true")
+    parser.add_argument("--tables", type=int, default=1)
     return parser.parse_args()
 
 
 def _measure(
-    postgres: Postgres, rows: int, size: str, runs: int
+    postgres: Postgres,
+    contenders: Sequence[str],
+    runs: int,
+    rows: int,
+    size: str,
+    tables: int,
 ) -> dict[str, list[Run]]:
-    measured: dict[str, list[Run]] = {contender: [] for contender in CONTENDERS}
+    measured: dict[str, list[Run]] = {contender: [] for contender in contenders}
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        _backlog(connection, rows, rows if size == "all" else int(size))
+        _backlog(connection, rows, rows if size == "all" else int(size), tables)
         for _ in range(runs):
-            for contender in CONTENDERS:
+            for contender in contenders:
                 connection.execute(
                     "SELECT pg_copy_logical_replication_slot('backlog', 'run')"
                 )
-                measured[contender].append(_run(postgres, connection, contender, rows))
+                measured[contender].append(_run(postgres, connection, contender))
                 connection.execute("SELECT pg_drop_replication_slot('run')")
         connection.execute("SELECT pg_drop_replication_slot('backlog')")
     return measured
 
 
-def _backlog(connection: psycopg.Connection, rows: int, size: int) -> None:
-    create(connection, slot="backlog")
-    insert = sql.SQL(
-        f"INSERT INTO {TABLE} (name, quantity, price, active, tags, data)"
-        " SELECT 'name of ' || i, i, i * 1.25, i % 2 = 0, ARRAY['red', 'blue'],"
-        " jsonb_build_object('key', i, 'text', 'some words', 'flag', true)"
-        " FROM generate_series(1, {}) AS i"
-    )
-    statement = insert.format(sql.Literal(size)).as_string(connection)
+def _backlog(connection: psycopg.Connection, rows: int, size: int, tables: int) -> None:
+    """Write the rows, to each table in turn one transaction of them."""
+    create(connection, slot="backlog", tables=tables)
     connection.execute(
-        f"DO $$ BEGIN FOR n IN 1..{rows // size} LOOP {statement}; COMMIT; END LOOP;"
-        " END $$"
+        f"""
+        DO $$ BEGIN FOR n IN 0..{rows // size - 1} LOOP
+            EXECUTE 'INSERT INTO {TABLE}' || CASE n % {tables} WHEN 0 THEN ''
+                ELSE '_' || n % {tables} END
+                || ' (name, quantity, price, active, tags, data)
+                SELECT ''name of '' || i, i, i * 1.25, ($1 + i) % 100 = 0,
+                ARRAY[''red'', ''blue''], jsonb_build_object(''key'', i,
+                ''text'', ''some words'', ''flag'', true)
+                FROM generate_series(1, {size}) AS i' USING n * {size};
+            COMMIT;
+        END LOOP; END $$
+        """
     )
 
 
-def _run(
-    postgres: Postgres, connection: psycopg.Connection, contender: str, rows: int
-) -> Run:
+def _run(postgres: Postgres, connection: psycopg.Connection, contender: str) -> Run:
     if contender == "pg_recvlogical":
         (end,) = (
             connection.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ()
         )
         return _recvlogical(postgres, end)
-    worker = json.dumps({"url": postgres.url(), "contender": contender, "rows": rows})
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.drain", "--worker", worker],
+        [sys.executable, "-m", "benchmarks.contenders", postgres.url(), contender],
         check=True,
         stdout=subprocess.PIPE,
     )
@@ -152,83 +150,6 @@ def _recvlogical(postgres: Postgres, end: str) -> Run:
     return Run(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, 0)
 
 
-def _work(*, url: str, contender: str, rows: int) -> None:
-    drain = _psycopg2(url, rows) if contender == "psycopg2" else _ours(url, contender)
-    idle = _peak()
-    start, cpu = time.perf_counter(), time.process_time()
-    got = drain()
-    run = Run(time.perf_counter() - start, time.process_time() - cpu, _peak(), idle)
-    if got != rows:
-        raise RuntimeError(f"{contender} got {got} of {rows} rows")
-    print(json.dumps(run._asdict()))
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _psycopg2(url: str, rows: int) -> Callable[[], int]:
-    import psycopg2
-    from psycopg2.extras import LogicalReplicationConnection, StopReplication
-
-    def drain() -> int:
-        got = 0
-
-        def consume(message: Any) -> None:
-            nonlocal got
-            kind = message.payload[0]
-            if kind == 73:  # I
-                got += 1
-            elif kind == 67:  # C
-                message.cursor.send_feedback(flush_lsn=message.data_start)
-                if got == rows:
-                    raise StopReplication
-
-        connection = psycopg2.connect(
-            url, connection_factory=LogicalReplicationConnection
-        )
-        cursor = connection.cursor()
-        cursor.start_replication(
-            slot_name="run",
-            options={"proto_version": "1", "publication_names": PUBLICATION},
-        )
-        with contextlib.suppress(StopReplication):
-            cursor.consume_stream(consume)
-        connection.close()
-        return got
-
-    return drain
-
-
-def _ours(url: str, contender: str) -> Callable[[], int]:
-    import gc
-
-    configure(url, slot="run")
-
-    from walex_django import Event
-    from walex_django.conf import get_config
-    from walex_django.listener import Listener
-    from walex_django.signals import post_db_insert
-
-    from .models import BenchRow
-
-    got = 0
-
-    def receive(sender: Any, event: Event, **kwargs: Any) -> None:
-        nonlocal got
-        getattr(event, contender)
-        got += 1
-
-    post_db_insert.connect(receive, sender=BenchRow, weak=False)
-
-    def drain() -> int:
-        gc.freeze()  # as walex_listen does
-        Listener(get_config("default"), drain=True).run()
-        return got
-
-    return drain
-
-
 def _rows(results: dict[str, list[Run]], rows: int) -> Iterator[tuple[str, Any]]:
     peer = statistics.median(run.seconds for run in results["pg_recvlogical"])
     for contender, runs in results.items():
@@ -252,9 +173,8 @@ def _summary(results: dict[str, dict[str, list[Run]]], rows: int) -> dict[str, A
 
 
 def _print(size: str, results: dict[str, list[Run]], rows: int) -> None:
-    print(
-        f"\n{rows} rows in transactions of {size}, median of {len(results['type'])}\n"
-    )
+    (runs, *_) = map(len, results.values())
+    print(f"\n{rows} rows in transactions of {size}, median of {runs}\n")
     print(f"| {'reader':26} | rows/s | ratio | CPU µs/row | peak MB | grown MB |")
     print(f"|{'-' * 28}|-------:|------:|-----------:|--------:|---------:|")
     for contender, row in _rows(results, rows):

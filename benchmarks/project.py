@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import django
 import environ
 import psycopg
@@ -13,21 +15,30 @@ PUBLICATION = "bench"
 TABLE = "bench_row"
 
 
-def create(session: psycopg.Connection, *, slot: str) -> None:
-    """Make the table anew, with a publication and a slot that starts here."""
-    session.execute(f"DROP TABLE IF EXISTS {TABLE}")
+def create(session: psycopg.Connection, *, slot: str, tables: int = 1) -> None:
+    """Make the tables anew, with a publication and a slot that starts here."""
     session.execute(f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
-    session.execute(
-        f"CREATE TABLE {TABLE} (id bigserial PRIMARY KEY, name text, quantity int,"
-        " price numeric(10, 2), active bool, created timestamptz DEFAULT now(),"
-        " tags text[], data jsonb)"
-    )
-    session.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE}")
+    names = [TABLE, *(f"{TABLE}_{number}" for number in range(1, tables))]
+    for name in names:
+        session.execute(f"DROP TABLE IF EXISTS {name}")
+        session.execute(
+            f"CREATE TABLE {name} (id bigserial PRIMARY KEY, name text, quantity int,"
+            " price numeric(10, 2), active bool, created timestamptz DEFAULT now(),"
+            " tags text[], data jsonb)"
+        )
+    session.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {', '.join(names)}")
     session.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
 
 
-def configure(url: str, *, slot: str) -> None:
-    """Set Django up in this process, with one stream on that slot, a new one."""
+def configure(url: str, *, slot: str, **options: Any) -> None:
+    """
+    Set Django up in this process, with one stream on that slot, a new one.
+
+    Args:
+        url: of the database.
+        slot: name of the slot.
+        options: more settings of the stream.
+    """
     settings.configure(
         DATABASES={"default": environ.Env.db_url_config(url)},
         INSTALLED_APPS=["django.contrib.postgres", "walex_django", "benchmarks"],
@@ -37,6 +48,7 @@ def configure(url: str, *, slot: str) -> None:
                 "PUBLICATION": PUBLICATION,
                 "SLOT_NAME": slot,
                 "DURABLE_SLOT": True,
+                **options,
             }
         },
     )
