@@ -1,45 +1,51 @@
-"""What a database's catalogue says: whose a table is, and what a type is."""
+"""What a database's catalogue says: whose a table is."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from django.apps import apps
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model
-from psycopg.pq import Format
 
-from .pgoutput.messages import Type
 from .replication.publications import TableName
 
 logger = logging.getLogger(__name__)
 
-_TEXT = psycopg.adapters.types["text"].oid
-_FIRST_USER_OID = 16384
 
+def query(
+    alias: str, statement: str, parameters: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """
+    Ask the ORM's database, once more if its connection had died while idle.
 
-def _query(alias: str, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Ask the ORM's database, once more if its connection had died while idle."""
+    Args:
+        alias: of the database.
+        statement: with a place for each of the parameters.
+        parameters: for these.
+
+    Raises:
+        django.db.Error: it did not answer.
+    """
     wrapper = connections[alias]
     try:
-        return _ask(wrapper, query, parameters)
+        return _ask(wrapper, statement, parameters)
     except (OperationalError, InterfaceError):
         if wrapper.in_atomic_block:
             raise
         wrapper.close()
-        return _ask(wrapper, query, parameters)
+        return _ask(wrapper, statement, parameters)
 
 
 def _ask(
-    wrapper: BaseDatabaseWrapper, query: str, parameters: Sequence[Any]
+    wrapper: BaseDatabaseWrapper, statement: str, parameters: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
     with wrapper.cursor() as cursor:
-        cursor.execute(query, parameters)
+        cursor.execute(statement, parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
@@ -105,7 +111,7 @@ class ModelTables:
             table: its name, perhaps one of old that the table has no longer.
             oid: of the table, which outlives its names.
         """
-        rows = _query(self.alias, _LINEAGE.format(asked=_BY_OID), [oid])
+        rows = query(self.alias, _LINEAGE.format(asked=_BY_OID), [oid])
         return self._lineage(table, [row[2:] for row in rows])
 
     def lineages(self, tables: Collection[TableName]) -> dict[TableName, Lineage]:
@@ -114,7 +120,7 @@ class ModelTables:
         schemas = [table.schema for table in tables]
         names = [table.name for table in tables]
         asked = _LINEAGE.format(asked=_BY_NAME)
-        for schema, name, *row in _query(self.alias, asked, [schemas, names]):
+        for schema, name, *row in query(self.alias, asked, [schemas, names]):
             lines[TableName(schema, name)].append(tuple(row))
         return {table: self._lineage(table, line) for table, line in lines.items()}
 
@@ -132,7 +138,7 @@ class ModelTables:
         absent = {*column_fields(model)} - {*columns}
         if not absent:
             return
-        there = {name for (name,) in _query(self.alias, _COLUMNS, [oid])}
+        there = {name for (name,) in query(self.alias, _COLUMNS, [oid])}
         for column in sorted(absent - there if there else ()):
             if (model, column) not in self._warned:
                 self._warned.add((model, column))
@@ -146,7 +152,7 @@ class ModelTables:
     def kind(self, model: type[Model]) -> str | None:
         """Return what a model has instead of a table whose changes are logged."""
         quoted = connections[self.alias].ops.quote_name(model._meta.db_table)
-        for kind, persistence in _query(self.alias, _KIND, [[quoted]]):
+        for kind, persistence in query(self.alias, _KIND, [[quoted]]):
             return _KINDS.get(kind) or _PERSISTENCES.get(persistence)
         return None
 
@@ -157,7 +163,7 @@ class ModelTables:
         Those that have another one send their keys, marked as whole rows, where it is
         the root that is published.
         """
-        ((whole,),) = _query(self.alias, _WHOLE, [oid])
+        ((whole,),) = query(self.alias, _WHOLE, [oid])
         return whole is not False
 
     def _lineage(self, table: TableName, line: Sequence[tuple[Any, ...]]) -> Lineage:
@@ -197,7 +203,7 @@ class ModelTables:
             return self._by_name.get(name)
         self._look()
         if self._absent and name not in self._by_name:
-            ((path,),) = _query(self.alias, "SELECT current_schemas(false)::text[]", [])
+            ((path,),) = query(self.alias, "SELECT current_schemas(false)::text[]", [])
             for model in self._absent:
                 schema, _, table = bare(model._meta.db_table).rpartition('"."')
                 if table == name.name and name.schema in ([schema] if schema else path):
@@ -211,7 +217,7 @@ class ModelTables:
         quoted = [quote(model._meta.db_table) for model in models]
         found = {
             name: (oid, TableName(*table))
-            for name, oid, *table in _query(self.alias, _FIND, [quoted])
+            for name, oid, *table in query(self.alias, _FIND, [quoted])
         }
         before, self._by_oid = self._by_oid, {}
         self._by_name, self._names, self._absent = {}, {}, []
@@ -293,130 +299,3 @@ _COLUMNS = """
 SELECT attname FROM pg_catalog.pg_attribute
 WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
 """
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnType:
-    """
-    The type of a column, and how its text is read.
-
-    Attributes:
-        name: in SQL, such as ``"bigint"``, ``"text[]"`` or ``"shop.mood"``.
-        oid: the type that the ORM sees: of a domain, its base.
-        base: the name of that.
-        record_oid: the type whose loader reads it for records: one that psycopg knows.
-    """
-
-    name: str
-    oid: int
-    base: str
-    record_oid: int
-
-    @classmethod
-    def known(cls, oid: int, name: str) -> ColumnType:
-        """Return a type that is read as itself."""
-        return cls(name, oid, name, oid)
-
-
-class ColumnTypes:
-    """
-    The types of a database, those included that its users have made.
-
-    Each is asked for once, with an ordinary query.
-
-    Args:
-        alias: of the database.
-    """
-
-    def __init__(self, alias: str) -> None:
-        self._alias = alias
-        self._told: dict[int, Type] = {}
-        self._types: dict[int, ColumnType] = {}
-
-    def tell(self, message: Type) -> None:
-        """Take in what the stream says of a type, before its first use."""
-        if self._told.get(message.oid) != message:
-            self._told[message.oid] = message
-            self._types.pop(message.oid, None)
-
-    def resolve(self, oids: Collection[int]) -> list[ColumnType]:
-        """Return types by their OIDs, in that order."""
-        unknown = set(oids) - self._types.keys()
-        if unknown:
-            self._resolve(unknown)
-        return [self._types[oid] for oid in oids]
-
-    def _resolve(self, oids: set[int]) -> None:
-        rows: dict[int, _Row] = {}
-        seen: set[int] = set()
-        asked = oids
-        while asked := {oid for oid in asked - seen if not known_type(oid)}:
-            seen |= asked
-            found = _query(self._alias, _TYPES, [[*asked]])
-            rows |= {oid: _Row(*row) for oid, *row in found}
-            asked = {row.part for row in rows.values() if row.part}
-        for oid in oids:
-            self._types[oid] = self._type(oid, rows)
-
-    def _type(self, oid: int, rows: Mapping[int, _Row]) -> ColumnType:
-        if (known := known_type(oid)) is not None:
-            return known
-        row = rows.get(oid)
-        if row is None:
-            return self._gone(oid)
-        if not row.part:
-            return ColumnType(row.name, oid, row.name, _TEXT)
-        part = self._type(row.part, rows)
-        if row.is_domain:
-            return ColumnType(row.name, part.oid, part.base, part.record_oid)
-        return ColumnType(row.name, oid, row.name, _array_of(part, row.delimiter))
-
-    def _gone(self, oid: int) -> ColumnType:
-        """Return what the stream has told of a type that was dropped since."""
-        told = self._told.get(oid)
-        if told is None:
-            return ColumnType(f"oid {oid}", oid, f"oid {oid}", _TEXT)
-        if told.schema == "pg_catalog":  # of a domain, only its base is told
-            element, array = told.name.removeprefix("_"), told.name.startswith("_")
-            if info := psycopg.adapters.types.get(element):
-                base = info.array_oid if array else info.oid
-                return known_type(base) or ColumnType.known(base, told.name)
-        return ColumnType(told.name, oid, told.name, _TEXT)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    name: str
-    is_domain: bool
-    part: int  # the domain's base, or the array's element, or 0
-    delimiter: str
-
-
-_TYPES = """
-SELECT type.oid, pg_catalog.format_type(type.oid, NULL), type.typtype = 'd',
-    CASE WHEN type.typtype = 'd' THEN type.typbasetype
-        WHEN type.typcategory = 'A' THEN type.typelem ELSE 0 END::bigint,
-    type.typdelim::text
-FROM pg_catalog.pg_type AS type WHERE type.oid = ANY(%s::oid[])
-"""
-
-
-def known_type(oid: int) -> ColumnType | None:
-    """Return a type that psycopg knows, by itself or because it was taught to."""
-    info = psycopg.adapters.types.get(oid)
-    if info is None:
-        return None
-    if oid >= _FIRST_USER_OID and not psycopg.adapters.get_loader(oid, Format.TEXT):
-        return None  # its name was registered, and no loader
-    return ColumnType.known(
-        oid, info.regtype if oid == info.oid else f"{info.regtype}[]"
-    )
-
-
-def _array_of(element: ColumnType, delimiter: str) -> int:
-    """Return the type whose loader reads an array; text where there is none."""
-    info = psycopg.adapters.types.get(element.record_oid)
-    assert info
-    if info.oid != element.record_oid:  # of arrays: their text is what an array holds
-        info = psycopg.adapters.types["text"]
-    return info.array_oid if info.delimiter == delimiter else _TEXT

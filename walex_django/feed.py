@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Any
 
 from . import conf, handlers, runtime
-from .catalogue import ColumnTypes, ModelTables
+from .catalogue import ModelTables
+from .column_types import ColumnTypes
 from .conf import StreamConfig
 from .delivery import Delivery
 from .events import Event, EventType, Explained

@@ -20,7 +20,7 @@ import psycopg
 from django.apps import apps
 from django.db import connections
 
-from .catalogue import ColumnType, known_type
+from .column_types import ColumnType, known_type
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import (
     UNCHANGED,

@@ -21,7 +21,8 @@ from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.datetime import TimestamptzLoader
 
-from .catalogue import ColumnType, Lineage, column_fields
+from .catalogue import Lineage, column_fields
+from .column_types import ColumnType
 from .pgoutput.messages import (
     UNCHANGED,
     Delete,
