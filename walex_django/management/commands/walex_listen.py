@@ -12,6 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import autoreload
 
+from walex_django import handlers
 from walex_django.catalogue import concrete_models
 from walex_django.conf import StreamConfig, get_configs
 from walex_django.filters import Subscriptions
@@ -121,7 +122,7 @@ class Command(BaseCommand):
                 f"  publication  {', '.join(config.publications)}:"
                 f" {', '.join(names) or 'no tables'}"
             ),
-            f"  receivers    {sum(signal.count() for signal in ALL)}",
+            f"  receivers    {_count_receivers()}",
         ]
         self._to_start -= 1
         if not self._to_start and not self._quits_by_itself:
@@ -130,11 +131,11 @@ class Command(BaseCommand):
 
     def _warn(self) -> None:
         """Tell of receivers that will never be called, and of changes without any."""
-        if not any(signal.count() for signal in ALL):
+        if not _count_receivers():
             self._print_warning(
-                "No receiver is connected to the signals of walex_django.signals: all"
-                " changes will be read and forgotten. A receiver that is a local"
-                " function needs connect(…, weak=False)."
+                "No receiver is connected to the signals of walex_django.signals, and"
+                " no handler is registered: all changes will be read and forgotten. A"
+                " receiver that is a local function needs connect(…, weak=False)."
             )
         configs = get_configs().values()
         if post_db_message.count() and not any(config.messages for config in configs):
@@ -152,6 +153,13 @@ class Command(BaseCommand):
                     f"Receivers wait for {model._meta.label}, which is in the"
                     " SUBSCRIPTIONS of no stream."
                 )
+        for handler in handlers.registry.values():
+            for model in handler.look_up().models:
+                if not any(each.may_cover(model) for each in subscriptions):
+                    self._print_warning(
+                        f"{handler.where}, waits for {model._meta.label}, which is in"
+                        " the SUBSCRIPTIONS of no stream."
+                    )
 
     def _print_warning(self, text: str) -> None:
         self.stderr.write(self.style.WARNING(f"Warning: {text}"))
@@ -201,6 +209,10 @@ def _require_durable(configs: Sequence[StreamConfig]) -> None:
                 f"{config.name}: --drain needs DURABLE_SLOT = True: before its start a"
                 " temporary slot keeps nothing."
             )
+
+
+def _count_receivers() -> int:
+    return sum(signal.count() for signal in ALL) + len(handlers.registry)
 
 
 def _quit_command() -> str:
