@@ -11,17 +11,18 @@ from django.utils.translation import gettext_lazy as _
 
 
 class WalexConfig(AppConfig):
-    """Registers the system checks, and finds the handlers."""
+    """Registers the system checks, installs the context, and finds the handlers."""
 
     name = "walex_django"
     verbose_name = _("Change data capture")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:  # noqa: D102
-        from . import conf, handlers
+        from . import conf, context, handlers
         from .checks import check_settings
 
         register(check_settings)
+        context.install()
         # What is wrong with the settings, the check tells.
         configs, _ = conf.read(getattr(settings, "WALEX", None))
         handlers.load(chain(*(config.modules for config in configs.values())))

@@ -26,13 +26,18 @@ def check_settings(
     configs, problems = conf.read(getattr(settings, "WALEX", None))
     found = list(problems)
     for config in configs.values():
-        found += _name_problems(config) + _path_problems(config)
+        found += unknown_names(config)
     return [
         (checks.Warning if problem.id.startswith("W") else checks.Error)(
             problem.message, hint=problem.hint or None, id=f"walex_django.{problem.id}"
         )
         for problem in found
     ]
+
+
+def unknown_names(config: StreamConfig) -> list[Problem]:
+    """Return what a stream's settings name and is not there; asks no server."""
+    return _name_problems(config) + _path_problems(config)
 
 
 def _name_problems(config: StreamConfig) -> list[Problem]:

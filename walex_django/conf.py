@@ -128,10 +128,11 @@ def get_configs() -> dict[str, StreamConfig]:
     Raises:
         ImproperlyConfigured: there are none, or the settings are wrong.
     """
-    with _lock:
-        if not _cache:
+    # Without the lock, where it can be: modules that ask are imported under it.
+    if not _cache:
+        with _lock:
             _cache.update(_require(getattr(settings, "WALEX", None)))
-        return dict(_cache)
+    return dict(_cache)
 
 
 def add_config(stream: str, key: str, values: Any) -> None:
@@ -154,9 +155,8 @@ def add_config(stream: str, key: str, values: Any) -> None:
 
     def add(now: Any) -> Any:
         if key == "FILTERS":
-            return {**now, **values}
-        new = [values] if isinstance(values, str) else list(values)
-        return list(dict.fromkeys([*now, *new]))
+            return {**now, **_given(key, _filters_by_table, values)}
+        return list(dict.fromkeys([*_listed(now), *_given(key, _strings, values)]))
 
     _change(stream, key, add, keys=_LISTS)
 
@@ -177,16 +177,16 @@ def remove_config(stream: str, key: str, value: Any) -> None:
     """
 
     def remove(now: Any) -> Any:
-        gone = [value] if isinstance(value, str) else list(value)
+        gone, there = _given(key, _strings, value), _listed(now)
         for each in gone:
-            if each not in now:
+            if each not in there:
                 raise ImproperlyConfigured(
                     f"{key} of the stream {stream!r} has no {each!r}."
-                    f" {_did_you_mean(each, now)}"
+                    f" {_did_you_mean(each, there)}"
                 )
         if key == "FILTERS":
             return {table: of for table, of in now.items() if table not in gone}
-        return [each for each in now if each not in gone]
+        return [each for each in there if each not in gone]
 
     _change(stream, key, remove, keys=_LISTS)
 
@@ -215,6 +215,9 @@ def override(stream: str, changed: Mapping[str, Any]) -> None:
     """
     Put settings of a stream over those of ``WALEX``, in the place of what was so put.
 
+    What `add_config` and its like have changed since then stays, if the same is put
+    again.
+
     Args:
         stream: its key in ``WALEX``.
         changed: values by key.
@@ -222,14 +225,17 @@ def override(stream: str, changed: Mapping[str, Any]) -> None:
     Raises:
         ImproperlyConfigured: see `replace_config`.
     """
+    for key in changed:
+        if key not in RUNTIME:
+            raise ImproperlyConfigured(f"{key!r} cannot be changed while it runs.")
     with _lock:
-        now = _changed.get(stream, {})
-        put = _put.get(stream, set())
-        if {key: now[key] for key in put & now.keys()} == dict(changed):
+        put = _put.get(stream, {})
+        if put == dict(changed):
             return
+        now = _changed.get(stream, {})
         others = {key: value for key, value in now.items() if key not in put}
         _set(stream, {**others, **changed})
-        _put[stream] = set(changed)
+        _put[stream] = dict(changed)
 
 
 def written(stream: str) -> dict[str, Any]:
@@ -258,33 +264,77 @@ def _change(
 ) -> None:
     get_config(stream)
     if key not in keys:
-        known = f"Restart the listener with another {key}." if key in _KEYS else ""
         raise ImproperlyConfigured(
-            f"{key} is no setting that can be changed so. {known}"
-            f" {_did_you_mean(key, keys)}"
+            f"{key!r} is no setting that can be changed so. {_other_way(key, keys)}"
         )
     with _lock:
-        value = change(written(stream)[key])
+        value = change(written(stream).get(key))
         _set(stream, {**_changed.get(stream, {}), key: value})
+
+
+def _other_way(key: str, keys: Collection[str]) -> str:
+    if key in RUNTIME:
+        return "Replace it: it is no list."
+    if key in _KEYS:
+        return "Change settings.WALEX, and start the listener again."
+    return _did_you_mean(key, keys)
+
+
+def _given(key: str, parse: Callable[[object], Any], value: object) -> Any:
+    """Return what is to be added to a setting, or taken out."""
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{key} {error}, not {value!r}.") from None
+
+
+def _listed(now: Any) -> list[str]:
+    return [now] if isinstance(now, str) else list(now)
 
 
 def _set(stream: str, changed: Mapping[str, Any]) -> None:
     """Change a stream's settings if they are right so."""
     global generation  # noqa: PLW0603
-    walex = settings.WALEX
-    configs = _require({**walex, stream: {**walex[stream], **changed}})
-    _changed[stream] = dict(changed)
-    _cache[stream] = configs[stream]
+    get_config(stream)
+    together = {**_changed, stream: dict(changed)}
+    walex = dict(settings.WALEX)
+    for name, of in together.items():
+        walex[name] = {**walex[name], **of}
+    configs = _require(walex)
+    _require_found(configs[stream], load="MODULES" in changed)
+    _changed[stream] = together[stream]
+    _cache.update(configs)
     generation += 1
+
+
+def _require_found(config: StreamConfig, *, load: bool) -> None:
+    """Raise unless all that a stream's settings name is there, and can be imported."""
+    from . import checks, handlers
+
+    _raise(checks.unknown_names(config))
+    if not load:
+        return
+    try:
+        handlers.load(config.modules)
+    except ImproperlyConfigured:
+        raise
+    except Exception as error:
+        raise ImproperlyConfigured(
+            f"WALEX[{config.name!r}]['MODULES'] cannot be imported: {error!r}."
+        ) from error
 
 
 def _require(walex: object) -> dict[str, StreamConfig]:
     configs, problems = read(walex)
+    _raise(problems)
+    return configs
+
+
+def _raise(problems: Collection[Problem]) -> None:
     if problems:
         raise ImproperlyConfigured(
             " ".join(f"{problem.message} {problem.hint}" for problem in problems)
         )
-    return configs
 
 
 generation = 0
@@ -293,7 +343,7 @@ generation = 0
 _lock = RLock()
 _cache: dict[str, StreamConfig] = {}
 _changed: dict[str, dict[str, Any]] = {}
-_put: dict[str, set[str]] = {}  # keys of these that `override` has put there
+_put: dict[str, dict[str, Any]] = {}  # what `override` has put there
 
 
 def _forget(*, setting: str, **kwargs: object) -> None:
@@ -504,9 +554,14 @@ def _entry(entry: str) -> str:
 
 
 def _filters(value: object) -> dict[str, Filter]:
+    tables = _filters_by_table(value)
+    return {_entry(_string(table)): _filter(table, of) for table, of in tables.items()}
+
+
+def _filters_by_table(value: object) -> Mapping[Any, object]:
     if not isinstance(value, Mapping):
         raise ValueError("must be a dict of tables with their filters")
-    return {_entry(_string(table)): _filter(table, of) for table, of in value.items()}
+    return value
 
 
 def _filter(table: str, options: object) -> Filter:

@@ -85,13 +85,17 @@ class Detour:
         Raises:
             StreamEnded: the connection is gone, and the message will come again.
         """
+        is_reader = get_ident() == self._reader
         with self._room:
-            if get_ident() != self._reader:
+            if not is_reader:
                 self._room.wait_for(lambda: self._closed or self._has_room())
             if self._closed:
                 raise StreamEnded("The stream has ended: its messages come again.")
+            is_first = not self._delivered
             self._delivered.append(message)
-        self._wake()
+        # The reader itself looks when the middleware has returned.
+        if is_first and not is_reader:
+            self._wake()
 
     def next(self) -> Message | None:
         """Return the next message that was delivered, if there is one."""
@@ -125,4 +129,6 @@ def resolve(middleware: Callable[..., Any] | str) -> Callable[..., Any]:
         found: Callable[..., Any] = import_string(middleware)
     except ImportError as error:
         raise ImproperlyConfigured(f"MESSAGE_MIDDLEWARE: {error}") from error
+    if not callable(found):
+        raise ImproperlyConfigured(f"MESSAGE_MIDDLEWARE: {middleware} cannot be called")
     return found

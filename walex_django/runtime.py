@@ -1,9 +1,9 @@
 """
 What a stream is told to do while it runs, by whoever can reach its database.
 
-It is kept in a table, for listeners that start later, and told by a logical message in
-the stream itself: that needs no other connection, passes poolers, and takes effect at a
-place in the log.
+It is kept in a table, and a logical message in the stream itself tells listeners to
+look there: that needs no other connection, passes poolers, and takes effect at a place
+in the log.
 
 Source: WalEx, ``WalEx.Config``, whose changes are known to its own process only.
 """
@@ -11,8 +11,11 @@ Source: WalEx, ``WalEx.Config``, whose changes are known to its own process only
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
+from django.core.exceptions import ImproperlyConfigured
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error as DatabaseError
 from django.db import connections, router, transaction
 
@@ -37,13 +40,28 @@ def load(stream: str) -> None:
 
     Raises:
         django.db.Error: the database did not tell.
+        ImproperlyConfigured: what is kept fits the settings no longer.
     """
-    conf.override(stream, kept(stream))
+    changed = kept(stream)
+    try:
+        conf.override(stream, changed)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(
+            f"{error} What walex_config has changed fits no longer."
+            f" Run: {_reset(stream, changed, str(error))}"
+        ) from error
+
+
+def _reset(stream: str, changed: Mapping[str, Any], problem: str) -> str:
+    """Return the command that undoes what is wrong."""
+    wrong = next((key for key in changed if repr(key) in problem), "KEY")
+    return f"python manage.py walex_config {stream} reset {wrong}"
 
 
 def kept(stream: str) -> dict[str, Any]:
     """Return the settings that were changed of a stream, by key."""
-    using = router.db_for_read(StreamSetting)
+    # Not from a copy that follows: who was told to look is to find it there.
+    using = router.db_for_write(StreamSetting)
     rows = StreamSetting.objects.using(using).filter(stream=stream)
     return dict(rows.values_list("key", "value"))
 
@@ -80,21 +98,42 @@ def change(config: StreamConfig, verb: Verb, key: str, value: Any) -> Any:
         ImproperlyConfigured: it is no setting that can be changed so, or no value.
         django.db.Error: the database did not take it.
     """
-    load(config.name)
     verbs = {
         "add": conf.add_config,
         "remove": conf.remove_config,
         "replace": conf.replace_config,
     }
-    verbs[verb](config.name, key, value)
-    changed = conf.written(config.name)[key]
+    stream = config.name
+    load(stream)
     using = router.db_for_write(StreamSetting)
     with transaction.atomic(using):
-        StreamSetting.objects.using(using).update_or_create(
-            stream=config.name, key=key, defaults={"value": changed}
+        # Who changes the same at the same time waits here, and adds to it then.
+        row, _ = (
+            StreamSetting.objects.using(using)
+            .select_for_update()
+            .get_or_create(
+                stream=stream, key=key, defaults={"value": _in_force(config, key)}
+            )
         )
-        tell(config)
-    return changed
+        load(stream)
+        verbs[verb](stream, key, value)
+        row.value = _in_force(config, key)
+        row.save(using=using)
+    # Afterwards: the log tells of a COMMIT before others see what it has committed.
+    tell(config)
+    return row.value
+
+
+def _in_force(config: StreamConfig, key: str) -> Any:
+    """Return the value of a setting, as JSON has it."""
+    written = conf.written(config.name)
+    value = written.get(key, getattr(config, conf.attribute(key)))
+    try:
+        return json.loads(json.dumps(value, cls=DjangoJSONEncoder))
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"{key} cannot be kept: {error}. Write functions as dotted paths."
+        ) from error
 
 
 def forget(config: StreamConfig, key: str) -> bool:
@@ -103,8 +142,8 @@ def forget(config: StreamConfig, key: str) -> bool:
     with transaction.atomic(using):
         rows = StreamSetting.objects.using(using).filter(stream=config.name, key=key)
         found, _ = rows.delete()
-        if found:
-            tell(config)
+    if found:
+        tell(config)
     load(config.name)
     return bool(found)
 

@@ -108,13 +108,8 @@ class Session:
             connection = stack.enter_context(connect(parameters))
             for alias in {config.database, receivers_database.database()}:
                 receivers_database.connect(alias)
-            config = self.config = runtime.refreshed(self._base)
-            start = prepare(
-                config,
-                connection,
-                stopped=self._stopped,
-                standing_by=self._standing_by,
-            )
+            start = self._prepare(connection)
+            config = start.config
             if self._stopped.is_set():
                 return
             if self._drain and self.until is None:
@@ -137,6 +132,19 @@ class Session:
             connection.close()
             self._started(start)
             self._stream(replication, patience, checkpoint)
+
+    def _prepare(self, connection: Connection) -> Start:
+        while True:
+            config = self.config = runtime.refreshed(self._base)
+            start = prepare(
+                config,
+                connection,
+                stopped=self._stopped,
+                standing_by=self._standing_by,
+            )
+            # Whoever had the slot meanwhile has read of changes that we have not.
+            if self._stopped.is_set() or runtime.refreshed(self._base) == config:
+                return start
 
     def _end(self, replication: ReplicationConnection) -> None:
         self._connection = None

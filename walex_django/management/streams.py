@@ -13,6 +13,7 @@ from django.db import Error as DatabaseError
 
 from walex_django.conf import StreamConfig, get_config, get_configs
 from walex_django.delivery import ReceiverFailed
+from walex_django.middleware import MiddlewareFailed
 from walex_django.receivers_database import known_error
 from walex_django.replication.connection import sql_error
 from walex_django.replication.errors import ReplicationError
@@ -70,7 +71,7 @@ def describe(error: BaseException) -> str:
     """
     if isinstance(error, ReplicationError | ImproperlyConfigured | DatabaseError):
         return " ".join(str(error).split())
-    if isinstance(error, ReceiverFailed) and error.__cause__:
+    if isinstance(error, ReceiverFailed | MiddlewareFailed) and error.__cause__:
         lines = traceback.format_exception(error.__cause__)
         return f"{error}; its transaction is not acknowledged.\n{''.join(lines)}"
     return "".join(traceback.format_exception(error))

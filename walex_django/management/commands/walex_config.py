@@ -23,46 +23,47 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("stream", help="A key of settings.WALEX.")
+        parser.add_argument("stream", metavar="STREAM", help="A key of settings.WALEX.")
         parser.add_argument(
             "verb",
             choices=[_SHOW, *runtime.VERBS, _RESET],
             help="show: what is in force. add, remove: entries of a list, or of"
             " FILTERS. replace: the whole. reset: back to what settings.WALEX has.",
         )
-        parser.add_argument("key", nargs="?", help=f"One of {', '.join(_KEYS)}.")
+        parser.add_argument(
+            "key", nargs="?", metavar="KEY", help=f"One of {', '.join(_KEYS)}."
+        )
         parser.add_argument(
             "values",
             nargs="*",
-            help="Entries, or one value as JSON: walex_config default add FILTERS"
+            metavar="VALUE",
+            help="Entries: walex_config default add SUBSCRIPTIONS shop.Order shop.Item."
+            " Or one value, FILTERS as JSON: walex_config default add FILTERS"
             ' \'{"shop.Order": {"unwatched_fields": ["note"]}}\'.',
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         (config,) = chosen([options["stream"]])
         verb, key, values = options["verb"], options["key"], options["values"]
+        if key is None and verb != _SHOW:
+            raise CommandError(f"{verb} needs a KEY: one of {', '.join(_KEYS)}.")
         with reported(config):
+            # What no version of ours would take can be kept all the same, by hand.
+            if key not in {None, *_KEYS} and not (
+                verb == _RESET and runtime.forget(config, key)
+            ):
+                raise CommandError(f"{key} is none of {', '.join(_KEYS)}.")
             if verb == _SHOW:
-                runtime.refreshed(config)
-                self._show(config, [key] if key else _KEYS)
-                return
-            if key is None:
-                raise CommandError(f"{verb} needs a KEY: one of {', '.join(_KEYS)}.")
-            if key not in _KEYS:
-                raise CommandError(
-                    f"{key} cannot be changed so: only {', '.join(_KEYS)}."
-                )
-            if verb == _RESET:
-                if not runtime.forget(config, key):
-                    self.stdout.write(
-                        f"{config.name}: {key} is as settings.WALEX has it"
-                    )
+                runtime.load(config.name)
+            elif verb == _RESET:
+                runtime.forget(config, key)
             elif not values:
                 raise CommandError(f"{verb} needs a VALUE.")
             else:
                 runtime.change(config, verb, key, _value(verb, key, values))
-            self._show(config, [key])
-            self._warn(conf.follow(config))
+            self._show(config, [key] if key in _KEYS else _KEYS)
+            if verb != _SHOW:
+                self._warn(conf.follow(config))
 
     def _show(self, config: StreamConfig, keys: list[str]) -> None:
         kept = runtime.kept(config.name)
@@ -88,11 +89,13 @@ _KEYS = [key for key in conf.RUNTIME if key not in {"URL", "STATUS_INTERVAL"}]
 def _value(verb: str, key: str, values: list[str]) -> Any:
     """Return what is meant by words of the command line."""
     is_list = key in {"SUBSCRIPTIONS", "MODULES", "MESSAGES"}
-    if is_list or (verb == "remove" and key == "FILTERS"):
+    if (is_list and not values[0].startswith("[")) or (
+        verb == "remove" and key == "FILTERS"
+    ):
         return values
     try:
         return json.loads(" ".join(values))
     except json.JSONDecodeError:
-        if key == "FILTERS":
-            raise CommandError(f"FILTERS are JSON, and {values[0]!r} is not.") from None
+        if is_list or key == "FILTERS":
+            raise CommandError(f"{' '.join(values)} is no JSON.") from None
         return " ".join(values)

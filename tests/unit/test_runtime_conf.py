@@ -1,0 +1,236 @@
+"""Settings of a stream that change in its process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from pytest_django import Settings
+
+from walex_django import conf
+from walex_django.conf import (
+    add_config,
+    follow,
+    get_config,
+    override,
+    remove_config,
+    replace_config,
+    written,
+)
+from walex_django.filters import Filter
+
+FILTER = {"unwatched_fields": ["name"]}
+
+
+@pytest.fixture(autouse=True)
+def walex(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Two streams, as if nothing had been changed of them."""
+    settings.WALEX = {
+        "shop": {"SUBSCRIPTIONS": ["zoo.Keeper"], "MESSAGES": "audit"},
+        "crm": {"URL": "postgres://walex:secret@crm/crm", "DURABLE_SLOT": True},
+    }
+    walex: dict[str, dict[str, Any]] = settings.WALEX
+    return walex
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a module that can be imported, when the test has written it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "zoo_handlers.py"
+    sys.modules.pop("zoo_handlers", None)
+
+
+def test_entries_are_added_once_and_in_order() -> None:
+    add_config("shop", "SUBSCRIPTIONS", ["zoo.Animal", "zoo.Keeper"])
+    add_config("shop", "SUBSCRIPTIONS", "legacy.*")
+    add_config("shop", "MESSAGES", ("jobs",))
+
+    config = get_config("shop")
+    assert config.subscriptions == ("zoo.Keeper", "zoo.Animal", "legacy.*")
+    assert config.messages == ("audit", "jobs")
+    assert get_config("crm").subscriptions == ("*",)
+
+
+def test_what_is_not_in_the_settings_has_its_default() -> None:
+    add_config("crm", "SUBSCRIPTIONS", "zoo.Keeper")
+    add_config("crm", "MODULES", "tests.copies")
+    replace_config("crm", "MAX_BATCH", 7)
+    replace_config("crm", "STATUS_INTERVAL", 3)
+
+    config = get_config("crm")
+    assert config.subscriptions == ("*", "zoo.Keeper")
+    assert config.modules == ("tests.copies",)
+    assert (config.max_batch, config.status_interval) == (7, 3)
+
+
+def test_entries_are_taken_out() -> None:
+    add_config("shop", "SUBSCRIPTIONS", ["zoo.Animal", "zoo.Building"])
+    remove_config("shop", "SUBSCRIPTIONS", ["zoo.Keeper", "zoo.Building"])
+    remove_config("shop", "MESSAGES", "audit")
+
+    config = get_config("shop")
+    assert (config.subscriptions, config.messages) == (("zoo.Animal",), ())
+
+
+def test_filters_come_and_go_by_table() -> None:
+    add_config("shop", "FILTERS", {"zoo.Keeper": FILTER, "zoo.*": FILTER})
+    add_config("shop", "FILTERS", {"zoo.Keeper": {"changed": ["name"]}})
+    remove_config("shop", "FILTERS", "zoo.*")
+
+    assert get_config("shop").filters == {"zoo.Keeper": Filter(changed=("name",))}
+
+
+def test_a_configuration_follows_what_was_changed_alone() -> None:
+    config = get_config("shop")
+    elsewhere = conf.replace(config, slot_name="elsewhere", max_batch=3)
+    assert follow(elsewhere) is elsewhere
+
+    add_config("shop", "SUBSCRIPTIONS", "zoo.Animal")
+
+    assert follow(elsewhere) == conf.replace(
+        elsewhere, subscriptions=("zoo.Keeper", "zoo.Animal")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda: add_config("shpo", "MESSAGES", "a"), "Did you mean 'shop'?"),
+        (lambda: add_config("shop", "MESSAGE", "a"), "Did you mean 'MESSAGES'?"),
+        (lambda: add_config("shop", "MAX_BATCH", 5), "Replace it: it is no list."),
+        (lambda: replace_config("shop", "DATABASE", "second"), "start the listener ag"),
+        (lambda: replace_config("shop", "MAX_BATCH", 0), "at least 1, not 0"),
+        (lambda: replace_config("shop", "ON_ERROR", "parc"), "'park', 'stop', 'skip'"),
+        (lambda: add_config("shop", "MESSAGES", 5), "list of strings, not 5"),
+        (lambda: add_config("shop", "SUBSCRIPTIONS", "Keeper"), "names no table"),
+        (lambda: add_config("shop", "SUBSCRIPTIONS", "zoo.Kepper"), "no model 'Kepper"),
+        (lambda: remove_config("shop", "SUBSCRIPTIONS", "zoo.Keepr"), "'zoo.Keeper'?"),
+        (lambda: remove_config("shop", "SUBSCRIPTIONS", "zoo.Keeper"), "is empty"),
+        (lambda: add_config("shop", "FILTERS", ["zoo.Keeper"]), "must be a dict"),
+        (lambda: remove_config("shop", "FILTERS", {}), "list of strings, not {}"),
+        (
+            lambda: add_config("shop", "FILTERS", {"zoo.Keeper": {"changd": []}}),
+            "Did you mean 'changed'?",
+        ),
+        (
+            lambda: add_config("shop", "FILTERS", {"zoo.Keeper": {"changed": "nam"}}),
+            "no field 'nam'",
+        ),
+        (
+            lambda: add_config("shop", "FILTERS", {"zoo.*": {"where": "zoo.no.way"}}),
+            "where: No module named 'zoo'",
+        ),
+        (lambda: add_config("shop", "MODULES", "zoo.walex"), "no module 'zoo.walex'"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_changes_nothing(change: Any, told: str) -> None:
+    before, generation = get_config("shop"), conf.generation
+
+    with pytest.raises(ImproperlyConfigured) as refused:
+        change()
+
+    assert told in str(refused.value)
+    assert (get_config("shop"), conf.generation) == (before, generation)
+    assert written("shop")["MESSAGES"] == "audit"
+
+
+@pytest.mark.parametrize("url", ["postgres//walex:secret@crm", 5, "secret"])
+def test_a_refused_url_is_not_shown(url: object) -> None:
+    with pytest.raises(ImproperlyConfigured) as refused:
+        replace_config("crm", "URL", url)
+
+    assert "secret" not in str(refused.value)
+    assert "WALEX['crm']['URL']" in str(refused.value)
+
+
+def test_a_module_that_fails_is_refused(module: Path) -> None:
+    module.write_text("1 / 0")
+
+    with pytest.raises(ImproperlyConfigured, match=r"'MODULES'.*ZeroDivisionError"):
+        add_config("shop", "MODULES", "zoo_handlers")
+
+    assert get_config("shop").modules == ()
+
+
+def test_a_module_may_ask_for_the_settings_while_it_is_added(module: Path) -> None:
+    """Also from another thread, for which it waits."""
+    module.write_text(
+        "from threading import Thread\n"
+        "from walex_django.conf import get_configs\n"
+        "asks = Thread(target=get_configs, daemon=True)\n"
+        "asks.start()\n"
+        "asks.join(20)\n"
+        "assert not asks.is_alive()\n"
+    )
+
+    add_config("shop", "MODULES", "zoo_handlers")
+
+    assert get_config("shop").modules == ("zoo_handlers",)
+
+
+def test_threads_lose_nothing_of_each_other() -> None:
+    names = [f"part{number}" for number in range(20)]
+    threads = [
+        Thread(target=add_config, args=("shop", "MESSAGES", name)) for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(get_config("shop").messages) == sorted(["audit", *names])
+
+
+def test_what_is_kept_takes_the_place_of_what_was_kept() -> None:
+    override("shop", {"MESSAGES": ["kept"], "MAX_BATCH": 5})
+    override("shop", {"MAX_BATCH": 6})
+
+    config = get_config("shop")
+    assert (config.messages, config.max_batch) == (("audit",), 6)
+    override("shop", {})
+    assert get_config("shop").max_batch == 1000
+
+
+def test_what_the_process_has_changed_outlives_a_connection() -> None:
+    """At each connection what is kept is put over the settings again."""
+    override("shop", {"MESSAGES": ["kept"]})
+    add_config("shop", "MESSAGES", "local")
+    replace_config("shop", "MAX_BATCH", 5)
+
+    override("shop", {"MESSAGES": ["kept"]})
+    assert get_config("shop").messages == ("kept", "local")
+    override("shop", {"MESSAGES": ["newer"]})
+    config = get_config("shop")
+    assert (config.messages, config.max_batch) == (("newer",), 5)
+
+
+@pytest.mark.parametrize("key", ["DATABASE", "SLOT_NAME", "NONSENSE"])
+def test_what_must_not_change_is_not_taken_over(key: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"'{key}' cannot be changed"):
+        override("shop", {key: "second"})
+
+    assert get_config("shop").database == "default"
+
+
+def test_other_settings_begin_anew(settings: Settings) -> None:
+    add_config("shop", "MESSAGES", "jobs")
+    settings.WALEX = {"shop": {"MESSAGES": ["audit"]}}
+
+    assert get_config("shop").messages == ("audit",)
+    assert follow(get_config("shop")) is get_config("shop")
+
+
+def test_changes_of_several_streams_stand_together() -> None:
+    add_config("shop", "MESSAGES", "jobs")
+    replace_config("crm", "MAX_BATCH", 5)
+    replace_config("shop", "MAX_BATCH", 6)
+
+    assert get_config("shop").messages == ("audit", "jobs")
+    assert get_config("shop").max_batch == 6
+    assert get_config("crm").max_batch == 5
