@@ -238,10 +238,12 @@ class _Writer:
         many: bool,
         context: dict[str, Any],
     ) -> Any:
-        if self._hooks is None and _current.get() is None:
+        if self._is_idle():
             return execute(sql, params, many, context)
         connection: DatabaseWrapper = context["connection"]
         self._look_for_end(connection)
+        if self._is_idle():
+            return execute(sql, params, many, context)
         text = _text(sql, connection)
         if self._hooks is not None and first_word(text) == "ROLLBACK":
             self._rolled_back = True
@@ -249,8 +251,7 @@ class _Writer:
             if not connection.get_autocommit():
                 self.attach(connection)
             # A procedure may commit, which it cannot do in a transaction of ours.
-            elif word not in {"CALL", "DO"}:
-                wanted = _wanted()
+            elif word not in {"CALL", "DO"} and (wanted := _wanted()) != _NONE:
                 with _transaction(connection):
                     _emit(connection, wanted)
                     return execute(sql, params, many, context)
@@ -269,6 +270,9 @@ class _Writer:
         with connection.wrap_database_errors:
             _emit(connection, wanted)
         self._text, self._hooks = wanted, connection.run_on_commit
+
+    def _is_idle(self) -> bool:
+        return self._hooks is None and _current.get() is None
 
     def _look_for_end(self, connection: DatabaseWrapper) -> None:
         """Forget what was written if it is no more, or of another transaction."""
