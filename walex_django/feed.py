@@ -359,6 +359,8 @@ class Feed:
                 )
 
     def _logical_message(self, message: LogicalMessage) -> None:
+        if not message.transactional and self._generation != conf.generation:
+            self._follow_configuration()
         if message.prefix.startswith(_OWN_PREFIX):
             self._own_message(message)
         else:
