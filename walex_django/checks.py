@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,8 +13,9 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
 from . import conf, handlers
+from .catalogue import concrete_models
 from .conf import Problem, StreamConfig
-from .filters import Subscriptions
+from .filters import Filter, Subscriptions
 from .middleware import resolve
 
 
@@ -56,14 +56,29 @@ def _name_problems(config: StreamConfig) -> list[Problem]:
                 found.append(Problem("E006", f"{path}: {error}", hint))
     for entry, chosen in config.filters.items():
         path = f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]"
-        with suppress(ImproperlyConfigured):  # told above
-            for model in Subscriptions([entry]).models:
-                try:
-                    chosen.require_fields(model)
-                except ImproperlyConfigured as error:
-                    hint = "Filters name fields of the model."
-                    found.append(Problem("E008", f"{path}: {error}", hint))
+        errors = _field_errors(entry, chosen)
+        # Of all models of an app, one may do.
+        if errors and all(errors):
+            hint = "Filters name fields of the model."
+            found.append(Problem("E008", f"{path}: {errors[0]}", hint))
     return found
+
+
+def _field_errors(entry: str, chosen: Filter) -> list[str]:
+    """Return what is wrong with a filter for each model that it is for; or nothing."""
+    try:
+        subscriptions = Subscriptions([entry])
+    except ImproperlyConfigured:
+        return []  # told already
+    errors = []
+    for model in filter(subscriptions.covers_model, concrete_models()):
+        try:
+            chosen.require_fields(model)
+        except ImproperlyConfigured as error:
+            errors.append(str(error))
+        else:
+            errors.append("")
+    return errors
 
 
 def _path_problems(config: StreamConfig) -> list[Problem]:

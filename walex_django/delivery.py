@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from itertools import chain
 from operator import attrgetter
 from threading import Event as Flag
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from django.db.models import Model
 
@@ -135,9 +135,7 @@ class Delivery:
         if handlers.registry:
             self._handle({group: grouped for group, (_, grouped) in known.items()})
         for receiver in post_db_transaction.receivers_of(None, stream):
-            self._call(
-                post_db_transaction, receiver, {"events": list(events), "last": last}
-            )
+            self._call(post_db_transaction, receiver, {"events": events, "last": last})
 
     def _receivers(
         self, type: EventType, model: type[Model] | None
@@ -159,9 +157,8 @@ class Delivery:
                     found.setdefault(handler, []).append(wanted)
         running: list[tuple[Function, Event, Future[None]]] = []
         try:
-            for handler in handlers.registry.values():
-                if handler in found:
-                    self._run(handler, found[handler], running)
+            for handler in sorted(found, key=attrgetter("number")):
+                self._run(handler, found[handler], running)
             for function, event, future in running:
                 if (error := future.exception()) is not None:
                     if not isinstance(error, RAISED):
@@ -195,13 +192,15 @@ class Delivery:
             self._handlers.clear()
         found = self._handlers.get(group)
         if found is None:
+            if len(self._handlers) >= _MOST_GROUPS:
+                self._handlers.clear()  # the server describes its tables ever again
             type, table = group
             found = self._handlers[group] = [
                 (
                     handler,
                     TableFilter(handler.filter, table) if handler.filter else None,
                 )
-                for handler in handlers.registry.values()
+                for handler in list(handlers.registry.values())
                 if type in handler.types
                 and handler.stream in {None, self._config.name}
                 and table.lineage is not None
@@ -238,9 +237,24 @@ class Delivery:
     ) -> None:
         call = self._wrap(receiver) if self._wrap else receiver
         try:
-            call(signal=signal, sender=None, stream=self._config.name, **arguments)
+            call(
+                signal=signal, sender=None, stream=self._config.name, **_own(arguments)
+            )
         except RAISED as error:
             self._try_again(signal, receiver, None, arguments, error)
+
+    def _again(self, receiver: Receiver) -> Receiver:
+        """Return what makes a call again, in the thread where it was made."""
+        if _is_beside(receiver):
+            return lambda event, **_: self._pool.submit(receiver, event).result()
+        return self._wrap(receiver) if self._wrap else receiver
+
+    def _require_intact(
+        self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
+    ) -> None:
+        # What fails in another thread was no part of the database transaction.
+        if not _is_beside(receiver):
+            self._work.require_intact(receiver, arguments, error)
 
     def _try_again(
         self,
@@ -251,15 +265,13 @@ class Delivery:
         error: BaseException,
     ) -> None:
         config = self._config
-        # A function's work in another thread was no part of the database transaction.
-        beside = isinstance(receiver, Function) and not receiver.is_task
-        call = self._wrap(receiver) if self._wrap and not beside else receiver
+        call = self._again(receiver)
         name, subject = receiver_name(receiver), parking.subject(arguments)
         attempts, delays = 1, config.retry_delays()
         if isinstance(error, ConnectionBroken):
             attempts, delays = error.attempts, iter(())
         for delay in delays:
-            self._work.require_intact(receiver, arguments, error)
+            self._require_intact(receiver, arguments, error)
             logger.warning(
                 "%s failed at %s, again in %g s: %s",
                 *(name, subject, delay, parking.describe(error)),
@@ -271,12 +283,17 @@ class Delivery:
             renew_connections()
             attempts += 1
             try:
-                call(signal=signal, sender=sender, stream=config.name, **arguments)
+                call(
+                    signal=signal,
+                    sender=sender,
+                    stream=config.name,
+                    **_own(arguments),
+                )
             except RAISED as again:
                 error = again
             else:
                 return
-        self._work.require_intact(receiver, arguments, error)
+        self._require_intact(receiver, arguments, error)
         if config.on_error == "stop":
             raise ReceiverFailed(name, subject) from error
         if config.on_error == "park":
@@ -294,6 +311,20 @@ class Delivery:
             exc_info=error,
             extra={"stream": config.name, "receiver": name, "event_id": subject},
         )
+
+
+_MOST_GROUPS = 10_000
+
+
+def _is_beside(receiver: Receiver) -> TypeGuard[Function]:
+    return isinstance(receiver, Function) and not receiver.is_task
+
+
+def _own(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of which a call may take things out."""
+    if "events" in arguments:
+        return {**arguments, "events": list(arguments["events"])}
+    return arguments
 
 
 _FATES = {"park": "parked: see walex_replay", "skip": "skipped"}

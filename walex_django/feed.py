@@ -348,15 +348,12 @@ class Feed:
             if oid not in self._tables:
                 raise ProtocolError("Truncate", 6, "of an unknown relation")
             if table := self._wanted[oid]:
-                self._events.append(
-                    Event(
-                        EventType.TRUNCATE,
-                        table,
-                        self._transaction(),
-                        message,
-                        self._ordinal,
-                    )
+                begin = self._transaction()
+                event = Event(
+                    *(EventType.TRUNCATE, table, begin, message, self._ordinal)
                 )
+                if all(chosen.holds(event) for chosen in table.filters):
+                    self._events.append(event)
 
     def _logical_message(self, message: LogicalMessage) -> None:
         if not message.transactional and self._generation != conf.generation:

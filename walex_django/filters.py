@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from django.apps import apps
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import Model
+from django.db.models import Field, ForeignKey, Model
+from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from .catalogue import Lineage, column_fields
@@ -136,7 +140,7 @@ class Filter:
         unwatched_fields: an UPDATE that changed nothing but these.
         changed: an UPDATE that changed none of these.
         where: a callable, or its dotted path; an event for which it returns what is
-            not true.
+            not true. A TRUNCATE is asked for by this only.
     """
 
     unwatched_records: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -173,6 +177,8 @@ class Filter:
             try:
                 _as_field_has_it(model, name, value)
             except Exception as error:
+                if hasattr(_field(model, name), "from_db_value"):
+                    continue  # its values need not be what it makes of others
                 raise ImproperlyConfigured(
                     f"{value!r} is no value of {model._meta.label}.{name}: {error}"
                 ) from error
@@ -262,9 +268,10 @@ class _Pair:
 
     def __init__(self, table: Table, name: str, value: Any) -> None:
         self._place = _place(table, name)
+        self._table, self._values = table, [value]
         if table.model is not None and name in _field_names(table.model):
-            value = _as_field_has_it(table.model, name, value)
-        self._table, self._value = table, value
+            with suppress(Exception):  # of another model's field of that name it is one
+                self._values.append(_as_field_has_it(table.model, name, value))
         self._known: dict[Value, bool] = {}
 
     def matches(self, row: Row) -> bool:
@@ -272,7 +279,7 @@ class _Pair:
             return False
         known = self._known.get(text)
         if known is None:
-            known = bool(self._table.field_value(self._place, text) == self._value)
+            known = self._table.field_value(self._place, text) in self._values
             if len(self._known) >= _MEMORY:
                 self._known.clear()
             if not isinstance(text, bytes) or len(text) <= _MEMORABLE:
@@ -328,12 +335,20 @@ def _field_names(model: type[Model]) -> dict[str, str]:
     return names
 
 
+def _field(model: type[Model], name: str) -> Field[Any, Any]:
+    return column_fields(model)[_field_names(model)[name]]
+
+
 def _as_field_has_it(model: type[Model], name: str, value: Any) -> Any:
     if value is None:
         return None
-    if isinstance(value, Model):
-        value = value.pk
-    return column_fields(model)[_field_names(model)[name]].to_python(value)
+    field = _field(model, name)
+    if isinstance(field, ForeignKey) and isinstance(value, Model):
+        value = getattr(value, field.target_field.attname)
+    value = field.to_python(value)
+    if settings.USE_TZ and isinstance(value, datetime) and timezone.is_naive(value):
+        value = timezone.make_aware(value)  # as the ORM would
+    return value
 
 
 def matches(event: Event, relation: str = "*", type: str = "*") -> bool:

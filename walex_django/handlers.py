@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
@@ -25,7 +25,7 @@ from django.utils.module_loading import autodiscover_modules, import_string
 from .catalogue import Lineage
 from .conf import read_filter
 from .events import Event, EventType
-from .filters import Filter, Subscriptions, Where
+from .filters import ALL_TABLES, Filter, Subscriptions, Where
 
 Tables: TypeAlias = "type[Model] | str | Collection[type[Model] | str]"
 """One or several models, ``"app.Model"``, ``"schema.table"``, … or `ALL_TABLES`."""
@@ -40,12 +40,22 @@ class Called:
     Args:
         function: sync or ``async``.
         argument: name of the keyword argument that it gets, as its only one.
+
+    Raises:
+        ImproperlyConfigured: it cannot be called so.
     """
 
     def __init__(self, function: Callable[..., Any], argument: str) -> None:
         functools.update_wrapper(self, function, updated=())
+        # Objects have only their class's.
+        self.__module__ = function.__module__
+        self.__qualname__ = getattr(
+            function, "__qualname__", type(function).__qualname__
+        )
         self.function, self._argument = function, argument
-        is_async = inspect.iscoroutinefunction(function)
+        is_async = iscoroutinefunction(function) or iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004
+        )
         self._call = async_to_sync(function) if is_async else function
 
     def __call__(self, **arguments: Any) -> None:
@@ -68,10 +78,12 @@ class Function(Called):
     name = "function"
 
     def __init__(self, function: Any) -> None:
-        enqueue = getattr(function, "enqueue", None) or getattr(function, "delay", None)
+        enqueue = _enqueues(function)
         self.is_task = enqueue is not None
         super().__init__(function, "event")
-        if enqueue is not None:
+        if enqueue is None:
+            _require_argument(function, "an event")
+        else:
             path = getattr(function, "module_path", None) or getattr(
                 function, "name", None
             )
@@ -97,7 +109,8 @@ class Handler(Called):
         tables: the tables that it is for, as written.
         stream: the only one that it hears of, or `None` for all.
         filter: what it does not get.
-        functions: as written.
+        given_functions, functions: as written, and looked up.
+        number: of its registration.
     """
 
     name: str
@@ -110,6 +123,7 @@ class Handler(Called):
     given_functions: tuple[object, ...]
     functions: list[Function] = field(default_factory=list)
     is_prepared: bool = False
+    number: int = field(default_factory=itertools.count().__next__)
     _subscriptions: Subscriptions | None = None
 
     def __post_init__(self) -> None:
@@ -176,11 +190,18 @@ class Handler(Called):
                     found = given
         except (ImportError, AttributeError) as error:
             raise ImproperlyConfigured(f"functions has {given!r}: {error}.") from error
-        if not (callable(found) or hasattr(found, "enqueue")):
+        if not (callable(found) or _enqueues(found)):
             raise ImproperlyConfigured(
                 f"functions has {given!r}, which cannot be called."
             )
         return found
+
+
+def _enqueues(function: object) -> Callable[..., Any] | None:
+    """Return what hands a call over, if a function is a task."""
+    found: Callable[..., Any] | None
+    found = getattr(function, "enqueue", None) or getattr(function, "delay", None)
+    return found
 
 
 registry: dict[tuple[str, str], Handler] = {}
@@ -289,8 +310,9 @@ def load(modules: Iterable[str] = ()) -> None:
     for module in modules:
         if exists(module):
             importlib.import_module(module)
-    for handler in registry.values():
-        if not handler.is_prepared:
+    # Looking up a function imports its module, which may have handlers itself.
+    while waiting := [each for each in [*registry.values()] if not each.is_prepared]:
+        for handler in waiting:
             handler.prepare()
 
 
@@ -312,7 +334,7 @@ def find_function(name: str, dotted_name: str) -> Called | None:
     """
     if name != Function.name:
         return registry.get((name, dotted_name))
-    functions = (each for handler in registry.values() for each in handler.functions)
+    functions = (each for of in [*registry.values()] for each in of.functions)
     return next((each for each in functions if dotted(each) == dotted_name), None)
 
 
@@ -334,6 +356,10 @@ def _register(
         raise ImproperlyConfigured(f"{place}, @{name}: {problem}") from None
 
     def decorate(function: Handling) -> Handling:
+        try:
+            _require_argument(function, "a list of events")
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"{place}, @{name}: {error}") from None
         handler = Handler(
             *(name, function, place, frozenset(types), table_list, stream, chosen),
             given_functions=functions,
@@ -353,8 +379,24 @@ def _register(
     return decorate
 
 
+def _require_argument(function: Callable[..., Any], argument: str) -> None:
+    """Raise if a function cannot be called with one argument, and nothing else."""
+    try:
+        inspect.signature(function).bind(argument)
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"{function!r} is to be called with {argument} alone: {error}."
+        ) from None
+    except ValueError:
+        return  # of what is built in, the signature may not be known
+
+
 def _read_tables(tables: Tables) -> tuple[type[Model] | str, ...]:
-    found = (tables,) if isinstance(tables, str | type) else tuple(tables)
+    # As it may be written where types are not checked.
+    given: object = tables
+    if not isinstance(given, str | type | list | tuple | set | frozenset):
+        raise ValueError(f"it is for a table or a list of them, not {given!r}")
+    found = (given,) if isinstance(given, str | type) else tuple(given)
     for each in found:
         if not _is_table(each):
             raise ValueError(f"a table is a model or 'app.Model', not {each!r}")
@@ -366,6 +408,12 @@ def _read_tables(tables: Tables) -> tuple[type[Model] | str, ...]:
 def _read_options(
     options: Options,
 ) -> tuple[str | None, tuple[object, ...], Filter]:
+    for key in options:
+        if key not in Options.__annotations__:
+            raise ValueError(
+                f"unknown argument {key!r}; known are"
+                f" {', '.join(Options.__annotations__)}"
+            )
     functions = options.get("functions", ())
     if not isinstance(functions, list | tuple | set | frozenset):
         raise ValueError(f"functions must be a list, not {functions!r}")
@@ -381,9 +429,10 @@ def _read_options(
 
 
 def _is_table(given: object) -> bool:
-    return (isinstance(given, type) and issubclass(given, Model)) or (
-        isinstance(given, str) and (given == "*" or "." in given)
-    )
+    if not isinstance(given, str):
+        return isinstance(given, type) and issubclass(given, Model)
+    owner, _, name = given.partition(".")
+    return given == ALL_TABLES or bool(owner not in {"", "*"} and name)
 
 
 def _entry(table: type[Model] | str) -> str:

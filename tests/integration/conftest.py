@@ -10,6 +10,7 @@ import pytest
 
 from example_project.postgres import Postgres
 from tests.copies import Copy
+from walex_django import handlers
 from walex_django.conf import StreamConfig
 
 from .stream import OwnStream, Stream
@@ -56,3 +57,13 @@ def own_stream(
     settings = getattr(request, "param", {})
     with Copy(original, bin=programs, settings=settings) as server:
         yield OwnStream(at(server, environment), server)
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """Take the handlers out again that the test registers."""
+    before = set(handlers.registry)
+    yield
+    for key, handler in list(handlers.registry.items()):
+        if key not in before:
+            handlers.unregister(handler.function)

@@ -1,0 +1,86 @@
+"""Handlers and functions that keep what they get."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from tests.listening import Listening
+from tests.zoo.models import Building
+from walex_django import Event
+
+from .mascots import Gate
+
+
+class Heard:
+    """
+    A handler that keeps the lists it gets.
+
+    Args:
+        name: under which it is registered, and parked.
+        failures: so often it raises, of each list.
+    """
+
+    def __init__(self, name: str = "heard", failures: float = 0) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.failures = failures
+        self.lists: list[list[Event]] = []
+
+    def __call__(self, events: list[Event]) -> None:
+        self.lists.append(list(events))
+        if self.failures > 0:
+            self.failures -= 1
+            events.clear()
+            raise ValueError("not in the mood")
+
+    @property
+    def labels(self) -> list[list[str]]:
+        """What was done to whom, list by list."""
+        return [[label(event) for event in events] for events in self.lists]
+
+
+class Function:
+    """
+    A function that keeps the events it gets.
+
+    Args:
+        name: under which it is parked.
+        failures: so often it raises.
+        gate: where it waits before it ends.
+    """
+
+    def __init__(
+        self, name: str = "function", *, failures: float = 0, gate: Gate | None = None
+    ) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.failures, self._gate = failures, gate
+        self._lock = Lock()
+        self.calls: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self.calls.append(label(event))
+            fails = self.failures > 0
+            self.failures -= fails
+        if self._gate:
+            self._gate()
+        if fails:
+            raise ValueError("not in the mood")
+
+
+def label(event: Event) -> str:
+    """Return what was done to whom."""
+    record = event.new_record or event.old_record or {}
+    return " ".join(filter(None, [event.type, record.get("name")]))
+
+
+def wait_until_done(listening: Listening) -> None:
+    """Wait until what was written so far is delivered, and all its calls are made."""
+    last = Building.objects.create(name="done")
+
+    def is_there() -> bool:
+        return bool(listening.events) and listening.events[-1].instance == last
+
+    listening.wait_until(lambda: listening.error is not None or is_there())
+    if listening.error:
+        raise listening.error
+    del listening.events[-1]

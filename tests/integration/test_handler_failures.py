@@ -1,0 +1,195 @@
+"""Handlers that raise, and handlers within the transaction of ``ATOMIC``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from tests.listening import Connect, Listening
+from tests.zoo.models import Keeper, Mascot
+from walex_django import Event, on_insert
+from walex_django.conf import StreamConfig
+from walex_django.delivery import ReceiverFailed
+from walex_django.models import ParkedEvent
+from walex_django.signals import post_db_transaction
+
+from .handling import Heard, label, wait_until_done
+from .mascots import Gate, adopted, will_have_adopted
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("own_handlers"),
+]
+
+Sql = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def hasty(config: StreamConfig) -> StreamConfig:
+    """Two retries, at once."""
+    return replace(config, max_retries=2, retry_backoff=0.001)
+
+
+class TestFailures:
+    """A handler that raises is tried again alone, with the same list."""
+
+    def test_retried(self, hasty: StreamConfig) -> None:
+        moody, calm = Heard("moody", failures=2), Heard("calm")
+        on_insert(Keeper)(moody)
+        on_insert(Keeper)(calm)
+        with Listening(hasty) as listening:
+            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
+            wait_until_done(listening)
+        assert moody.labels == [["insert Ada", "insert Bob"]] * 3
+        assert calm.labels == [["insert Ada", "insert Bob"]]
+        assert not ParkedEvent.objects.exists()
+
+    def test_one_chunk_is_parked_and_replayed(self, hasty: StreamConfig) -> None:
+        moody, calm = Heard("moody", failures=3), Heard("calm")
+        on_insert(Keeper, unwatched_records={"name": "1"})(moody)
+        on_insert(Keeper)(calm)
+        with Listening(replace(hasty, max_batch=3)) as listening:
+            Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(7))
+            wait_until_done(listening)
+        first = ["insert 0", "insert 2"]
+        rest = [["insert 3", "insert 4", "insert 5"], ["insert 6"]]
+        assert moody.labels == [first] * 3 + rest
+        assert calm.labels == [["insert 0", "insert 1", "insert 2"], *rest]
+
+        parked = ParkedEvent.objects.get()
+        assert (parked.signal, parked.receiver) == (
+            "on_insert",
+            "tests.integration.handling.moody",
+        )
+        assert (parked.event_id, parked.table) == (
+            listening.events[0].id,
+            "public.zoo_keeper",
+        )
+        assert parked.attempts == 3
+        assert parked.error == "ValueError: not in the mood"
+
+        moody.lists.clear()
+        assert run("walex_replay") == "1 delivered, 0 failed again\n"
+        assert moody.labels == [first]
+        assert moody.lists[0][0].instance == listening.events[0].instance
+        assert not ParkedEvent.objects.exists()
+
+    def test_async_is_parked_and_replayed(self, hasty: StreamConfig) -> None:
+        lists: list[list[str]] = []
+
+        async def moody(events: list[Event]) -> None:
+            await asyncio.sleep(0)
+            lists.append([label(event) for event in events])
+            if len(lists) <= 3:
+                raise ValueError
+
+        on_insert(Keeper)(moody)
+        with Listening(hasty) as listening:
+            Keeper.objects.create(name="Ada")
+            wait_until_done(listening)
+        assert ParkedEvent.objects.count() == 1
+        assert run("walex_replay") == "1 delivered, 0 failed again\n"
+        assert lists == [["insert Ada"]] * 4
+
+    def test_skip(self, hasty: StreamConfig, caplog: pytest.LogCaptureFixture) -> None:
+        moody, calm = Heard("moody", failures=3), Heard("calm")
+        on_insert(Keeper)(moody)
+        on_insert(Keeper)(calm)
+        with (
+            caplog.at_level(logging.ERROR, "walex_django.delivery"),
+            Listening(replace(hasty, on_error="skip")) as listening,
+        ):
+            Keeper.objects.create(name="Ada")
+            Keeper.objects.create(name="Bob")
+            wait_until_done(listening)
+        assert moody.labels == [["insert Ada"]] * 3 + [["insert Bob"]]
+        assert calm.labels == [["insert Ada"], ["insert Bob"]]
+        assert not ParkedEvent.objects.exists()
+        assert "handling.moody failed 3 times" in caplog.text
+
+    def test_stop(self, hasty: StreamConfig) -> None:
+        moody, calm = Heard("moody", failures=3), Heard("calm")
+        on_insert(Keeper)(moody)
+        on_insert(Keeper)(calm)
+        with Listening(replace(hasty, on_error="stop")) as listening:
+            Keeper.objects.create(name="Ada")
+            error = listening.wait_for_end()
+        assert isinstance(error, ReceiverFailed)
+        assert error.receiver == "tests.integration.handling.moody"
+        assert calm.lists == []
+
+    def test_a_list_of_the_transaction_is_whole_at_each_try(
+        self, hasty: StreamConfig, connect: Connect
+    ) -> None:
+        counts: list[int] = []
+
+        def consume(events: list[Event], **kwargs: Any) -> None:
+            if len(events) == 1:
+                return
+            counts.append(len(events))
+            events.clear()
+            raise ValueError
+
+        connect(post_db_transaction, consume)
+        with Listening(hasty) as listening:
+            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
+            wait_until_done(listening)
+        assert counts == [2, 2, 2]
+        assert len(ParkedEvent.objects.get().arguments["events"]) == 2
+
+
+class TestAtomic:
+    """With ``ATOMIC`` handlers are part of the transaction."""
+
+    def test_work_is_committed_with_the_checkpoint(
+        self, atomic: StreamConfig, sql: Sql
+    ) -> None:
+        gate = Gate()
+
+        def adopt(events: list[Event]) -> None:
+            Mascot.objects.bulk_create(Mascot(name=label(each)) for each in events)
+
+        def wait(events: list[Event]) -> None:
+            gate()
+
+        on_insert(Keeper)(adopt)
+        on_insert(Keeper)(wait)
+        with Listening(atomic):
+            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
+            gate.wait()
+            assert adopted(sql) == []
+            gate.open()
+            will_have_adopted(sql, "insert Ada", "insert Bob")
+
+    def test_a_failure_leaves_nothing_behind(
+        self, atomic: StreamConfig, sql: Sql
+    ) -> None:
+        tries: list[int] = []
+
+        def adopt(events: list[Event]) -> None:
+            tries.append(len(events))
+            Mascot.objects.create(name=f"try {len(tries)}")
+            if len(tries) == 1:
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT 1 / 0")
+
+        on_insert(Keeper)(adopt)
+        with Listening(atomic):
+            Keeper.objects.create(name="Ada")
+            will_have_adopted(sql, "try 2")
+        assert not ParkedEvent.objects.exists()
+
+
+def run(*arguments: str) -> str:
+    """Run a command and return what it printed."""
+    output = StringIO()
+    call_command(*arguments, stdout=output)
+    return output.getvalue()

@@ -1,0 +1,316 @@
+"""Handlers: which events they get, as which lists, and what becomes of failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import transaction
+
+from tests.listening import Connect, Listening
+from tests.zoo.models import Animal, Building, Keeper, TameAnimal
+from walex_django import (
+    ALL_TABLES,
+    Event,
+    EventType,
+    handlers,
+    on_delete,
+    on_event,
+    on_insert,
+    on_truncate,
+    on_update,
+)
+from walex_django.conf import StreamConfig, get_config
+from walex_django.plan import setup_plan
+from walex_django.replication import connection as replication
+from walex_django.signals import post_db_change, post_db_insert, post_db_transaction
+
+from .handling import Heard, label
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("own_handlers"),
+]
+
+Sql = psycopg.Connection[Any]
+
+
+class TestTables:
+    """What a handler is for."""
+
+    @pytest.mark.parametrize(
+        "tables",
+        [
+            Keeper,
+            "zoo.Keeper",
+            "zoo.keeper",
+            "public.zoo_keeper",
+            [Keeper],
+            (Keeper, "public.zoo_keeper"),
+            {"zoo.Keeper", "zoo.Mascot"},
+        ],
+        ids=str,
+    )
+    def test_one(self, config: StreamConfig, tables: Any) -> None:
+        heard = Heard()
+        on_event(tables)(heard)
+        with Listening(config) as listening:
+            Keeper.objects.create(name="Ada")
+            Building.objects.create(name="Dome")
+            listening.wait_for(2)
+        assert heard.labels == [["insert Ada"]]
+
+    @pytest.mark.parametrize("tables", [ALL_TABLES, "zoo.*", "public.*", ["zoo.*"]])
+    def test_all(self, config: StreamConfig, tables: Any) -> None:
+        heard = Heard()
+        on_event(tables)(heard)
+        with Listening(config) as listening:
+            Keeper.objects.create(name="Ada")
+            Building.objects.create(name="Dome")
+            listening.wait_for(2)
+        assert heard.labels == [["insert Ada"], ["insert Dome"]]
+
+    def test_a_proxy_stands_for_its_model(self, config: StreamConfig) -> None:
+        heard = Heard()
+        on_insert(TameAnimal)(heard)
+        with Listening(config) as listening:
+            Animal.objects.create(name="Leo")
+            listening.wait_for(1)
+        assert heard.labels == [["insert Leo"]]
+
+    def test_a_table_without_a_model(self, config: StreamConfig, sql: Sql) -> None:
+        heard = Heard()
+        on_event("bare.stone")(heard)
+        sql.execute("CREATE SCHEMA bare CREATE TABLE stone (name text PRIMARY KEY)")
+        sql.execute("ALTER PUBLICATION zoo_events ADD TABLE bare.stone")
+        try:
+            with Listening(replace(config, subscriptions=("*",))) as listening:
+                sql.execute("INSERT INTO bare.stone VALUES ('flint')")
+                listening.wait_for(1)
+        finally:
+            sql.execute("DROP SCHEMA bare CASCADE")
+        assert heard.labels == [["insert flint"]]
+
+    def test_the_subscriptions_of_the_stream_hold(self, config: StreamConfig) -> None:
+        heard = Heard()
+        on_event(ALL_TABLES)(heard)
+        with Listening(replace(config, subscriptions=("zoo.Keeper",))) as listening:
+            Building.objects.create(name="Dome")
+            Keeper.objects.create(name="Ada")
+            listening.wait_for(1)
+        assert heard.labels == [["insert Ada"]]
+
+
+class TestLists:
+    """What a handler is called with."""
+
+    def test_each_decorator_has_its_events(
+        self, config: StreamConfig, sql: Sql
+    ) -> None:
+        all_of = {
+            decorator: Heard(decorator.__name__)
+            for decorator in (on_insert, on_update, on_delete, on_truncate, on_event)
+        }
+        for decorator, heard in all_of.items():
+            decorator(Keeper)(heard)
+        with Listening(config) as listening:
+            ada = Keeper.objects.create(name="Ada")
+            Keeper.objects.filter(pk=ada.pk).update(name="Bob")
+            ada.delete()
+            sql.execute("TRUNCATE zoo_keeper CASCADE")
+            listening.wait_until(
+                lambda: (
+                    bool(listening.events)
+                    and listening.events[-1].type is EventType.TRUNCATE
+                )
+            )
+        assert all_of[on_insert].labels == [["insert Ada"]]
+        assert all_of[on_update].labels == [["update Bob"]]
+        assert all_of[on_delete].labels == [["delete"]]
+        assert all_of[on_truncate].labels == [["truncate"]]
+        assert all_of[on_event].labels == [
+            *(["insert Ada"], ["update Bob"], ["delete"], ["truncate"]),
+        ]
+
+    def test_several_decorators_on_one_function(self, config: StreamConfig) -> None:
+        heard = Heard()
+        assert on_insert(Keeper)(on_delete(Keeper)(on_update(Animal)(heard))) is heard
+        with Listening(config) as listening:
+            ada = Keeper.objects.create(name="Ada")
+            Keeper.objects.filter(pk=ada.pk).update(name="Bob")
+            ada.delete()
+            leo = Animal.objects.create(name="Leo")
+            Animal.objects.filter(pk=leo.pk).update(name="Max")
+            listening.wait_for(5)
+        assert heard.labels == [["insert Ada"], ["delete"], ["update Max"]]
+
+    def test_a_transaction_is_one_list_in_order_over_all_tables(
+        self, config: StreamConfig
+    ) -> None:
+        heard, keepers = Heard(), Heard("keepers")
+        on_event([Keeper, Animal])(heard)
+        on_event(Keeper)(keepers)
+        with Listening(config) as listening:
+            with transaction.atomic():
+                ada = Keeper.objects.create(name="Ada")
+                Animal.objects.create(name="Leo")
+                Building.objects.create(name="Dome")
+                Keeper.objects.filter(pk=ada.pk).update(name="Bob")
+                Animal.objects.create(name="Max")
+            Keeper.objects.create(name="Cem")
+            listening.wait_for(6)
+        assert heard.labels == [
+            ["insert Ada", "insert Leo", "update Bob", "insert Max"],
+            ["insert Cem"],
+        ]
+        assert keepers.labels == [["insert Ada", "update Bob"], ["insert Cem"]]
+
+    def test_a_long_transaction_comes_in_chunks(self, config: StreamConfig) -> None:
+        heard = Heard()
+        on_insert(Keeper)(heard)
+        with Listening(replace(config, max_batch=3)) as listening:
+            Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(8))
+            listening.wait_for(8)
+        assert [len(events) for events in heard.lists] == [3, 3, 2]
+        assert list(chain(*heard.lists)) == listening.events
+
+    def test_handlers_come_in_order_between_receivers_and_the_transaction(
+        self, config: StreamConfig, connect: Connect
+    ) -> None:
+        calls: list[str] = []
+
+        def receiver(event: Event, **kwargs: Any) -> None:
+            calls.append(label(event))
+
+        def at_the_end(events: list[Event], **kwargs: Any) -> None:
+            calls.append(f"transaction of {len(events)}")
+
+        def noting(name: str) -> Callable[[list[Event]], None]:
+            def note(events: list[Event]) -> None:
+                calls.append(f"{name} {len(events)}")
+
+            note.__qualname__ = name
+            return note
+
+        connect(post_db_insert, receiver)
+        connect(post_db_transaction, at_the_end)
+        on_event(Animal)(noting("last table first"))
+        on_insert(Keeper)(noting("second"))
+        on_event(ALL_TABLES)(noting("third"))
+        with Listening(config) as listening:
+            with transaction.atomic():
+                Keeper.objects.create(name="Ada")
+                Animal.objects.create(name="Leo")
+            listening.wait_for(2)
+        assert calls == [
+            *("insert Ada", "insert Leo"),
+            *("last table first 1", "second 1", "third 2", "transaction of 2"),
+        ]
+
+    def test_async(self, config: StreamConfig) -> None:
+        names: list[str] = []
+
+        async def keepers(events: list[Event]) -> None:
+            await asyncio.sleep(0)
+            assert isinstance(events[0].instance, Keeper)
+            names.extend([event.instance.name async for event in _each(events)])
+            names.append(str(await Keeper.objects.acount()))
+
+        class Async:
+            async def __call__(self, events: list[Event]) -> None:
+                await asyncio.sleep(0)
+                names.append("object")
+
+        on_insert(Keeper)(keepers)
+        on_insert(Keeper)(Async())
+        with Listening(config) as listening:
+            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
+            listening.wait_for(2)
+        assert names == ["Ada", "Bob", "2", "object"]
+
+    def test_one_registered_or_gone_while_the_stream_runs(
+        self, listening: Listening
+    ) -> None:
+        first, second = Heard("first"), Heard("second")
+        on_insert(Keeper)(first)
+        Keeper.objects.create(name="Ada")
+        listening.wait_for(1)
+        listening.wait_until(lambda: bool(first.lists))
+        handlers.unregister(first)
+        on_insert(Keeper)(second)
+        Keeper.objects.create(name="Bob")
+        listening.wait_for(2)
+        listening.stop()
+        assert first.labels == [["insert Ada"]]
+        assert second.labels == [["insert Bob"]]
+
+
+async def _each(events: list[Event]) -> Any:
+    for event in events:
+        yield event
+
+
+class TestStreams:
+    """Handlers and receivers that name a stream."""
+
+    @pytest.fixture
+    def second(self, config: StreamConfig) -> StreamConfig:
+        """Another stream, of keepers in the same database."""
+        return replace(config, name="second", slot_name="second_temporary")
+
+    def test_of_one_database(self, config: StreamConfig, second: StreamConfig) -> None:
+        heard = [Heard("default"), Heard("second"), Heard("both")]
+        for each, stream in zip(heard, ["default", "second", None], strict=True):
+            on_insert(Keeper, stream=stream)(each)
+        received: list[tuple[str, str]] = []
+
+        def of_second(stream: str, event: Event, **kwargs: Any) -> None:
+            received.append((stream, label(event)))
+
+        def of_nobody(**kwargs: Any) -> None:
+            raise AssertionError
+
+        post_db_insert.connect(of_second, sender=Keeper, stream="second")
+        post_db_insert.connect(of_nobody, stream="third")
+        post_db_change.connect(of_nobody, sender=Animal, stream="second")
+        post_db_transaction.connect(of_nobody, stream="third")
+        try:
+            with Listening(config) as first, Listening(second) as other:
+                Keeper.objects.create(name="Ada")
+                # Both count what either delivers.
+                first.wait_for(2)
+                other.wait_for(2)
+        finally:
+            assert post_db_insert.disconnect(of_second, Keeper, stream="second")
+            assert post_db_insert.disconnect(of_nobody, stream="third")
+            assert post_db_change.disconnect(of_nobody, Animal, stream="second")
+            assert post_db_transaction.disconnect(of_nobody, stream="third")
+        assert [each.labels for each in heard] == [
+            *([["insert Ada"]], [["insert Ada"]], [["insert Ada"]] * 2),
+        ]
+        assert received == [("second", "insert Ada")]
+
+    @pytest.mark.django_db(transaction=True, databases=["default", "second"])
+    def test_of_two_databases(self, config: StreamConfig) -> None:
+        second = replace(get_config("second"), durable_slot=False)
+        with replication.connect(second.connection_parameters()) as sql:
+            for step in setup_plan(second, sql):
+                sql.execute(step.statement)
+        heard, of_second = Heard("heard"), Heard("of_second")
+        on_insert(Keeper)(heard)
+        on_insert(Keeper, stream="second")(of_second)
+        with Listening(config) as first, Listening(second) as other:
+            Keeper.objects.using("second").create(name="Bob")
+            first.wait_for(1)
+            Keeper.objects.using("default").create(name="Ada")
+            other.wait_for(2)
+        assert heard.labels == [["insert Bob"], ["insert Ada"]]
+        assert of_second.labels == [["insert Bob"]]
+        instance = of_second.lists[0][0].instance
+        assert instance is not None
+        assert instance._state.db == "second"

@@ -1,0 +1,219 @@
+"""Where handlers are found, and what is wrong with a registration."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from tests.process import Process, eventually
+from tests.zoo.models import Animal, Keeper
+from walex_django import ALL_TABLES, Event, handlers, on_event, on_insert, on_update
+
+from .handling import Heard
+from .stream import Stream
+from .test_mistakes import ONE
+
+pytestmark = pytest.mark.usefixtures("own_handlers")
+
+
+def keepers(events: list[Event]) -> None:
+    """Be a handler."""
+
+
+NOTHING = None
+
+
+def like_a_receiver(sender: Any, event: Event) -> None:
+    """Be no handler."""
+
+
+def by_keyword(*, events: list[Event]) -> None:
+    """Be no handler."""
+
+
+def fails(register: Callable[[], object]) -> str:
+    """Return the error, which names this file and the line of the registration."""
+    with pytest.raises(ImproperlyConfigured) as caught:
+        register()
+    place, _, problem = str(caught.value).partition(", @")
+    path, _, line = place.rpartition(":")
+    assert path == __file__
+    source = Path(__file__).read_text().splitlines()[int(line) - 1]
+    decorator = problem.partition(":")[0]
+    assert f"{decorator}(" in source
+    return problem.partition(": ")[2]
+
+
+class TestWrong:
+    """The error is raised at import, and says where."""
+
+    def test_registered_twice(self) -> None:
+        on_insert(Keeper)(keepers)
+        first = sys._getframe().f_lineno - 1
+        assert fails(lambda: on_insert(Animal)(keepers)) == (
+            "tests.integration.test_registration.keepers is registered already, at"
+            f" {__file__}:{first}. Give one decorator all its tables."
+        )
+        on_update(Animal)(keepers)
+
+    @pytest.mark.parametrize(
+        ("tables", "problem"),
+        [
+            ("zoo.Kepper", "The app 'zoo' has no model 'Kepper'; it has "),
+            ("Keeper", "a table is a model or 'app.Model', not 'Keeper'"),
+            ("zoo.", "a table is a model or 'app.Model', not 'zoo.'"),
+            (".keeper", "a table is a model or 'app.Model', not '.keeper'"),
+            ("*.keeper", "a table is a model or 'app.Model', not '*.keeper'"),
+            ([Keeper, int], "a table is a model or 'app.Model', not <class 'int'>"),
+            ([], "it is for no table"),
+            (None, "it is for a table or a list of them, not None"),
+            (keepers, "it is for a table or a list of them, not <function keepers"),
+        ],
+    )
+    def test_tables(self, tables: Any, problem: str) -> None:
+        assert fails(lambda: on_insert(tables)(keepers)).startswith(problem)
+        assert not _registered()
+
+    @pytest.mark.parametrize(
+        ("options", "problem"),
+        [
+            ({"unwatched_fields": ["nmae"]}, "zoo.Keeper has no field 'nmae'; it has "),
+            ({"changed": ["animals"]}, "zoo.Keeper has no field 'animals'; it has "),
+            ({"unwatched_records": {"tame": 1}}, "zoo.Keeper has no field 'tame'"),
+            ({"unwatched_records": {"id": "one"}}, "'one' is no value of zoo.Keeper."),
+            ({"unwatched_records": ["name"]}, "unwatched_records must be a dict of"),
+            ({"unwatched_fields": 5}, "unwatched_fields must be a string or a list"),
+            ({"where": 5}, "where must be a function or its dotted path, not 5"),
+            ({"where": "nowhere"}, "where must be a function or its dotted path"),
+            ({"functions": "note"}, "functions must be a list, not 'note'"),
+            ({"stream": 5}, "stream must be a name, not 5"),
+            (
+                {"function": ["note"]},
+                "unknown argument 'function'; known are stream, unwatched_records, ",
+            ),
+        ],
+    )
+    def test_options(self, options: Any, problem: str) -> None:
+        assert fails(lambda: on_insert(Keeper, **options)(keepers)).startswith(problem)
+        assert not _registered()
+
+    def test_each_model_of_a_list_has_the_fields(self) -> None:
+        problem = fails(lambda: on_insert([Animal, Keeper], changed=["tame"])(keepers))
+        assert problem.startswith("zoo.Keeper has no field 'tame'")
+
+    @pytest.mark.parametrize(
+        ("functions", "problem"),
+        [
+            (["nowhere"], "functions has 'nowhere': module "),
+            (["nowhere.note"], "functions has 'nowhere.note': No module named"),
+            (
+                [("json", "note")],
+                "functions has ('json', 'note'): module 'json' has no",
+            ),
+            ([(json, "note")], "functions has (<module 'json' from "),
+            ([5], "functions has 5, which cannot be called."),
+            (["NOTHING"], "functions has 'NOTHING', which cannot be called."),
+            ([lambda: None], "<function TestWrong.<lambda> at "),
+        ],
+    )
+    def test_functions(self, functions: Any, problem: str) -> None:
+        on_insert(Keeper, functions=functions)(keepers)
+        place = f"{__file__}:{sys._getframe().f_lineno - 1}, @on_insert: "
+        with pytest.raises(ImproperlyConfigured) as caught:
+            handlers.load()
+        assert str(caught.value).startswith(place + problem)
+
+    def test_where_is_nowhere(self) -> None:
+        on_insert(Keeper, where="nowhere.is_it")(keepers)
+        with pytest.raises(ImproperlyConfigured, match="on_insert: where: No module"):
+            handlers.load()
+
+    @pytest.mark.parametrize("function", [lambda: None, like_a_receiver, by_keyword])
+    def test_what_cannot_be_called_with_a_list(self, function: Any) -> None:
+        problem = fails(lambda: on_event(ALL_TABLES)(function))
+        assert "is to be called with a list of events alone" in problem
+
+
+def _registered() -> bool:
+    return any(each.function is keepers for each in handlers.registry.values())
+
+
+class TestFound:
+    """Modules are imported that have handlers."""
+
+    def test_a_function_may_lie_in_a_module_with_handlers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "far_away.py").write_text(
+            "from walex_django import on_insert\n"
+            "@on_insert('zoo.Animal', functions=['note'])\n"
+            "def animals(events): ...\n"
+            "def note(event): ...\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        on_insert(Keeper, functions=["far_away.note"])(Heard())
+        handlers.load()
+
+        animals = handlers.registry["on_insert", "far_away.animals"]
+        assert [each.__qualname__ for each in animals.functions] == ["note"]
+
+    def test_names_of_objects_without_one(self) -> None:
+        class Handler:
+            def __call__(self, events: list[Event]) -> None:
+                pass
+
+        on_insert(Keeper)(Handler())
+        names = [name for _, name in handlers.registry]
+        assert [each for each in names if each.endswith("<locals>.Handler")]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestListener:
+    """A listener process finds them."""
+
+    def test_of_apps_and_modules(self, stream: Stream, tmp_path: Path) -> None:
+        notes = tmp_path / "notes"
+        stream.env |= {
+            "ZOO_HANDLED": str(notes),
+            "ZOO_STREAM": json.dumps({"MODULES": ["tests.zoo.more_handlers"]}),
+        }
+        with stream.listening() as listener:
+            stream.write("Ada")
+            eventually(lambda: stream.heard() == ["Ada"], "hearing Ada")
+            listener.signal(signal.SIGTERM)
+            assert listener.wait() == 0, listener.output
+        assert sorted(notes.read_text().splitlines()) == [
+            *("function Ada", "keepers Ada", "more keepers Ada"),
+        ]
+
+    def test_what_is_wrong_is_told_at_the_start(
+        self, stream: Stream, tmp_path: Path
+    ) -> None:
+        module = tmp_path / "wrong_handlers.py"
+        module.write_text(
+            "from walex_django import on_insert\n"
+            "\n"
+            "@on_insert('zoo.Kepper')\n"
+            "def keepers(events): ...\n"
+        )
+        stream.env |= {
+            "PYTHONPATH": str(tmp_path),
+            "ZOO_STREAM": json.dumps({"MODULES": ["wrong_handlers"]}),
+        }
+        with Process("walex_listen", *ONE, env=stream.env) as listener:
+            assert listener.wait() == 1
+        assert f"{module}:3, @on_insert: The app 'zoo' has no" in listener.output
+
+    def test_a_module_that_is_not_there(self, stream: Stream) -> None:
+        stream.env |= {"ZOO_STREAM": json.dumps({"MODULES": ["zoo.nowhere"]})}
+        with Process("walex_listen", *ONE, env=stream.env) as listener:
+            assert listener.wait() == 1
+        assert "walex_django.E009" in listener.output
+        assert "['MODULES']: there is no module 'zoo.nowhere'." in listener.output
