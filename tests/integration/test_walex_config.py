@@ -1,0 +1,295 @@
+"""walex_config: settings that change from another process."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from django.db import connections
+
+from example_project.postgres import Postgres
+from tests.process import Process, eventually, read_journal
+from tests.zoo.models import Keeper
+from walex_django.conf import StreamConfig
+from walex_django.models import StreamSetting
+
+from .stream import Stream
+from .test_mistakes import ONE, at, fails
+from .test_takeover import standby
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
+
+CHANGED = "has changed settings"
+
+
+@pytest.fixture
+def keepers(stream: Stream) -> Stream:
+    """A stream of keepers alone."""
+    stream.env["ZOO_STREAM"] = json.dumps({"SUBSCRIPTIONS": ["zoo.Keeper"]})
+    return stream
+
+
+def change(stream: Stream, *arguments: str) -> list[str]:
+    return stream.run("walex_config", "default", *arguments)
+
+
+def refused(stream: Stream, *arguments: str) -> str:
+    """Return the one line with which walex_config ends, without success."""
+    with Process("walex_config", "default", *arguments, env=stream.env) as process:
+        assert process.wait() == 1, process.output
+        (line,) = process.lines
+        return line
+
+
+def build(stream: Stream, *names: str) -> None:
+    for name in names:
+        stream.execute("INSERT INTO zoo_building (name) VALUES (%s)", [name])
+
+
+def test_it_reaches_a_listener_that_runs(keepers: Stream) -> None:
+    with keepers.listening() as listener:
+        build(keepers, "nobody's")
+        assert change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building") == [
+            'SUBSCRIPTIONS = ["zoo.Keeper", "zoo.Building"]  (changed)'
+        ]
+        build(keepers, "aviary")
+        listener.wait_for(CHANGED)
+        eventually(lambda: keepers.heard() == ["aviary"])
+
+        change(keepers, "remove", "SUBSCRIPTIONS", "zoo.Keeper")
+        keepers.write("nobody's")
+        build(keepers, "stable")
+        eventually(lambda: keepers.heard() == ["aviary", "stable"])
+
+        change(keepers, "replace", "SUBSCRIPTIONS", '["zoo.Keeper", "zoo.Animal"]')
+        build(keepers, "nobody's")
+        keepers.write("Ada")
+        eventually(lambda: keepers.heard() == ["aviary", "stable", "Ada"])
+
+        filters = {"zoo.Keeper": {"unwatched_records": {"name": "out"}}}
+        change(keepers, "add", "FILTERS", json.dumps(filters))
+        keepers.write("out", "in")
+        eventually(lambda: keepers.heard()[3:] == ["in"])
+        change(keepers, "remove", "FILTERS", "zoo.Keeper")
+        keepers.write("out")
+        eventually(lambda: keepers.heard()[3:] == ["in", "out"])
+
+        assert change(keepers, "reset", "SUBSCRIPTIONS") == [
+            'SUBSCRIPTIONS = ["zoo.Keeper"]'
+        ]
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
+
+
+def test_it_is_known_after_a_restart(keepers: Stream) -> None:
+    change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
+    change(keepers, "replace", "MAX_BATCH", "7")
+    for name in ("aviary", "stable"):
+        with keepers.listening() as listener:
+            listener.wait_for("public.zoo_building, public.zoo_keeper")
+            build(keepers, name)
+            eventually(lambda: keepers.heard()[-1:] == [name])  # noqa: B023
+            listener.signal(signal.SIGTERM)
+            assert listener.wait() == 0
+    assert "MAX_BATCH = 7  (changed)" in change(keepers, "show")
+
+    change(keepers, "reset", "SUBSCRIPTIONS")
+    with keepers.listening() as listener:
+        build(keepers, "nobody's")
+        keepers.write("Ada")
+        eventually(lambda: len(keepers.heard()) == 3)
+    assert keepers.heard() == ["aviary", "stable", "Ada"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_standby_takes_over_with_it(keepers: Stream, end: signal.Signals) -> None:
+    """It waits for the slot while another listener reads of the change."""
+    with keepers.listening() as first, standby(keepers) as second:
+        change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
+        build(keepers, "aviary")
+        eventually(lambda: keepers.heard() == ["aviary"])
+        eventually(keepers._is_acknowledged, "the acknowledgement")
+        first.signal(end)
+        first.wait()
+        second.wait_for("Quit with")
+        second.wait_for("public.zoo_building, public.zoo_keeper")
+        build(keepers, "stable")
+        eventually(lambda: keepers.heard() == ["aviary", "stable"])
+
+
+def test_a_table_that_is_not_published(keepers: Stream) -> None:
+    keepers.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_building")
+    lacks = (
+        'SUBSCRIPTIONS has what the publication "zoo_events" lacks:'
+        " public.zoo_building. Run: python manage.py walex_setup"
+    )
+    with keepers.listening() as listener:
+        lines = change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
+        assert f"Warning: {lacks}" in lines
+        keepers.write("Ada")
+        listener.wait_for(f"Stream default: {lacks}")
+        build(keepers, "unpublished")
+
+        (setup,) = keepers.run("walex_setup", *ONE)
+        assert setup == (
+            'default: add to the publication "zoo_events": public.zoo_building'
+        )
+        build(keepers, "aviary")
+        eventually(lambda: keepers.heard() == ["Ada", "aviary"])
+
+
+def test_a_start_refuses_what_is_not_published(keepers: Stream) -> None:
+    keepers.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_building")
+    change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
+
+    line = fails("walex_listen", keepers.env)
+    assert "lacks: public.zoo_building. Run: python manage.py walex_setup" in line
+
+
+def test_changes_at_the_same_time_all_count(keepers: Stream) -> None:
+    prefixes = ["a", "b", "c", "d"]
+    processes = [
+        Process("walex_config", "default", "add", "MESSAGES", each, env=keepers.env)
+        for each in prefixes
+    ]
+    for process in processes:
+        with process:
+            assert process.wait() == 0, process.output
+
+    assert sorted(StreamSetting.objects.get().value) == prefixes
+
+
+def test_what_is_wrong_is_refused_and_not_kept(keepers: Stream) -> None:
+    for arguments, told in (
+        (["add", "SUBSCRIPTIONS", "zoo.Kepper"], "no model 'Kepper'"),
+        (["remove", "SUBSCRIPTIONS", "zoo.Building"], "has no 'zoo.Building'"),
+        (["add", "MODULES", "zoo.gone"], "there is no module 'zoo.gone'"),
+        (["replace", "MAX_BATCH", "none"], "at least 1, not 'none'"),
+        (["add", "FILTERS", "zoo.Keeper"], "zoo.Keeper is no JSON"),
+        (["add", "ON_ERROR", "stop"], "Replace it: it is no list."),
+        (["replace", "SLOT_NAME", "other"], "SLOT_NAME is none of SUBSCRIPTIONS, "),
+        (["reset", "NONSENSE"], "NONSENSE is none of SUBSCRIPTIONS, "),
+        (["show", "NONSENSE"], "NONSENSE is none of SUBSCRIPTIONS, "),
+        (["add"], "add needs a KEY"),
+        (["add", "MESSAGES"], "add needs a VALUE"),
+    ):
+        line = refused(keepers, *arguments)
+        assert line.startswith("CommandError: ")
+        assert told in line
+    with Process("walex_config", "defautl", "show", env=keepers.env) as process:
+        assert process.wait() == 1
+        assert "Did you mean 'default'?" in process.output
+
+    assert not StreamSetting.objects.exists()
+
+
+def test_what_is_kept_and_fits_no_longer_is_told_with_its_mend(
+    keepers: Stream,
+) -> None:
+    StreamSetting.objects.create(stream="default", key="MODULES", value=["zoo.gone"])
+    StreamSetting.objects.create(stream="default", key="DATABASE", value="second")
+    for key, told in (
+        ("DATABASE", "'DATABASE' cannot be changed while it runs."),
+        ("MODULES", "there is no module 'zoo.gone'."),
+    ):
+        mend = f"Run: python manage.py walex_config default reset {key}"
+        for command in ("walex_listen", "walex_setup"):
+            line = fails(command, keepers.env)
+            assert told in line
+            assert line.endswith(mend)
+        assert refused(keepers, "show").endswith(mend)
+        with Process(
+            "walex_config", "default", "reset", key, env=keepers.env
+        ) as process:
+            # What is still wrong is told by the first.
+            assert process.wait() == (1 if key == "DATABASE" else 0), process.output
+
+    assert not StreamSetting.objects.exists()
+    keepers.hear("Ada")
+
+
+def test_no_secret_is_shown(keepers: Stream) -> None:
+    url = keepers.env["ZOO_DATABASE_URL"]
+    secret = url.replace("postgres://", "postgres://s3cret:")
+    keepers.env["ZOO_STREAM"] = json.dumps({"URL": secret})
+
+    assert "s3cret" not in "\n".join(change(keepers, "show"))
+    assert "URL is none of SUBSCRIPTIONS" in refused(keepers, "show", "URL")
+    assert "s3cret" not in refused(keepers, "replace", "URL", secret)
+
+
+def test_show_tells_what_is_in_force(keepers: Stream) -> None:
+    change(keepers, "replace", "ON_ERROR", "skip")
+
+    assert change(keepers, "show") == [
+        'SUBSCRIPTIONS = ["zoo.Keeper"]',
+        "FILTERS = {}",
+        "MODULES = []",
+        "MESSAGES = []",
+        "MAX_BATCH = 1000",
+        'ON_ERROR = "skip"  (changed)',
+        "MAX_RETRIES = 5",
+        "RETRY_BACKOFF = 0.5",
+    ]
+    assert change(keepers, "show", "ON_ERROR") == ['ON_ERROR = "skip"  (changed)']
+
+
+def test_help_tells_how() -> None:
+    with Process("walex_config", "--help") as process:
+        assert process.wait() == 0
+        text = " ".join(process.output.split())
+    assert "STREAM {show,add,remove,replace,reset} [KEY] [VALUE ...]" in text
+    assert "reset: back to what settings.WALEX has" in text
+    assert "walex_config default add SUBSCRIPTIONS shop.Order shop.Item" in text
+
+
+@pytest.fixture
+def second(durable: StreamConfig, environment: dict[str, str]) -> Iterator[Stream]:
+    """The stream on the second database."""
+    stream = Stream(environment)
+    stream.run("walex_setup", "--stream", "second")
+    yield stream
+    connections["second"].close()
+    stream.run("walex_teardown", "--stream", "second", "--no-input")
+
+
+def test_a_stream_on_another_database(second: Stream) -> None:
+    """What is kept is in the first database, and told in the second."""
+    with Process("walex_listen", "--stream", "second", env=second.env) as listener:
+        listener.wait_for("Quit with")
+        filters = {"zoo.Keeper": {"unwatched_records": {"name": "out"}}}
+        second.run("walex_config", "second", "add", "FILTERS", json.dumps(filters))
+        Keeper.objects.using("second").create(name="out")
+        Keeper.objects.using("second").create(name="in")
+        eventually(lambda: second.heard() == ["in"])
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
+    (line,) = read_journal(Path(second.env["ZOO_JOURNAL"]))
+    assert line["stream"] == "second"
+
+
+def test_a_project_that_has_not_migrated(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
+    """A temporary stream needs no table of ours."""
+    with psycopg.connect(own_server.url(), autocommit=True) as sql:
+        sql.execute("CREATE TABLE things (id int PRIMARY KEY, name text)")
+        stream = Stream(at(own_server, environment))
+        stream.env["ZOO_STREAM"] = json.dumps(
+            {"DURABLE_SLOT": False, "SUBSCRIPTIONS": ["public.things"]}
+        )
+        stream.run("walex_setup", *ONE)
+        with stream.listening() as listener:
+            sql.execute("INSERT INTO things VALUES (1, 'lamp')")
+            eventually(lambda: stream.heard() == ["lamp"])
+            for arguments in (["show"], ["add", "MESSAGES", "jobs"]):
+                line = refused(stream, *arguments)
+                assert "Run: python manage.py migrate walex_django" in line
+            sql.execute("INSERT INTO things VALUES (2, 'rope')")
+            eventually(lambda: stream.heard() == ["lamp", "rope"])
+            listener.signal(signal.SIGTERM)
+            assert listener.wait() == 0
