@@ -238,12 +238,10 @@ class _Writer:
         many: bool,
         context: dict[str, Any],
     ) -> Any:
-        if self._is_idle():
+        if self._hooks is None and _current.get() is None:
             return execute(sql, params, many, context)
         connection: DatabaseWrapper = context["connection"]
         self._look_for_end(connection)
-        if self._is_idle():
-            return execute(sql, params, many, context)
         text = _text(sql, connection)
         if self._hooks is not None and first_word(text) == "ROLLBACK":
             self._rolled_back = True
@@ -270,9 +268,6 @@ class _Writer:
         with connection.wrap_database_errors:
             _emit(connection, wanted)
         self._text, self._hooks = wanted, connection.run_on_commit
-
-    def _is_idle(self) -> bool:
-        return self._hooks is None and _current.get() is None
 
     def _look_for_end(self, connection: DatabaseWrapper) -> None:
         """Forget what was written if it is no more, or of another transaction."""

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import login
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.db import connection, connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
@@ -32,10 +32,11 @@ MIDDLEWARE = [
 
 
 class TenantMiddleware(ContextMiddleware):
-    """Knows more of a request."""
+    """Knows more of a request, and asks the database for it."""
 
     def get_context(self, request: HttpRequest) -> dict[str, Any]:
-        return {**super().get_context(request), "tenant": request.headers["X-Tenant"]}
+        tenant, _ = Group.objects.get_or_create(name=request.headers["X-Tenant"])
+        return {**super().get_context(request), "tenant": tenant.name, "in": current()}
 
 
 def read(request: HttpRequest) -> HttpResponse:
@@ -166,10 +167,16 @@ def test_a_subclass_says_more(
     client: Client, ada: User, listening: Listening, settings: Any
 ) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:2], f"{__name__}.TenantMiddleware"]
-    client.post("/hire/", headers={"X-Tenant": "zoo"})
+    with context(server="a"):
+        client.post("/hire/", headers={"X-Tenant": "zoo"})
 
     event = listening.wait_for(2)[0]
-    assert event.context == {**post("/hire/", ada), "tenant": "zoo"}
+    assert event.context == {
+        **post("/hire/", ada),
+        "server": "a",
+        "tenant": "zoo",
+        "in": {"server": "a"},
+    }
 
 
 def test_a_view_that_fails_leaves_no_context_behind(

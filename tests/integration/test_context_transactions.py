@@ -6,13 +6,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection, transaction
+from django.db import DataError, IntegrityError, connection, transaction
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
 
 from tests.listening import Listening
 from tests.zoo.models import Keeper
-from walex_django.context import context, current
+from walex_django.context import context, current, install
 
 from .log import Log
 
@@ -155,6 +155,7 @@ def test_savepoints_by_hand_count_too(listening: Listening, by_hand: bool) -> No
         if by_hand:
             cursor.execute("ROLLBACK TO SAVEPOINT mine")
         else:
+            assert savepoint
             connection.savepoint_rollback(savepoint)
         hire("kept")
 
@@ -184,9 +185,23 @@ def test_a_statement_that_fails_leaves_no_transaction_behind(log: Log) -> None:
     assert log.told() == [[{"job": 7}, "Insert"], [{"job": 7}, "Insert"]]
 
 
+def test_a_constraint_that_is_checked_at_the_end_fails_as_ever(log: Log) -> None:
+    with (
+        context(job=7),
+        connection.cursor() as cursor,
+        pytest.raises(IntegrityError, match="zoo_animal_keepers"),
+    ):
+        cursor.execute(
+            "INSERT INTO zoo_animal_keepers (animal_id, keeper_id) VALUES (0, 0)"
+        )
+
+    assert log.told() == []
+
+
 def test_a_broken_transaction_is_refused_as_ever() -> None:
-    with context(job=7), transaction.atomic():
-        transaction.set_rollback(True)
+    with context(job=7), transaction.atomic(), connection.cursor() as cursor:
+        with pytest.raises(DataError), transaction.atomic(savepoint=False):
+            cursor.execute("SELECT 1 / 0")
         with pytest.raises(transaction.TransactionManagementError, match="atomic"):
             hire()
 
@@ -194,25 +209,30 @@ def test_a_broken_transaction_is_refused_as_ever() -> None:
 def test_without_autocommit_each_statement_has_it(listening: Listening) -> None:
     transaction.set_autocommit(False)
     try:
-        for _ in range(2):
-            with context(job=7):
+        with context(job=7):
+            for _ in range(2):
                 list(Keeper.objects.all())
                 hire()
+                transaction.commit()
+            for _ in range(2):
+                list(Keeper.objects.all())
                 with transaction.atomic():
                     hire()
+                transaction.commit()
             hire()
-            transaction.commit()
+        hire("nobody")
+        transaction.commit()
         with context(job=8):
-            hire()
+            hire("undone")
             transaction.rollback()
-        hire()
+        hire("nobody")
         transaction.commit()
     finally:
         transaction.rollback()
         transaction.set_autocommit(True)
 
     contexts = [event.context or None for event in listening.wait_for(7)]
-    assert contexts == [{"job": 7}, {"job": 7}, None] * 2 + [None]
+    assert contexts == [{"job": 7}] * 5 + [None] * 2
 
 
 def test_functions_on_commit_are_called_as_ever(log: Log) -> None:
@@ -265,3 +285,12 @@ def test_wrappers_of_others_stay_as_they_are() -> None:
         hire()
     assert seen == ["INSERT"]
     assert len(connection.execute_wrappers) == 1
+
+
+def test_connections_that_are_open_are_prepared_too(log: Log) -> None:
+    del connection.execute_wrappers[:]
+    install()
+    with context(job=7):
+        hire()
+
+    assert log.told() == [[{"job": 7}, "Insert"]]
