@@ -1,0 +1,661 @@
+"""docs/from-walex.md: what its examples promise."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import hmac
+import importlib
+import json
+import logging
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
+from threading import Condition, Thread
+from types import ModuleType
+from typing import Any, Self
+
+import psycopg
+import pytest
+from django.apps import apps
+from django.core import mail
+from django.core.cache import cache
+from django.core.management import call_command
+from django.db import connections, transaction
+from django.test import override_settings
+from pytest_django import DjangoDbBlocker, Settings
+
+from tests.listening import TIMEOUT, Listening
+from tests.process import ROOT, Process, eventually
+from walex_django import Event, __version__, handlers
+from walex_django.conf import StreamConfig, get_config
+from walex_django.filters import matches
+from walex_django.models import ParkedEvent
+
+PAGE = (ROOT / "docs/from-walex.md").read_text()
+EXAMPLES = dict(
+    re.findall(r"<!-- example: (\S+) -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Project:
+    """
+    The project of the page: the app ``todos``, with its tables.
+
+    Args:
+        root: its directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self, name: str) -> str:
+        """Write an example into the file that it names; return its dotted name."""
+        first, _, _ = EXAMPLES[name].partition("\n")
+        file = self.root / first.removeprefix("# ")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(EXAMPLES[name])
+        importlib.invalidate_caches()
+        return ".".join(file.relative_to(self.root).with_suffix("").parts)
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Run an example by itself; return what it defines."""
+        defined: dict[str, Any] = {}
+        exec(EXAMPLES[name], defined)  # noqa: S102
+        return defined
+
+
+@pytest.fixture(scope="module")
+def todos(
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Project]:
+    """The app with its tables."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    (project.root / "todos").mkdir()
+    (project.root / "todos/__init__.py").touch()
+    project.write("models")
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.syspath_prepend(project.root)
+        # What is written over within a second would be taken for the same.
+        patch.setattr(sys, "dont_write_bytecode", True)
+        installed = ["todos", *_installed()]
+        stack.enter_context(override_settings(INSTALLED_APPS=installed))
+        stack.enter_context(django_db_blocker.unblock())
+        (project.root / "todos/migrations").mkdir()
+        (project.root / "todos/migrations/__init__.py").touch()
+        call_command("makemigrations", "todos", verbosity=0)
+        project.write("replica-identity")
+        call_command("migrate", "todos", verbosity=0)
+        yield project
+        call_command("migrate", "todos", "zero", verbosity=0)
+    apps.all_models.pop("todos")
+    for module in [each for each in sys.modules if each.split(".")[0] == "todos"]:
+        del sys.modules[module]
+
+
+def _installed() -> list[str]:
+    from django.conf import settings
+
+    return list(settings.INSTALLED_APPS)
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """Set variables as the page's settings read them; return all of them."""
+    at = connections["default"].settings_dict
+    given = {f"PG{key}": str(at[key]) for key in ("HOST", "PORT", "USER", "PASSWORD")}
+    url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**at)
+    given |= {"PGDATABASE": at["NAME"], "DATABASE_URL": url, "WALEX_URL": url}
+
+    def add(**variables: str) -> dict[str, str]:
+        given.update(variables)
+        for key, value in given.items():
+            monkeypatch.setenv(key, value)
+        return given
+
+    add()
+    return add
+
+
+@pytest.fixture
+def settings_of(
+    todos: Project, settings: Settings, environ: object
+) -> Iterator[Callable[[str], StreamConfig]]:
+    """Use the ``WALEX`` of an example, and set up what it asks for."""
+    with ExitStack() as stack:
+
+        def use(name: str, **changed: Any) -> StreamConfig:
+            walex = todos.run(name)["WALEX"]
+            for stream in walex.values():
+                stream.update(RETRY_BACKOFF=0.001, **changed)
+            settings.WALEX = walex
+            call_command("walex_setup", stdout=StringIO())
+            stack.callback(_tear_down, settings, copy.deepcopy(walex))
+            return get_config("default")
+
+        yield use
+
+
+def _tear_down(settings: Settings, walex: dict[str, Any]) -> None:
+    settings.WALEX = walex
+    call_command("walex_teardown", interactive=False, stdout=StringIO())
+
+
+@pytest.fixture
+def stream(settings_of: Callable[[str], StreamConfig]) -> StreamConfig:
+    """As the page configures it."""
+    return settings_of("configuration")
+
+
+@pytest.fixture
+def app(todos: Project) -> Iterator[Callable[[str], ModuleType]]:
+    """Write an example into the app, and let it be found as at a start."""
+    written: list[str] = []
+
+    def write(name: str) -> ModuleType:
+        module = todos.write(name)
+        written.append(module)
+        handlers.load(get_config("default").modules)
+        return importlib.import_module(module)
+
+    yield write
+    for handler in list(handlers.registry.values()):
+        if handler.function.__module__ in written:
+            handlers.unregister(handler.function)
+    for module in written:
+        sys.modules.pop(module, None)
+        # As a submodule the package has it, too.
+        package, _, last = module.rpartition(".")
+        vars(sys.modules[package]).pop(last, None)
+        (todos.root / module.replace(".", "/")).with_suffix(".py").unlink()
+
+
+def model(name: str) -> Any:
+    return apps.get_model("todos", name)
+
+
+def add_user(name: str, **values: Any) -> Any:
+    return model("User").objects.create(
+        name=name, email=f"{name.lower()}@example.com", **values
+    )
+
+
+def names(events: list[Event]) -> list[str]:
+    return [(event.new_record or {})["name"] for event in events]
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_every_block_of_code_is_run() -> None:
+    tested = re.findall(
+        r'(?:write|run|app|settings_of|process|EXAMPLES)[(\[]"([a-z-]+)"',
+        Path(__file__).read_text(),
+    )
+
+    assert PAGE.count("```") == 2 * len(EXAMPLES)
+    assert set(EXAMPLES) == set(tested)
+
+
+class TestSettings:
+    """Streams in processes, with the page's settings and nothing else."""
+
+    @pytest.fixture
+    def process(
+        self, todos: Project, app: object, environ: Callable[..., dict[str, str]]
+    ) -> Callable[..., Process]:
+        def start(example: str, *arguments: str) -> Process:
+            env = environ(
+                DJANGO_SETTINGS_MODULE=todos.write(example),
+                PYTHONPATH=str(todos.root),
+            )
+            return Process(*arguments, env=env)
+
+        return start
+
+    def run(self, process: Callable[..., Process], *arguments: str) -> str:
+        with process(*arguments) as command:
+            assert command.wait() == 0, command.output
+            return command.output
+
+    @pytest.fixture
+    def handler(self, app: Callable[[str], ModuleType]) -> None:
+        app("event-module")
+
+    @pytest.fixture(autouse=True)
+    def torn_down(
+        self, handler: None, process: Callable[..., Process]
+    ) -> Iterator[None]:
+        yield
+        for example in ("configuration", "durable-slot"):
+            self.run(process, example, "walex_teardown", "--no-input")
+
+    def test_by_parts(self, process: Callable[..., Process]) -> None:
+        """The commands are those of the example, too."""
+        setup, listen = (
+            line.split()[2:] for line in EXAMPLES["supervisor"].splitlines()
+        )
+        self.run(process, "configuration", *setup)
+        with process("configuration", *listen) as listener:
+            listener.wait_for("Quit with")
+            add_user("Ada")
+            assert listener.wait_for("insert:") == "insert: Ada"
+            listener.signal(signal.SIGTERM)
+            assert listener.wait() == 0
+        assert "default_walex (temporary)" in listener.output
+        assert "events: public.todo, public.user" in listener.output
+
+    def test_by_url(
+        self,
+        process: Callable[..., Process],
+        environ: Callable[..., dict[str, str]],
+        sql: psycopg.Connection[Any],
+    ) -> None:
+        url = environ()["WALEX_URL"]
+        environ(WALEX_URL=f"{url}?application_name=by_url")
+        self.run(process, "configuration-url", "walex_setup")
+        with process("configuration-url", "walex_listen") as listener:
+            listener.wait_for("Quit with")
+            assert _replicating(sql) == ["by_url"]
+            add_user("Ada")
+            assert listener.wait_for("insert:") == "insert: Ada"
+            listener.signal(signal.SIGTERM)
+            assert listener.wait() == 0
+
+    def test_durable_slot(self, process: Callable[..., Process]) -> None:
+        self.run(process, "durable-slot", "walex_setup")
+        add_user("Ada")
+        with process("durable-slot", "walex_listen") as listener:
+            listener.wait_for("Quit with")
+            assert listener.wait_for("insert:") == "insert: Ada"
+            listener.signal(signal.SIGKILL)
+            listener.wait()
+        assert "my_app (durable)" in listener.output
+        add_user("Bob")
+        output = self.run(process, "durable-slot", "walex_listen", "--drain")
+        assert output.count("insert: Bob") == 1
+
+
+def _replicating(sql: psycopg.Connection[Any]) -> list[str]:
+    rows = sql.execute("SELECT application_name FROM pg_stat_replication")
+    return [name for (name,) in rows]
+
+
+def test_replica_identity(stream: StreamConfig, sql: psycopg.Connection[Any]) -> None:
+    """The migration was applied when the tables were made."""
+    identities = sql.execute(
+        "SELECT relname, relreplident::text FROM pg_class"
+        " WHERE relname IN ('user', 'todo') ORDER BY 1"
+    )
+    assert identities.fetchall() == [("todo", "f"), ("user", "f")]
+
+
+def test_row_filter(
+    settings_of: Callable[..., StreamConfig], sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute(EXAMPLES["row-filter"].encode())
+    config = settings_of(
+        "configuration", PUBLICATION="user_event", SUBSCRIPTIONS=["todos.User"]
+    )
+    with Listening(config) as listening:
+        add_user("nobody's", event_subscribe=False)
+        add_user("Ada")
+        assert names(listening.wait_for(1)) == ["Ada"]
+
+
+def test_streams(
+    settings_of: Callable[..., StreamConfig],
+    settings: Settings,
+    app: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings_of("configuration")
+    of = settings.WALEX["default"]
+    settings.WALEX = {"default": of, "crm": {**of, "SLOT_NAME": "crm"}}
+    app("streams")
+    with Listening(get_config("crm")) as listening:
+        add_user("Ada")
+        listening.wait_for(1)
+    assert lines(capsys) == ["crm: Ada"]
+    with Listening(get_config("default")) as listening:
+        add_user("Bob")
+        listening.wait_for(1)
+    assert lines(capsys) == ["default: Bob"]
+
+
+class TestRunTime:
+    @pytest.fixture
+    def users(
+        self, settings_of: Callable[..., StreamConfig], settings: Settings
+    ) -> StreamConfig:
+        """A stream of users alone, of a publication that has todos as well."""
+        settings_of("configuration")
+        walex = copy.deepcopy(settings.WALEX)
+        walex["default"]["SUBSCRIPTIONS"] = ["todos.User"]
+        settings.WALEX = walex
+        return get_config("default")
+
+    @pytest.fixture
+    def write(self) -> Iterator[Callable[[], None]]:
+        """Commit a user and a todo of theirs."""
+
+        def write() -> None:
+            model("Todo").objects.create(user=add_user("Ada"), description="work")
+
+        return write
+
+    def test_functions(
+        self,
+        users: StreamConfig,
+        todos: Project,
+        write: Callable[[], None],
+        environ: Callable[..., dict[str, str]],
+        sql: psycopg.Connection[Any],
+    ) -> None:
+        url = environ()["WALEX_URL"]
+        environ(NEW_WALEX_URL=f"{url}?application_name=moved")
+        with Listening(users) as listening:
+            write()
+            listening.wait_for(1)
+            todos.run("runtime")
+            write()
+            events = listening.wait_for(3)
+            assert [event.name for event in events] == ["user", "user", "todo"]
+            assert get_config("default").subscriptions == ("todos.User", "todos.Todo")
+            # The URL counts from the next connection on.
+            assert "moved" not in _replicating(sql)
+            sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+            eventually(lambda: _replicating(sql) == ["moved"], "the new connection")
+
+    def test_command(self, users: StreamConfig, write: Callable[[], None]) -> None:
+        add, remove, replace, show = map(
+            shlex.split, EXAMPLES["runtime-command"].splitlines()
+        )
+        with Listening(users) as listening:
+            call_command(*add[2:], stdout=StringIO())
+            write()
+            listening.wait_for(2)
+            call_command(*remove[2:], stdout=StringIO())
+            write()
+            add_user("Bob")
+            events = listening.wait_for(4)
+        assert [event.name for event in events] == ["user", "todo", "user", "user"]
+        call_command(*replace[2:], stdout=StringIO())
+        call_command(*show[2:], stdout=(shown := StringIO()))
+        assert "MAX_RETRIES = 3  (changed)" in shown.getvalue().splitlines()
+        assert get_config("default").max_retries == 3
+
+
+def test_event_module(
+    stream: StreamConfig,
+    app: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app("event-module")
+    with Listening(stream) as listening:
+        with transaction.atomic():
+            ada = add_user("Ada")
+            model("User").objects.update(name="Bob")
+            add_user("Cem")
+        model("Todo").objects.create(user=ada, description="work")
+        model("User").objects.filter(name="Cem").delete()
+        listening.wait_for(5)
+    assert lines(capsys) == [
+        "any table: user.insert user.update user.insert",
+        "any change: insert update insert",
+        "insert: Ada Cem",
+        "update: name Ada to Bob",
+        "any table: todo.insert",
+        "any table: user.delete",
+        "any change: delete",
+        "delete: Cem",
+    ]
+
+
+def test_modules(
+    settings_of: Callable[..., StreamConfig],
+    todos: Project,
+    app: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    todos.write("modules")
+    config = settings_of("configuration", MODULES=["todos.audit"])
+    app("modules")
+    with Listening(config) as listening:
+        add_user("Ada")
+        (event,) = listening.wait_for(1)
+    at = event.timestamp.isoformat()
+    assert lines(capsys) == [f"audit: {at} {event.id} insert user"]
+
+
+def test_filters(
+    stream: StreamConfig,
+    app: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app("filters")
+    users = model("User").objects
+    with Listening(stream) as listening:
+        add_user("Ada")
+        add_user("Out", event_subscribe=False)
+        users.filter(name="Ada").update(todos_count=3)
+        users.filter(name="Ada").update(todos_count=4, name="Bob")
+        users.filter(name="Out").update(name="Off")
+        users.filter(name="Off").update(event_subscribe=True)
+        listening.wait_for(6)
+    assert lines(capsys) == ["insert: Ada", "update: Bob", "update: Off"]
+
+
+def test_predicates(
+    stream: StreamConfig,
+    app: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app("predicates")
+    todo = model("Todo").objects
+    with Listening(stream) as listening:
+        with transaction.atomic():
+            ada = add_user("Ada")
+            todo.create(user=ada, description="work")
+            todo.create(user=ada, description="rest")
+            todo.filter(description="rest").delete()
+        todo.create(user=ada, description="play")
+        (*_, last) = listening.wait_for(5)
+    assert lines(capsys) == ["a new user with 2 todos"]
+    # As the table of the predicates says.
+    with pytest.raises(ValueError, match="schema:table"):
+        matches(last, "public:todo:bad")
+
+
+def test_functions(
+    stream: StreamConfig,
+    app: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app("functions")
+    cache.set("users", "stale")
+    with Listening(stream) as listening:
+        add_user("Out", event_subscribe=False)
+        add_user("Ada")
+        events = listening.wait_for(3)
+    assert lines(capsys) == ["insert: Ada"]
+    assert [event.name for event in events] == ["user", "user", "todo"]
+    assert [(each.body, each.to) for each in mail.outbox] == [
+        ("Hello Ada!", ["ada@example.com"])
+    ]
+    assert model("Todo").objects.get().user.name == "Ada"
+    assert cache.get("users") is None
+    assert not ParkedEvent.objects.exists()
+
+
+@pytest.mark.parametrize("function", ["logged", "aside"])
+def test_middleware(
+    settings_of: Callable[..., StreamConfig],
+    app: Callable[[str], ModuleType],
+    caplog: pytest.LogCaptureFixture,
+    function: str,
+) -> None:
+    config = settings_of(
+        "configuration", MESSAGE_MIDDLEWARE=f"todos.middleware.{function}"
+    )
+    module = app("middleware")
+    caplog.set_level(logging.INFO, "todos")
+    with Listening(config) as listening:
+        add_user("Ada")
+        add_user("Bob")
+        assert names(listening.wait_for(2)) == ["Ada", "Bob"]
+    seen = [
+        each.getMessage() for each in caplog.records if each.name == module.__name__
+    ]
+    assert seen == [
+        *("Begin", "Relation", "Insert", "Commit"),
+        *("Begin", "Insert", "Commit"),
+    ]
+
+
+def test_event(stream: StreamConfig) -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute('TRUNCATE "user" RESTART IDENTITY CASCADE')
+    with Listening(stream) as listening:
+        add_user("Ada")
+        model("User").objects.filter(name="Ada").update(name="Ada Lovelace")
+        _, event = listening.wait_for(2)
+
+    expected = json.loads(EXAMPLES["event"])
+    told = json.loads(event.as_json())
+    assert set(told) - set(expected) == {"types", "exact"}
+    # What is another each time, by its look.
+    for key in ("id", "lsn", "timestamp", "xid"):
+        assert _look(told[key]) == _look(expected[key])
+        expected[key] = told[key]
+    for key in ("new_record", "old_record"):
+        at = told[key]["updated_at"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00", at)
+        expected[key]["updated_at"] = at
+    expected["source"]["version"] = __version__
+    assert {key: told[key] for key in expected} == expected
+    assert Event.from_dict(told).changes == event.changes
+
+
+def _look(value: object) -> str:
+    return re.sub(r"[0-9A-F]+", "0", str(value))
+
+
+class Inbox:
+    """An HTTP server that keeps what is posted, and answers with a status."""
+
+    def __init__(self) -> None:
+        self.posted: list[tuple[dict[str, str], bytes]] = []
+        self.status = 200
+        self._changed = Condition()
+        inbox = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(inbox.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                inbox.keep(dict(self.headers.items()), body)
+
+            def log_message(self, *args: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = Thread(target=self._server.serve_forever)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/events"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def keep(self, headers: dict[str, str], body: bytes) -> None:
+        with self._changed:
+            self.posted.append((headers, body))
+            self._changed.notify_all()
+
+    def wait_for(self, count: int) -> list[dict[str, Any]]:
+        """Return the bodies once there are that many."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.posted) >= count, TIMEOUT)
+        return [json.loads(body) for _, body in self.posted]
+
+
+class TestWebhooks:
+    SECRET = "9da89f5f"
+
+    @pytest.fixture
+    def inboxes(
+        self, stream: StreamConfig, environ: Callable[..., dict[str, str]]
+    ) -> Iterator[list[Inbox]]:
+        with Inbox() as one, Inbox() as two:
+            environ(WEBHOOKS=f"{one.url} {two.url}", WEBHOOK_SIGNING_SECRET=self.SECRET)
+            yield [one, two]
+
+    def test_each_is_sent_with_its_signature(
+        self,
+        stream: StreamConfig,
+        app: Callable[[str], ModuleType],
+        inboxes: list[Inbox],
+    ) -> None:
+        app("webhooks")
+        with Listening(stream) as listening:
+            ada = add_user("Ada")
+            ada.delete()
+            events = listening.wait_for(2)
+            for inbox in inboxes:
+                inbox.wait_for(2)
+
+        for inbox in inboxes:
+            bodies = inbox.wait_for(2)
+            assert [body["type"] for body in bodies] == ["user.insert", "user.delete"]
+            assert [body["id"] for body in bodies] == [event.id for event in events]
+            for body, event in zip(bodies, events, strict=True):
+                assert Event.from_dict(body["data"]).new_record == event.new_record
+                assert body["timestamp"] == event.timestamp.isoformat()
+            for headers, text in inbox.posted:
+                key = self.SECRET.encode()
+                digest = hmac.digest(key, text, hashlib.sha256)
+                assert base64.b64decode(headers["Signature"]) == digest
+                assert headers["Content-Type"] == "application/json"
+                assert headers["User-Agent"].startswith("walex_django/")
+
+    def test_what_is_refused_is_sent_again_and_parked(
+        self,
+        settings_of: Callable[..., StreamConfig],
+        app: Callable[[str], ModuleType],
+        inboxes: list[Inbox],
+    ) -> None:
+        config = settings_of("configuration", MAX_RETRIES=1)
+        first, second = inboxes
+        second.status = 503
+        app("webhooks")
+        with Listening(config) as listening:
+            add_user("Ada")
+            (event,) = listening.wait_for(1)
+            eventually(ParkedEvent.objects.exists, "parking")
+            second.status = 204
+            add_user("Bob")
+            listening.wait_for(2)
+            second.wait_for(3)
+        assert [body["id"] for body in first.wait_for(3)][:2] == [event.id] * 2
+        call_command("walex_replay", stdout=StringIO())
+        assert second.wait_for(4)[3]["id"] == event.id
+        assert not ParkedEvent.objects.exists()
