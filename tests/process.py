@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any, Self
@@ -24,13 +24,19 @@ class Process:
     Args:
         arguments: the command and its options.
         env: over the environment of the tests.
+        program: to run instead of ``manage.py``.
     """
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        program: Sequence[str] = ("manage.py",),
+    ) -> None:
         self.lines: list[str] = []
         self._changed = Condition()
         self._popen = subprocess.Popen(
-            [sys.executable, "-u", "manage.py", *arguments],
+            [sys.executable, "-u", *program, *arguments],
             cwd=ROOT,
             env={
                 **os.environ,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 
 import environ
 
@@ -28,6 +29,11 @@ INSTALLED_APPS = [
     "tests.zoo",
     "tests.exact",
 ]
+if "ZOO_TASKS" in os.environ:
+    # Django has tasks since 6.0.
+    backport = [] if find_spec("django.tasks") else ["django_tasks"]
+    INSTALLED_APPS += [*backport, "django_tasks_db"]
+    TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 # A child process gets more settings of its first stream so, as JSON.
 _STREAM = json.loads(os.environ.get("ZOO_STREAM", "{}"))
 ZOO_MASCOT_MODEL = "zoo.Mascot"

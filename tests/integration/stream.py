@@ -45,6 +45,18 @@ class Stream:
         journal = Path(self.env["ZOO_JOURNAL"])
         return [line["label"] for line in read_journal(journal)]
 
+    def acknowledged(self, name: str) -> bool:
+        """Return whether the server may forget a keeper that was heard of."""
+        journal = read_journal(Path(self.env["ZOO_JOURNAL"]))
+        (lsn,) = {line["lsn"] for line in journal if line["label"] == name}
+        return bool(
+            self.execute(
+                "SELECT slot_name FROM pg_replication_slots"
+                " WHERE slot_name = 'zoo_walex' AND confirmed_flush_lsn > %s",
+                [lsn],
+            )
+        )
+
     def run(self, command: str, *options: str) -> list[str]:
         """Run a command that ends with success; return its lines."""
         with Process(command, *options, env=self.env) as process:

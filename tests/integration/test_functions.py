@@ -424,7 +424,6 @@ def test_a_listener_killed_at_a_function_loses_nothing(
     notes = tmp_path / "notes"
     stream.env |= {"ZOO_HANDLED": str(notes)}
     with stream.held(1), stream.listening() as listener:
-        before = stream.execute(_CONFIRMED)
         stream.execute(
             "INSERT INTO zoo_keeper (name) VALUES ('Ada'), ('function waits for 1')"
         )
@@ -432,7 +431,7 @@ def test_a_listener_killed_at_a_function_loses_nothing(
         eventually(lambda: "function Ada" in _lines(notes), "the other call")
         listener.signal(signal.SIGKILL)
         listener.wait()
-    assert stream.execute(_CONFIRMED) == before
+    assert not stream.acknowledged("Ada")
     assert "function function waits for 1" not in _lines(notes)
 
     notes.unlink()
@@ -445,11 +444,6 @@ def test_a_listener_killed_at_a_function_loses_nothing(
         "function function waits for 1",
         "keepers Ada, function waits for 1",
     ]
-
-
-_CONFIRMED = (
-    "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'zoo_walex'"
-)
 
 
 def _lines(path: Path) -> list[str]:
