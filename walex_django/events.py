@@ -153,7 +153,8 @@ class Event:
     @property
     def context(self) -> dict[str, Any] | None:
         """Who made the change, and why, if that was said: `walex_django.context`."""
-        return self._begin.context if isinstance(self._begin, Explained) else None
+        # An empty one says that what was said no longer holds.
+        return (isinstance(self._begin, Explained) and self._begin.context) or None
 
     @property
     def new_record(self) -> dict[str, Any] | None:
