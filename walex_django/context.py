@@ -37,18 +37,38 @@ _NONE = "{}"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Frame:
-    """What one block knows, over what the blocks around it know."""
+    """
+    What one block knows, over what the blocks around it know.
+
+    Attributes:
+        get: gives what it knows itself.
+        lasts: whether that is the same each time.
+    """
 
     outer: _Frame | None
     get: Callable[[], dict[str, Any]]
+    lasts: bool
+    _text: str | None = None
 
-    def merged(self) -> dict[str, Any]:
-        outer = self.outer.merged() if self.outer else {}
+    def text(self) -> str:
+        """Return as JSON what all of them know."""
+        if self._text is not None:
+            return self._text
+        text = _to_json(self._merged())
+        if self._all_last():
+            self._text = text
+        return text
+
+    def _merged(self) -> dict[str, Any]:
+        outer = self.outer._merged() if self.outer else {}
         # What it takes to know it is not done in its own name.
         with _framed(self.outer):
             return {**outer, **self.get()}
+
+    def _all_last(self) -> bool:
+        return self.lasts and (self.outer is None or self.outer._all_last())
 
 
 _current: ContextVar[_Frame | None] = ContextVar(PREFIX, default=None)
@@ -70,7 +90,8 @@ class Context:
         self._text = text
 
     def __enter__(self) -> None:
-        _current.set(_Frame(_current.get(), partial(json.loads, self._text)))
+        known = partial(json.loads, self._text)
+        _current.set(_Frame(_current.get(), known, lasts=True))
 
     def __exit__(self, *exc: object) -> None:
         frame = _current.get()
@@ -122,7 +143,7 @@ def context(**data: Any) -> Context:
 def current() -> dict[str, Any] | None:
     """Return what a change that is made now would have as its context."""
     frame = _current.get()
-    return None if frame is None else json.loads(_to_json(frame.merged()))
+    return None if frame is None else json.loads(frame.text())
 
 
 def attach(using: str | None = None) -> None:
@@ -190,7 +211,7 @@ class ContextMiddleware:
             return await self.get_response(request)
 
     def _frame(self, request: HttpRequest) -> _Frame:
-        return _Frame(_current.get(), partial(self.get_context, request))
+        return _Frame(_current.get(), partial(self.get_context, request), lasts=False)
 
 
 def install() -> None:
@@ -294,7 +315,7 @@ def _transaction(connection: DatabaseWrapper) -> Iterator[None]:
 
 def _wanted() -> str:
     frame = _current.get()
-    return _NONE if frame is None else _to_json(frame.merged())
+    return _NONE if frame is None else frame.text()
 
 
 def _emit(connection: DatabaseWrapper, text: str) -> None:

@@ -24,6 +24,7 @@ from tests.zoo.models import Animal, Keeper
 from walex_django import Event
 from walex_django.conf import StreamConfig, get_config
 from walex_django.context import attach, context, current
+from walex_django.messages import emit
 from walex_django.plan import setup_plan
 from walex_django.replication import connection as replication
 
@@ -98,6 +99,24 @@ class TestEvents:
 
         events = listening.wait_for(9)
         assert [event.context for event in events] == [{"job": 7}] * 9
+
+    def test_with_parameters_that_the_server_binds(self, listening: Listening) -> None:
+        options = connection.settings_dict["OPTIONS"]
+        connection.close()
+        connection.settings_dict["OPTIONS"] = {**options, "server_side_binding": True}
+        try:
+            with context(job=7), transaction.atomic():
+                hire()
+                emit("zoo", {"a": 1})
+                emit("zoo", b"at once", transactional=False)
+            with context(job=8):
+                hire()
+        finally:
+            connection.close()
+            connection.settings_dict["OPTIONS"] = options
+
+        contexts = [event.context for event in listening.wait_for(2)]
+        assert contexts == [{"job": 7}, {"job": 8}]
 
     def test_blocks_nest(self, listening: Listening) -> None:
         with context(job=7, step="a"):
