@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from .catalogue import concrete_models
 from .conf import Problem, StreamConfig
 from .filters import Filter, Subscriptions
 from .middleware import resolve
+from .signals import ALL
 
 
 def check_settings(
@@ -27,6 +28,8 @@ def check_settings(
     found = list(problems)
     for config in configs.values():
         found += unknown_names(config)
+    if not problems:
+        found += _stream_problems(configs)
     return [
         (checks.Warning if problem.id.startswith("W") else checks.Error)(
             problem.message, hint=problem.hint or None, id=f"walex_django.{problem.id}"
@@ -38,6 +41,26 @@ def check_settings(
 def unknown_names(config: StreamConfig) -> list[Problem]:
     """Return what a stream's settings name and is not there; asks no server."""
     return _name_problems(config) + _path_problems(config)
+
+
+def _stream_problems(configs: Mapping[str, StreamConfig]) -> list[Problem]:
+    """Return who hears of a stream that there is not, and so of nothing."""
+    waiting = [
+        (f"{handler.where}: the handler", handler.stream)
+        for handler in [*handlers.registry.values()]
+        if handler.stream is not None
+    ]
+    waiting += [
+        (f"A receiver of {signal.name}", stream)
+        for signal in ALL
+        for stream in signal.streams()
+    ]
+    hint = f"There are: {', '.join(configs)}."
+    return [
+        Problem("E010", f"{who} names the stream {stream!r}, which WALEX lacks.", hint)
+        for who, stream in waiting
+        if stream not in configs
+    ]
 
 
 def _name_problems(config: StreamConfig) -> list[Problem]:

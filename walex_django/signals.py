@@ -89,6 +89,10 @@ class StreamSignal(Signal):
             for _, receiver, *_ in self.receivers
         ) + sum(signal.count() for signal in self._of_stream.values())
 
+    def streams(self) -> list[str]:
+        """Return the streams that receivers name."""
+        return [name for name, signal in self._of_stream.items() if signal.count()]
+
     def receivers_of(
         self, sender: type[Model] | None, stream: str | None = None
     ) -> list[Receiver]:
