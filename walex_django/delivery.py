@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from operator import attrgetter
@@ -123,9 +123,10 @@ class Delivery:
         for event in events:
             group = event.type, event._table
             model = event._table.model
-            if group not in known:
-                known[group] = (self._receivers(event.type, model), [])
-            calls, grouped = known[group]
+            found = known.get(group)
+            if found is None:
+                found = known[group] = self._receivers(event.type, model), []
+            calls, grouped = found
             grouped.append(event)
             for signal, receiver, call in calls:
                 try:
@@ -149,16 +150,13 @@ class Delivery:
 
     def _handle(self, grouped: Mapping[Group, list[Event]]) -> None:
         """Call the handlers of these events, and their functions beside them."""
-        found: dict[Handler, list[list[Event]]] = {}
-        for group, events in grouped.items():
-            for handler, chosen in self._handlers_of(group):
-                wanted = list(filter(chosen.passes, events)) if chosen else events
-                if wanted:
-                    found.setdefault(handler, []).append(wanted)
+        found = self._wanted(grouped)
         running: list[tuple[Function, Event, Future[None]]] = []
         try:
             for handler in sorted(found, key=attrgetter("number")):
-                self._run(handler, found[handler], running)
+                if handler.functions:
+                    running += self._begin_functions(handler, found[handler])
+                self._call(handler, handler, {"events": found[handler]})
             for function, event, future in running:
                 if (error := future.exception()) is not None:
                     if not isinstance(error, RAISED):
@@ -168,23 +166,31 @@ class Delivery:
             for *_, future in running:
                 future.cancel()
 
-    def _run(
-        self,
-        handler: Handler,
-        parts: Sequence[list[Event]],
-        running: list[tuple[Function, Event, Future[None]]],
-    ) -> None:
-        events = list(parts[0])
-        if len(parts) > 1:
-            events = sorted(chain(*parts), key=attrgetter("ordinal"))
+    def _wanted(self, grouped: Mapping[Group, list[Event]]) -> dict[Handler, list[Any]]:
+        """Return what each handler gets, in the order of the events."""
+        found: dict[Handler, list[list[Event]]] = {}
+        for group, events in grouped.items():
+            for handler, chosen in self._handlers_of(group):
+                wanted = list(filter(chosen.passes, events)) if chosen else events
+                if wanted:
+                    found.setdefault(handler, []).append(wanted)
+        return {
+            handler: parts[0]
+            if len(parts) == 1
+            else sorted(chain(*parts), key=attrgetter("ordinal"))
+            for handler, parts in found.items()
+        }
+
+    def _begin_functions(
+        self, handler: Handler, events: Sequence[Event]
+    ) -> Iterator[tuple[Function, Event, Future[None]]]:
+        """Hand tasks over, and let the other functions run."""
         for event in events:
             for function in handler.functions:
                 if function.is_task:
                     self._call(function, function, {"event": event})
                 else:
-                    future = self._pool.submit(function, event)
-                    running.append((function, event, future))
-        self._call(handler, handler, {"events": events})
+                    yield function, event, self._pool.submit(function, event)
 
     def _handlers_of(self, group: Group) -> list[tuple[Handler, TableFilter | None]]:
         if self._generation != handlers.generation:
