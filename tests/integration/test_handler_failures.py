@@ -19,7 +19,7 @@ from walex_django import Event, on_insert
 from walex_django.conf import StreamConfig
 from walex_django.delivery import ReceiverFailed
 from walex_django.models import ParkedEvent
-from walex_django.signals import post_db_transaction
+from walex_django.signals import post_db_insert, post_db_transaction
 
 from .handling import Heard, label, wait_until_done
 from .mascots import Gate, adopted, will_have_adopted
@@ -144,6 +144,28 @@ class TestFailures:
             wait_until_done(listening)
         assert counts == [2, 2, 2]
         assert len(ParkedEvent.objects.get().arguments["events"]) == 2
+
+
+def test_a_receiver_that_names_its_stream_is_parked_and_replayed(
+    hasty: StreamConfig,
+) -> None:
+    calls: list[str] = []
+
+    def moody(event: Event, stream: str, **kwargs: Any) -> None:
+        calls.append(f"{stream} {label(event)}")
+        if len(calls) <= 3:
+            raise ValueError
+
+    post_db_insert.connect(moody, sender=Keeper, stream="default")
+    try:
+        with Listening(hasty) as listening:
+            Keeper.objects.create(name="Ada")
+            wait_until_done(listening)
+        assert ParkedEvent.objects.get().signal == "post_db_insert"
+        assert run("walex_replay") == "1 delivered, 0 failed again\n"
+    finally:
+        assert post_db_insert.disconnect(moody, sender=Keeper, stream="default")
+    assert calls == ["default insert Ada"] * 4
 
 
 class TestAtomic:

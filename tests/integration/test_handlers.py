@@ -295,6 +295,41 @@ class TestStreams:
         ]
         assert received == [("second", "insert Ada")]
 
+    def test_receivers_of_all_kinds(self, config: StreamConfig) -> None:
+        received: list[str] = []
+
+        async def coroutine(event: Event, **kwargs: Any) -> None:
+            await asyncio.sleep(0)
+            received.append(f"coroutine {label(event)}")
+
+        def proxy(event: Event, **kwargs: Any) -> None:
+            received.append(f"proxy {label(event)}")
+
+        def once(event: Event, **kwargs: Any) -> None:
+            received.append(f"once {label(event)}")
+
+        def again(**kwargs: Any) -> None:
+            raise AssertionError
+
+        stream = config.name
+        post_db_insert.connect(coroutine, sender="zoo.Animal", stream=stream)
+        post_db_insert.connect(proxy, sender=TameAnimal, stream=stream)
+        post_db_change.connect(once, dispatch_uid="once", stream=stream)
+        post_db_change.connect(again, dispatch_uid="once", stream=stream)
+        try:
+            with Listening(config) as listening:
+                Animal.objects.create(name="Leo")
+                Keeper.objects.create(name="Ada")
+                listening.wait_for(2)
+        finally:
+            assert post_db_insert.disconnect(coroutine, "zoo.Animal", stream=stream)
+            assert post_db_insert.disconnect(proxy, TameAnimal, stream=stream)
+            assert post_db_change.disconnect(dispatch_uid="once", stream=stream)
+        assert sorted(received) == [
+            *("coroutine insert Leo", "once insert Ada"),
+            *("once insert Leo", "proxy insert Leo"),
+        ]
+
     @pytest.mark.django_db(transaction=True, databases=["default", "second"])
     def test_of_two_databases(self, config: StreamConfig) -> None:
         second = replace(get_config("second"), durable_slot=False)
