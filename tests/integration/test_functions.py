@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
-from io import StringIO
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import psycopg
 import pytest
-from django.core.management import call_command
 from django.db import connection, transaction
+from django.utils import timezone
 
 from tests.listening import TIMEOUT, Listening
 from tests.process import eventually
-from tests.zoo.models import Animal, Keeper, Mascot
+from tests.zoo.models import Animal, Keeper, Temperature
 from walex_django import Event, on_event, on_insert
 from walex_django.conf import StreamConfig
-from walex_django.delivery import ReceiverFailed
-from walex_django.models import ParkedEvent
 
 from .handling import Function, Heard, label, wait_until_done
-from .mascots import Gate, acknowledged, will_have_adopted
-from .stream import Stream
+from .mascots import Gate, acknowledged
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -38,12 +32,6 @@ pytestmark = [
 
 Sql = psycopg.Connection[Any]
 NAME = "tests.integration.handling.function"
-
-
-@pytest.fixture
-def hasty(config: StreamConfig) -> StreamConfig:
-    """Two retries, at once."""
-    return replace(config, max_retries=2, retry_backoff=0.001)
 
 
 calls: list[str] = []
@@ -189,6 +177,37 @@ class TestBeside:
         assert sorted(function.calls) == sorted(f"insert {n}" for n in range(500))
         assert _threads() == []
 
+    def test_they_read_the_same_events(self, config: StreamConfig) -> None:
+        together = Barrier(8)
+        seen: list[tuple[Any, Any]] = []
+
+        def read(event: Event) -> None:
+            together.wait(TIMEOUT)
+            seen.append((event.instance, event.new_record))
+
+        on_insert(Animal, functions=[read] * 8)(Heard())
+        with Listening(config) as listening:
+            with transaction.atomic():
+                for number in range(30):
+                    comfort: Any = Temperature(number)
+                    Animal.objects.create(
+                        name=f"Leo {number}",
+                        born_at=timezone.now(),
+                        weight=Decimal(number),
+                        tags=["a", str(number)],
+                        habits={"eats": [number]},
+                        comfort=comfort,
+                    )
+            listening.wait_for(30)
+        animals = {animal.pk: animal for animal in Animal.objects.all()}
+        assert len(seen) == 240
+        for instance, record in seen:
+            for field in Animal._meta.concrete_fields:
+                expected = getattr(animals[instance.pk], field.attname)
+                assert getattr(instance, field.attname) == expected
+            assert record["tags"] == instance.tags
+            assert record["habits"] == instance.habits
+
     def test_the_transaction_is_acknowledged_when_they_are_done(
         self, durable: StreamConfig, sql: Sql
     ) -> None:
@@ -215,148 +234,6 @@ class TestBeside:
 
 def is_bob(event: Event) -> bool:
     return label(event) == "insert Bob"
-
-
-class TestFailures:
-    """A call that fails is made again, it alone."""
-
-    def test_retried(self, hasty: StreamConfig) -> None:
-        moody, calm, heard = Function(failures=2), Function("calm"), Heard()
-        on_insert(Keeper, functions=[moody, calm])(heard)
-        with Listening(hasty) as listening:
-            Keeper.objects.create(name="Ada")
-            wait_until_done(listening)
-        assert moody.calls == ["insert Ada"] * 3
-        assert calm.calls == ["insert Ada"]
-        assert heard.labels == [["insert Ada"]]
-        assert not ParkedEvent.objects.exists()
-
-    @pytest.mark.parametrize("is_async", [False, True])
-    def test_parked_and_replayed(self, hasty: StreamConfig, is_async: bool) -> None:
-        moody: Any = Function(failures=3)
-        if is_async:
-            moody = _as_coroutine(moody)
-        on_insert(Keeper, functions=[moody])(Heard())
-        with Listening(hasty) as listening:
-            Keeper.objects.create(name="Ada")
-            (event,) = listening.wait_for(1)
-            wait_until_done(listening)
-        parked = ParkedEvent.objects.get()
-        assert (parked.signal, parked.receiver) == ("function", NAME)
-        assert (parked.event_id, parked.table) == (event.id, "public.zoo_keeper")
-        assert parked.attempts == 3
-        assert parked.error == "ValueError: not in the mood"
-
-        assert run("walex_replay") == "1 delivered, 0 failed again\n"
-        assert not ParkedEvent.objects.exists()
-
-    def test_what_fails_to_the_last_does_not_keep_the_others_from_it(
-        self, hasty: StreamConfig
-    ) -> None:
-        def fail(event: Event) -> None:
-            raise SystemExit(1)
-
-        calm = Function("calm")
-        on_insert(Keeper, functions=[fail, calm])(Heard())
-        with Listening(hasty) as listening:
-            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
-            wait_until_done(listening)
-        assert ParkedEvent.objects.count() == 2
-        assert sorted(calm.calls) == ["insert Ada", "insert Bob"]
-
-    def test_a_broken_connection_is_another_at_the_next_try(
-        self, hasty: StreamConfig
-    ) -> None:
-        tries: list[int] = []
-
-        def adopt(event: Event) -> None:
-            tries.append(1)
-            with connection.cursor() as cursor:
-                if len(tries) == 1:
-                    cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-            Mascot.objects.create(name=label(event))
-
-        on_insert(Keeper, functions=[adopt])(Heard())
-        with Listening(hasty) as listening:
-            Keeper.objects.create(name="Ada")
-            wait_until_done(listening)
-        assert list(Mascot.objects.values_list("name", flat=True)) == ["insert Ada"]
-
-    def test_stop(self, hasty: StreamConfig) -> None:
-        on_insert(Keeper, functions=[Function(failures=3)])(Heard())
-        with Listening(replace(hasty, on_error="stop")) as listening:
-            Keeper.objects.create(name="Ada")
-            error = listening.wait_for_end()
-        assert isinstance(error, ReceiverFailed)
-        assert error.receiver == NAME
-        assert not ParkedEvent.objects.exists()
-
-    def test_a_handler_that_ends_the_stream_waits_for_its_functions(
-        self, hasty: StreamConfig
-    ) -> None:
-        gate = Gate()
-        on_insert(Keeper, functions=[Function(gate=gate)])(Heard(failures=3))
-        with Listening(replace(hasty, on_error="stop")) as listening:
-            Keeper.objects.create(name="Ada")
-            gate.wait()
-            assert listening.error is None
-            gate.open()
-            assert isinstance(listening.wait_for_end(), ReceiverFailed)
-        assert _threads() == []
-
-
-class TestAtomic:
-    """With ``ATOMIC`` functions are no part of the database transaction."""
-
-    def test_work_is_seen_at_once(self, atomic: StreamConfig, sql: Sql) -> None:
-        gate = Gate()
-
-        def adopt(event: Event) -> None:
-            Mascot.objects.create(name=label(event))
-
-        def wait(events: list[Event]) -> None:
-            gate()
-
-        on_insert(Keeper, functions=[adopt])(wait)
-        with Listening(atomic):
-            Keeper.objects.create(name="Ada")
-            gate.wait()
-            will_have_adopted(sql, "insert Ada")
-            gate.open()
-
-    def test_a_retry_is_no_part_of_it_either(
-        self, atomic: StreamConfig, sql: Sql
-    ) -> None:
-        gate = Gate()
-        tries: list[bool] = []
-
-        def adopt(event: Event) -> None:
-            tries.append(connection.in_atomic_block)
-            with connection.cursor() as cursor:
-                cursor.execute(f"SELECT 1 / {len(tries) - 1}")
-            Mascot.objects.create(name=label(event))
-
-        def wait(events: list[Event]) -> None:
-            gate()
-
-        on_insert(Keeper, functions=[adopt])(Heard())
-        on_insert(Keeper, functions=[Function("slow", gate=gate)])(Heard("last"))
-        with Listening(atomic):
-            Keeper.objects.create(name="Ada")
-            gate.wait()
-            will_have_adopted(sql, "insert Ada")
-            gate.open()
-        assert tries == [False, False]
-
-    def test_one_that_fails_is_parked(self, atomic: StreamConfig, sql: Sql) -> None:
-        def adopt(events: list[Event]) -> None:
-            Mascot.objects.create(name="by the handler")
-
-        on_insert(Keeper, functions=[Function(failures=2)])(adopt)
-        with Listening(atomic):
-            Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "by the handler")
-        assert ParkedEvent.objects.get().receiver == NAME
 
 
 class TestConnections:
@@ -418,47 +295,6 @@ class TestConnections:
         assert len(backends) < 150
 
 
-def test_a_listener_killed_at_a_function_loses_nothing(
-    stream: Stream, tmp_path: Path
-) -> None:
-    notes = tmp_path / "notes"
-    stream.env |= {"ZOO_HANDLED": str(notes)}
-    with stream.held(1), stream.listening() as listener:
-        stream.execute(
-            "INSERT INTO zoo_keeper (name) VALUES ('Ada'), ('function waits for 1')"
-        )
-        eventually(stream.is_held, "the work of the function")
-        eventually(lambda: "function Ada" in _lines(notes), "the other call")
-        listener.signal(signal.SIGKILL)
-        listener.wait()
-    assert not stream.acknowledged("Ada")
-    assert "function function waits for 1" not in _lines(notes)
-
-    notes.unlink()
-    with stream.listening() as listener:
-        eventually(lambda: len(_lines(notes)) >= 3, "all of the transaction")
-        listener.signal(signal.SIGTERM)
-        assert listener.wait() == 0, listener.output
-    assert sorted(_lines(notes)) == [
-        "function Ada",
-        "function function waits for 1",
-        "keepers Ada, function waits for 1",
-    ]
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _as_coroutine(function: Function) -> Callable[..., Any]:
-    async def call(event: Event) -> None:
-        await asyncio.sleep(0)
-        function(event)
-
-    call.__module__, call.__qualname__ = function.__module__, function.__qualname__
-    return call
-
-
 def _threads() -> list[str]:
     names = [thread.name for thread in threading.enumerate()]
     return [name for name in names if name.startswith("walex-function")]
@@ -480,10 +316,3 @@ def _hear_of_us(sql: Sql, *, times: int) -> None:
         return len(heard) > times
 
     eventually(look, "signs of life")
-
-
-def run(*arguments: str) -> str:
-    """Run a command and return what it printed."""
-    output = StringIO()
-    call_command(*arguments, stdout=output)
-    return output.getvalue()
