@@ -17,7 +17,8 @@ from . import handlers, parking
 from .conf import StreamConfig
 from .events import Event, EventType
 from .filters import TableFilter
-from .handlers import Function, Handler
+from .functions import Function
+from .handlers import Handler
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import LogicalMessage
 from .pool import Pool

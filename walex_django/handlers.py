@@ -6,94 +6,29 @@ Source: WalEx, ``WalEx.Event.Dsl``.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
-import inspect
 import itertools
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack
 
-from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
-from django.utils.module_loading import autodiscover_modules, import_string
+from django.utils.module_loading import autodiscover_modules
 
 from .catalogue import Lineage
 from .conf import read_filter
-from .events import Event, EventType
+from .events import EventType
 from .filters import ALL_TABLES, Filter, Subscriptions, Where
+from .functions import Called, Function, find, require_argument
 
 Tables: TypeAlias = "type[Model] | str | Collection[type[Model] | str]"
 """One or several models, ``"app.Model"``, ``"schema.table"``, … or `ALL_TABLES`."""
 
 Handling = TypeVar("Handling", bound=Callable[..., Any])
-
-
-class Called:
-    """
-    A function, to be called like a receiver of signals.
-
-    Args:
-        function: sync or ``async``.
-        argument: name of the keyword argument that it gets, as its only one.
-
-    Raises:
-        ImproperlyConfigured: it cannot be called so.
-    """
-
-    def __init__(self, function: Callable[..., Any], argument: str) -> None:
-        functools.update_wrapper(self, function, updated=())
-        # Objects have only their class's.
-        self.__module__ = function.__module__
-        self.__qualname__ = getattr(
-            function, "__qualname__", type(function).__qualname__
-        )
-        self.function, self._argument = function, argument
-        is_async = iscoroutinefunction(function) or iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004
-        )
-        self._call = async_to_sync(function) if is_async else function
-
-    def __call__(self, **arguments: Any) -> None:
-        """Call the function with its argument."""
-        self._call(arguments[self._argument])
-
-
-class Function(Called):
-    """
-    A function of a handler, which gets each event; or a task, which gets its dict.
-
-    Args:
-        function: callable, or with ``enqueue`` or ``delay``.
-
-    Attributes:
-        name: what its calls are parked under.
-        is_task: it is handed over, to be done elsewhere.
-    """
-
-    name = "function"
-
-    def __init__(self, function: Any) -> None:
-        enqueue = _enqueues(function)
-        self.is_task = enqueue is not None
-        super().__init__(function, "event")
-        if enqueue is None:
-            _require_argument(function, "an event")
-        else:
-            path = getattr(function, "module_path", None) or getattr(
-                function, "name", None
-            )
-            if path:
-                self.__module__, _, self.__qualname__ = path.rpartition(".")
-            self._enqueue = enqueue
-            self._call = self._hand_over
-
-    def _hand_over(self, event: Event) -> None:
-        self._enqueue(event.as_dict())
 
 
 @dataclass(eq=False)
@@ -140,7 +75,8 @@ class Handler(Called):
         try:
             self.filter.condition()
             self.functions = [
-                Function(self._function(given)) for given in self.given_functions
+                Function(find(given, self.function.__module__))
+                for given in self.given_functions
             ]
         except ImproperlyConfigured as error:
             raise ImproperlyConfigured(f"{self.where}: {error}") from error
@@ -173,35 +109,6 @@ class Handler(Called):
     def where(self) -> str:
         """Where it is registered, and by what."""
         return f"{self.place}, @{self.name}"
-
-    def _function(self, given: object) -> object:
-        """Return what an entry of ``functions`` names."""
-        try:
-            match given:
-                case str() if "." in given:
-                    found: object = import_string(given)
-                case str():
-                    found = getattr(sys.modules[self.function.__module__], given)
-                case (str() as module, str() as name):
-                    found = getattr(importlib.import_module(module), name)
-                case (module, str() as name):
-                    found = getattr(module, name)
-                case _:
-                    found = given
-        except (ImportError, AttributeError) as error:
-            raise ImproperlyConfigured(f"functions has {given!r}: {error}.") from error
-        if not (callable(found) or _enqueues(found)):
-            raise ImproperlyConfigured(
-                f"functions has {given!r}, which cannot be called."
-            )
-        return found
-
-
-def _enqueues(function: object) -> Callable[..., Any] | None:
-    """Return what hands a call over, if a function is a task."""
-    found: Callable[..., Any] | None
-    found = getattr(function, "enqueue", None) or getattr(function, "delay", None)
-    return found
 
 
 registry: dict[tuple[str, str], Handler] = {}
@@ -335,7 +242,9 @@ def find_function(name: str, dotted_name: str) -> Called | None:
     if name != Function.name:
         return registry.get((name, dotted_name))
     functions = (each for of in [*registry.values()] for each in of.functions)
-    return next((each for each in functions if dotted(each) == dotted_name), None)
+    found = {id(f.function): f for f in functions if dotted(f) == dotted_name}
+    # Of two lambdas nobody knows which one it was.
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 def dotted(function: Any) -> str:
@@ -357,7 +266,7 @@ def _register(
 
     def decorate(function: Handling) -> Handling:
         try:
-            _require_argument(function, "a list of events")
+            require_argument(function, "a list of events")
         except ImproperlyConfigured as error:
             raise ImproperlyConfigured(f"{place}, @{name}: {error}") from None
         handler = Handler(
@@ -377,18 +286,6 @@ def _register(
         return function
 
     return decorate
-
-
-def _require_argument(function: Callable[..., Any], argument: str) -> None:
-    """Raise if a function cannot be called with one argument, and nothing else."""
-    try:
-        inspect.signature(function).bind(argument)
-    except TypeError as error:
-        raise ImproperlyConfigured(
-            f"{function!r} is to be called with {argument} alone: {error}."
-        ) from None
-    except ValueError:
-        return  # of what is built in, the signature may not be known
 
 
 def _read_tables(tables: Tables) -> tuple[type[Model] | str, ...]:

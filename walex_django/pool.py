@@ -10,7 +10,7 @@ from threading import Barrier, BrokenBarrierError, Lock, local
 from django.db import close_old_connections, connections, reset_queries
 
 from .events import Event
-from .handlers import Function
+from .functions import Function
 
 THREADS = 10
 """So many functions run at a time, each with connections of its thread's own."""

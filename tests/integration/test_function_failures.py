@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import connection
 
 from tests.listening import Listening
@@ -75,6 +77,28 @@ class TestFailures:
 
         assert run("walex_replay") == "1 delivered, 0 failed again\n"
         assert not ParkedEvent.objects.exists()
+
+    def test_one_of_two_with_the_same_name_is_not_guessed(
+        self, hasty: StreamConfig
+    ) -> None:
+        moody, other = Function(failures=3), Function()
+        on_insert(Keeper, functions=[moody, other])(Heard())
+        with Listening(hasty) as listening:
+            Keeper.objects.create(name="Ada")
+            wait_until_done(listening)
+        with pytest.raises(CommandError, match="stay parked"):
+            run("walex_replay")
+        assert (len(moody.calls), len(other.calls)) == (3, 1)
+        assert ParkedEvent.objects.count() == 1
+
+    def test_a_partial_is_parked_as_its_function(self, hasty: StreamConfig) -> None:
+        moody = Function(failures=3)
+        on_insert(Keeper, functions=[partial(moody)])(Heard())
+        with Listening(hasty) as listening:
+            Keeper.objects.create(name="Ada")
+            wait_until_done(listening)
+        assert ParkedEvent.objects.get().receiver == NAME
+        assert run("walex_replay") == "1 delivered, 0 failed again\n"
 
     def test_what_fails_to_the_last_does_not_keep_the_others_from_it(
         self, hasty: StreamConfig
