@@ -15,12 +15,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
-from threading import Condition, Thread
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 import pytest
@@ -32,46 +30,17 @@ from django.db import connections, transaction
 from django.test import override_settings
 from pytest_django import DjangoDbBlocker, Settings
 
-from tests.listening import TIMEOUT, Listening
-from tests.process import ROOT, Process, eventually
+from tests.listening import Listening
+from tests.process import Process, eventually
 from walex_django import Event, __version__, handlers
 from walex_django.conf import StreamConfig, get_config
 from walex_django.filters import matches
 from walex_django.models import ParkedEvent
 
-PAGE = (ROOT / "docs/from-walex.md").read_text()
-EXAMPLES = dict(
-    re.findall(r"<!-- example: (\S+) -->\n```\w*\n(.*?)```", PAGE, re.DOTALL)
-)
+from .inbox import Inbox
+from .page import EXAMPLES, PAGE, Project
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Project:
-    """
-    The project of the page: the app ``todos``, with its tables.
-
-    Args:
-        root: its directory.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def write(self, name: str) -> str:
-        """Write an example into the file that it names; return its dotted name."""
-        first, _, _ = EXAMPLES[name].partition("\n")
-        file = self.root / first.removeprefix("# ")
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(EXAMPLES[name])
-        importlib.invalidate_caches()
-        return ".".join(file.relative_to(self.root).with_suffix("").parts)
-
-    def run(self, name: str) -> dict[str, Any]:
-        """Run an example by itself; return what it defines."""
-        defined: dict[str, Any] = {}
-        exec(EXAMPLES[name], defined)  # noqa: S102
-        return defined
 
 
 @pytest.fixture(scope="module")
@@ -563,51 +532,6 @@ def test_event(stream: StreamConfig) -> None:
 
 def _look(value: object) -> str:
     return re.sub(r"[0-9A-F]+", "0", str(value))
-
-
-class Inbox:
-    """An HTTP server that keeps what is posted, and answers with a status."""
-
-    def __init__(self) -> None:
-        self.posted: list[tuple[dict[str, str], bytes]] = []
-        self.status = 200
-        self._changed = Condition()
-        inbox = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(inbox.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                inbox.keep(dict(self.headers.items()), body)
-
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = Thread(target=self._server.serve_forever)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/events"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def keep(self, headers: dict[str, str], body: bytes) -> None:
-        with self._changed:
-            self.posted.append((headers, body))
-            self._changed.notify_all()
-
-    def wait_for(self, count: int) -> list[dict[str, Any]]:
-        """Return the bodies once there are that many."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self.posted) >= count, TIMEOUT)
-        return [json.loads(body) for _, body in self.posted]
 
 
 class TestWebhooks:
