@@ -14,11 +14,12 @@ from django.conf import settings as django_settings
 from django.db import connections
 
 from example_project.postgres import Postgres
-from walex_django.conf import StreamConfig, get_config
+from walex_django.conf import get_config
 from walex_django.plan import setup_plan, teardown_plan
 from walex_django.replication import connection as replication
 from walex_django.replication import slots
 from walex_django.signals import StreamSignal
+from walex_django.stream_config import StreamConfig
 
 from . import versions
 from .listening import Connect, Listening

@@ -18,11 +18,11 @@ class WalexConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:  # noqa: D102
-        from . import conf, context, handlers
+        from . import context, handlers, settings_reader
         from .checks import check_settings
 
         register(check_settings)
         context.install()
         # What is wrong with the settings, the check tells.
-        configs, _ = conf.read(getattr(settings, "WALEX", None))
+        configs, _ = settings_reader.read(getattr(settings, "WALEX", None))
         handlers.load(chain(*(config.modules for config in configs.values())))

@@ -25,7 +25,6 @@ from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from .conf import StreamConfig
 from .models import Checkpoint
 from .pgoutput.lsn import Lsn
 from .receivers_database import database, known_error
@@ -36,6 +35,7 @@ from .replication.errors import (
     SlotWaiting,
 )
 from .replication.slots import RECREATE, Slot, SlotStatistics
+from .stream_config import StreamConfig
 
 logger = logging.getLogger(__name__)
 

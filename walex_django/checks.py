@@ -12,19 +12,20 @@ from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
-from . import conf, handlers
+from . import handlers, settings_reader
 from .catalogue import concrete_models
-from .conf import Problem, StreamConfig
 from .filters import Filter, Subscriptions
 from .middleware import resolve
+from .settings_reader import Problem
 from .signals import ALL
+from .stream_config import StreamConfig
 
 
 def check_settings(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Check the shape of ``WALEX``; asks no server."""
-    configs, problems = conf.read(getattr(settings, "WALEX", None))
+    configs, problems = settings_reader.read(getattr(settings, "WALEX", None))
     found = list(problems)
     for config in configs.values():
         found += unknown_names(config)

@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, TypeGuard
 from django.db.models import Model
 
 from . import handlers, parking
-from .conf import StreamConfig
 from .events import Event, EventType
 from .filters import TableFilter
 from .functions import Function
@@ -35,6 +34,7 @@ from .signals import (
     post_db_update,
     receiver_name,
 )
+from .stream_config import StreamConfig
 from .tables import Table
 from .work import ConnectionBroken, Work, renew_connections
 

@@ -12,7 +12,6 @@ from typing import Any
 from . import conf, handlers, runtime
 from .catalogue import ModelTables
 from .column_types import ColumnTypes
-from .conf import StreamConfig
 from .delivery import Delivery
 from .events import Event, EventType, Explained
 from .filters import OWN_APP, Subscriptions, TableFilter
@@ -37,6 +36,7 @@ from .pgoutput.messages import (
 )
 from .replication.progress import Progress
 from .replication.publications import TableName
+from .stream_config import StreamConfig
 from .tables import Table
 
 logger = logging.getLogger(__name__)

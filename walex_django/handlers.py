@@ -20,10 +20,10 @@ from django.db.models import Model
 from django.utils.module_loading import autodiscover_modules
 
 from .catalogue import Lineage
-from .conf import read_filter
 from .events import EventType
 from .filters import ALL_TABLES, Filter, Subscriptions, Where
 from .functions import Called, Function, find, require_argument
+from .settings_reader import read_filter
 
 Tables: TypeAlias = "type[Model] | str | Collection[type[Model] | str]"
 """One or several models, ``"app.Model"``, ``"schema.table"``, … or `ALL_TABLES`."""

@@ -11,13 +11,13 @@ from threading import Event, Thread
 
 from django.db import connections
 
-from .conf import MAX_BACKOFF, StreamConfig
 from .delivery import Interrupted
 from .pgoutput.errors import ProtocolError
 from .pgoutput.lsn import Lsn
 from .replication.errors import ConnectionLost, ReplicationError, SlotInUse
 from .session import Session
 from .start import Start
+from .stream_config import MAX_BACKOFF, StreamConfig
 from .work import Breaks
 
 logger = logging.getLogger(__name__)

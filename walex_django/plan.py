@@ -13,7 +13,7 @@ from psycopg import sql
 
 from . import checkpoints
 from .catalogue import ModelTables
-from .conf import StreamConfig, get_configs
+from .conf import get_configs
 from .filters import ALL_TABLES, OWN_APP, Subscriptions
 from .replication import publications, server, slots
 from .replication.connection import Connection
@@ -26,6 +26,7 @@ from .replication.errors import (
 )
 from .replication.publications import TableName
 from .replication.slots import Slot
+from .stream_config import StreamConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from psycopg.errors import (
     UndefinedTable,
 )
 
-from .conf import libpq_parameters
 from .models import Checkpoint
 from .replication.connection import may_pass, one_line
 from .replication.errors import (
@@ -20,6 +19,7 @@ from .replication.errors import (
     NotPrepared,
     ReplicationError,
 )
+from .stream_config import libpq_parameters
 
 
 def database() -> str:

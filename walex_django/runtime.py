@@ -20,9 +20,9 @@ from django.db import Error as DatabaseError
 from django.db import connections, router, transaction
 
 from . import conf
-from .conf import StreamConfig
 from .models import StreamSetting
 from .receivers_database import is_unmigrated
+from .stream_config import StreamConfig
 
 PREFIX = "walex_django.config"
 """Of the logical message that tells a listener to look."""

@@ -16,7 +16,6 @@ from django.db import connections
 from . import conf, receivers_database, runtime
 from .catalogue import ModelTables
 from .checkpoints import CheckpointWriter
-from .conf import StreamConfig
 from .delivery import Delivery
 from .feed import Feed
 from .pgoutput.lsn import Lsn
@@ -31,6 +30,7 @@ from .replication.heartbeat import Heartbeat
 from .replication.progress import Progress
 from .replication.stream import ReplicationConnection
 from .start import StandingBy, Start, prepare, unbroken_place
+from .stream_config import StreamConfig
 from .work import AtomicWork, Breaks, Work
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from django.db import connections
 from . import checkpoints
 from .catalogue import ModelTables
 from .checkpoints import SlotPlace
-from .conf import StreamConfig
 from .filters import Subscriptions
 from .plan import require_published
 from .replication import publications, server, slots
@@ -21,6 +20,7 @@ from .replication.errors import NotPrepared, SlotInUse, SlotMissing, SlotWaiting
 from .replication.publications import TableName
 from .replication.slots import Slot
 from .replication.stream import ReplicationConnection
+from .stream_config import StreamConfig
 
 StandingBy: TypeAlias = Callable[[SlotInUse], None]
 

@@ -11,7 +11,7 @@ import pytest
 from example_project.postgres import Postgres
 from tests.copies import Copy
 from walex_django import handlers
-from walex_django.conf import StreamConfig
+from walex_django.stream_config import StreamConfig
 
 from .stream import OwnStream, Stream
 from .test_mistakes import ONE, at

@@ -10,8 +10,8 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError, SystemCheckError
 
-from walex_django.conf import StreamConfig
 from walex_django.replication import publications, slots
+from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 

@@ -15,7 +15,6 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper, TameAnimal
 from walex_django import Event
-from walex_django.conf import StreamConfig
 from walex_django.delivery import ReceiverFailed
 from walex_django.replication import slots
 from walex_django.signals import (
@@ -28,6 +27,7 @@ from walex_django.signals import (
     post_db_transaction,
     post_db_update,
 )
+from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

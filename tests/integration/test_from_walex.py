@@ -33,9 +33,10 @@ from pytest_django import DjangoDbBlocker, Settings
 from tests.listening import Listening
 from tests.process import Process, eventually
 from walex_django import Event, __version__, handlers
-from walex_django.conf import StreamConfig, get_config
+from walex_django.conf import get_config
 from walex_django.filters import matches
 from walex_django.models import ParkedEvent
+from walex_django.stream_config import StreamConfig
 
 from .inbox import Inbox
 from .page import EXAMPLES, PAGE, Project

@@ -25,10 +25,11 @@ from walex_django import (
     on_truncate,
     on_update,
 )
-from walex_django.conf import StreamConfig, get_config
+from walex_django.conf import get_config
 from walex_django.plan import setup_plan
 from walex_django.replication import connection as replication
 from walex_django.signals import post_db_change, post_db_insert, post_db_transaction
+from walex_django.stream_config import StreamConfig
 
 from .handling import Heard, label
 

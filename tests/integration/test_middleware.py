@@ -20,7 +20,6 @@ from tests.process import Process, eventually
 from tests.zoo.models import Animal, Keeper
 from walex_django import Event, conf, runtime
 from walex_django.checks import check_settings
-from walex_django.conf import StreamConfig
 from walex_django.listener import Listener
 from walex_django.middleware import StreamEnded
 from walex_django.models import StreamSetting
@@ -31,6 +30,7 @@ from walex_django.signals import (
     post_db_message,
     post_db_transaction,
 )
+from walex_django.stream_config import StreamConfig
 
 from .stream import Stream
 from .test_mistakes import ONE

@@ -20,15 +20,10 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Building, Keeper
 from walex_django import Event, handlers, runtime
-from walex_django.conf import (
-    StreamConfig,
-    add_config,
-    get_config,
-    remove_config,
-    replace_config,
-)
+from walex_django.conf import add_config, get_config, remove_config, replace_config
 from walex_django.models import ParkedEvent, StreamSetting
 from walex_django.signals import post_db_insert, post_db_message, post_db_transaction
+from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

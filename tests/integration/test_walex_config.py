@@ -14,8 +14,8 @@ from django.db import connections
 from example_project.postgres import Postgres
 from tests.process import Process, eventually, read_journal
 from tests.zoo.models import Keeper
-from walex_django.conf import StreamConfig
 from walex_django.models import StreamSetting
+from walex_django.stream_config import StreamConfig
 
 from .stream import Stream
 from .test_mistakes import ONE, at, fails
@@ -119,6 +119,18 @@ def test_a_standby_takes_over_with_it(keepers: Stream, end: signal.Signals) -> N
         second.wait_for("public.zoo_building, public.zoo_keeper")
         build(keepers, "stable")
         eventually(lambda: keepers.heard() == ["aviary", "stable"])
+
+
+def test_a_start_warns_of_what_is_in_force(keepers: Stream) -> None:
+    """Receivers wait for keepers."""
+    keepers.env["ZOO_STREAM"] = json.dumps({"SUBSCRIPTIONS": ["zoo.Building"]})
+    warning = "Warning: Receivers wait for zoo.Keeper"
+    keepers.env["ZOO_NO_SECOND"] = "yes"
+    with keepers.listening() as listener:
+        listener.wait_for(warning)
+    change(keepers, "add", "SUBSCRIPTIONS", "zoo.Keeper")
+    with keepers.listening() as listener:
+        assert warning not in listener.output
 
 
 def test_a_table_that_is_not_published(keepers: Stream) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from walex_django import conf
+from walex_django import settings_reader
 from walex_django.signals import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ COMMANDS = (ROOT / "docs/commands.md").read_text()
 def test_each_key_of_the_settings_has_its_row() -> None:
     documented = re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE)
 
-    assert sorted(documented) == sorted(conf._KEYS)
+    assert sorted(documented) == sorted(settings_reader.KEYS)
 
 
 def test_each_check_has_its_row() -> None:
@@ -70,6 +70,6 @@ def test_the_settings_of_the_readme_are_right() -> None:
     namespace: dict[str, object] = {}
     exec(block, namespace)  # noqa: S102 - it is our own
 
-    configs, problems = conf.read(namespace["WALEX"])
+    configs, problems = settings_reader.read(namespace["WALEX"])
     assert problems == []
     assert configs["default"].slot_name == "shop_walex"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -88,12 +89,12 @@ def test_filters_come_and_go_by_table() -> None:
 
 def test_a_configuration_follows_what_was_changed_alone() -> None:
     config = get_config("shop")
-    elsewhere = conf.replace(config, slot_name="elsewhere", max_batch=3)
+    elsewhere = replace(config, slot_name="elsewhere", max_batch=3)
     assert follow(elsewhere) is elsewhere
 
     add_config("shop", "SUBSCRIPTIONS", "zoo.Animal")
 
-    assert follow(elsewhere) == conf.replace(
+    assert follow(elsewhere) == replace(
         elsewhere, subscriptions=("zoo.Keeper", "zoo.Animal")
     )
 

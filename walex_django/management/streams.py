@@ -11,12 +11,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 
-from walex_django.conf import StreamConfig, get_config, get_configs
+from walex_django.conf import get_config, get_configs
 from walex_django.delivery import ReceiverFailed
 from walex_django.middleware import MiddlewareFailed
 from walex_django.receivers_database import known_error
 from walex_django.replication.connection import sql_error
 from walex_django.replication.errors import ReplicationError
+from walex_django.stream_config import StreamConfig
 
 
 def add_stream_option(parser: CommandParser) -> None:

@@ -7,11 +7,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django import conf, runtime
-from walex_django.conf import StreamConfig
 from walex_django.management.streams import chosen, reported
 from walex_django.plan import require_published
 from walex_django.replication.connection import connect
 from walex_django.replication.errors import ReplicationError
+from walex_django.stream_config import StreamConfig
 
 _SHOW, _RESET = "show", "reset"
 

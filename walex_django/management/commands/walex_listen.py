@@ -6,20 +6,24 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error as DatabaseError
+from django.db import connections
 from django.utils import autoreload
 
-from walex_django import handlers
+from walex_django import handlers, runtime
 from walex_django.catalogue import concrete_models
-from walex_django.conf import StreamConfig, get_configs
+from walex_django.conf import get_configs
 from walex_django.filters import Subscriptions
 from walex_django.listener import Listener, Listeners
 from walex_django.management.streams import add_stream_option, chosen, describe
 from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
 from walex_django.start import Start
+from walex_django.stream_config import StreamConfig
 from walex_django.version import __version__
 
 _MOST_TABLES = 10  # named in the banner
@@ -130,39 +134,13 @@ class Command(BaseCommand):
         self.stdout.write("\n".join(lines))
 
     def _warn(self) -> None:
-        """Tell of receivers that will never be called, and of changes without any."""
-        if not _count_receivers():
-            self._print_warning(
-                "No receiver is connected to the signals of walex_django.signals, and"
-                " no handler is registered: all changes will be read and forgotten. A"
-                " receiver that is a local function needs connect(…, weak=False)."
-            )
-        configs = get_configs().values()
-        if post_db_message.count() and not any(config.messages for config in configs):
-            self._print_warning(
-                "Receivers wait for post_db_message, and no stream has MESSAGES."
-            )
-        subscriptions = [Subscriptions(config.subscriptions) for config in configs]
-        for model in concrete_models():
-            waiting = any(
-                len(signal.receivers_of(model)) > len(signal.receivers_of(None))
-                for signal in TABLE_SIGNALS
-            )
-            if waiting and not any(each.may_cover(model) for each in subscriptions):
-                self._print_warning(
-                    f"Receivers wait for {model._meta.label}, which is in the"
-                    " SUBSCRIPTIONS of no stream."
-                )
-        for handler in handlers.registry.values():
-            for model in handler.look_up().models:
-                if not any(each.may_cover(model) for each in subscriptions):
-                    self._print_warning(
-                        f"{handler.where}, waits for {model._meta.label}, which is in"
-                        " the SUBSCRIPTIONS of no stream."
-                    )
-
-    def _print_warning(self, text: str) -> None:
-        self.stderr.write(self.style.WARNING(f"Warning: {text}"))
+        warnings = list(_warnings())
+        if warnings:
+            # Settings that were changed while the streams ran may say otherwise.
+            _refresh()
+            warnings = list(_warnings())
+        for text in warnings:
+            self.stderr.write(self.style.WARNING(f"Warning: {text}"))
 
     @contextmanager
     def _obeying_signals(self, listeners: Listeners) -> Iterator[None]:
@@ -185,6 +163,45 @@ class Command(BaseCommand):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _warnings() -> Iterator[str]:
+    """Tell of receivers that will never be called, and of changes without any."""
+    if not _count_receivers():
+        yield (
+            "No receiver is connected to the signals of walex_django.signals, and"
+            " no handler is registered: all changes will be read and forgotten. A"
+            " receiver that is a local function needs connect(…, weak=False)."
+        )
+    configs = get_configs().values()
+    if post_db_message.count() and not any(config.messages for config in configs):
+        yield "Receivers wait for post_db_message, and no stream has MESSAGES."
+    subscriptions = [Subscriptions(config.subscriptions) for config in configs]
+    for model in concrete_models():
+        waiting = any(
+            len(signal.receivers_of(model)) > len(signal.receivers_of(None))
+            for signal in TABLE_SIGNALS
+        )
+        if waiting and not any(each.may_cover(model) for each in subscriptions):
+            yield (
+                f"Receivers wait for {model._meta.label}, which is in the"
+                " SUBSCRIPTIONS of no stream."
+            )
+    for handler in handlers.registry.values():
+        for model in handler.look_up().models:
+            if not any(each.may_cover(model) for each in subscriptions):
+                yield (
+                    f"{handler.where}, waits for {model._meta.label}, which is in"
+                    " the SUBSCRIPTIONS of no stream."
+                )
+
+
+def _refresh() -> None:
+    """Take over what is kept of all streams; what is wrong, their start tells."""
+    with suppress(DatabaseError, ImproperlyConfigured):
+        for config in get_configs().values():
+            runtime.refreshed(config)
+    connections.close_all()
 
 
 @contextmanager

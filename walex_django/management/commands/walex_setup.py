@@ -6,11 +6,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django import checkpoints, runtime
-from walex_django.conf import StreamConfig
 from walex_django.management.streams import add_stream_option, chosen, reported
 from walex_django.plan import Step, setup_plan, subscribed_tables
 from walex_django.replication import publications, server, slots
 from walex_django.replication.connection import Connection, connect
+from walex_django.stream_config import StreamConfig
 
 
 class Command(BaseCommand):
