@@ -53,6 +53,8 @@ WALEX = {
         "SUBSCRIPTIONS": ["zoo.Keeper"],
     },
 }
+if "ZOO_NO_SECOND" in os.environ:
+    del WALEX["second"]
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
