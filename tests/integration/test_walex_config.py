@@ -121,14 +121,16 @@ def test_a_standby_takes_over_with_it(keepers: Stream, end: signal.Signals) -> N
         eventually(lambda: keepers.heard() == ["aviary", "stable"])
 
 
-def test_a_start_warns_of_what_is_in_force(keepers: Stream) -> None:
-    """Receivers wait for keepers."""
-    keepers.env["ZOO_STREAM"] = json.dumps({"SUBSCRIPTIONS": ["zoo.Building"]})
-    warning = "Warning: Receivers wait for zoo.Keeper"
-    keepers.env["ZOO_NO_SECOND"] = "yes"
+def test_a_start_warns_of_what_is_in_force(keepers: Stream, tmp_path: Path) -> None:
+    (tmp_path / "zoo_hears.py").write_text(
+        "from walex_django.signals import post_db_message\n"
+        "post_db_message.connect(lambda **kwargs: None, weak=False)\n"
+    )
+    keepers.env.update(PYTHONPATH=str(tmp_path), ZOO_IMPORT="zoo_hears")
+    warning = "Receivers wait for post_db_message, and no stream has MESSAGES."
     with keepers.listening() as listener:
-        listener.wait_for(warning)
-    change(keepers, "add", "SUBSCRIPTIONS", "zoo.Keeper")
+        listener.wait_for(f"Warning: {warning}")
+    change(keepers, "add", "MESSAGES", "zoo")
     with keepers.listening() as listener:
         assert warning not in listener.output
 

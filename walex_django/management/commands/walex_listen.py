@@ -20,7 +20,7 @@ from walex_django.catalogue import concrete_models
 from walex_django.conf import get_configs
 from walex_django.filters import Subscriptions
 from walex_django.listener import Listener, Listeners
-from walex_django.management.streams import add_stream_option, chosen, describe
+from walex_django.management.streams import CHECKS, add_stream_option, chosen, describe
 from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
 from walex_django.start import Start
 from walex_django.stream_config import StreamConfig
@@ -35,6 +35,7 @@ class Command(BaseCommand):
         " connected receivers. The first CONTROL-C or SIGTERM ends it after the"
         " transaction in hand, the second at once."
     )
+    requires_system_checks = CHECKS
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_stream_option(parser)
@@ -137,7 +138,10 @@ class Command(BaseCommand):
         warnings = list(_warnings())
         if warnings:
             # Settings that were changed while the streams ran may say otherwise.
-            _refresh()
+            # Its connections are of its own thread, and end with it.
+            refresh = threading.Thread(target=_refresh)
+            refresh.start()
+            refresh.join()
             warnings = list(_warnings())
         for text in warnings:
             self.stderr.write(self.style.WARNING(f"Warning: {text}"))
