@@ -21,7 +21,7 @@ class WalexConfig(AppConfig):
         from . import context, handlers, settings_reader
         from .checks import check_settings
 
-        register(check_settings)
+        register(check_settings, self.name)
         context.install()
         # What is wrong with the settings, the check tells.
         configs, _ = settings_reader.read(getattr(settings, "WALEX", None))

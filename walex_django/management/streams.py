@@ -19,6 +19,13 @@ from walex_django.replication.connection import sql_error
 from walex_django.replication.errors import ReplicationError
 from walex_django.stream_config import StreamConfig
 
+CHECKS = ["walex_django"]
+"""
+The tags of the system checks that the commands run: those of walex_django alone.
+
+Others may ask a database that is away, for which a listener waits.
+"""
+
 
 def add_stream_option(parser: CommandParser) -> None:
     """Add ``--stream`` to a command."""

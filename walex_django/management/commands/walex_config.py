@@ -7,7 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django import conf, runtime
-from walex_django.management.streams import chosen, reported
+from walex_django.management.streams import CHECKS, chosen, reported
 from walex_django.plan import require_published
 from walex_django.replication.connection import connect
 from walex_django.replication.errors import ReplicationError
@@ -21,6 +21,7 @@ class Command(BaseCommand):
         "Changes settings of a stream while it runs. Its listeners, wherever they are,"
         " follow at the next transaction, and start with them from then on."
     )
+    requires_system_checks = CHECKS
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("stream", metavar="STREAM", help="A key of settings.WALEX.")

@@ -10,7 +10,7 @@ from django.db import Error as DatabaseError
 from django.db.models import Q
 from django.utils import timezone
 
-from walex_django.management.streams import add_stream_option, chosen
+from walex_django.management.streams import CHECKS, add_stream_option, chosen
 from walex_django.management.streams import describe as describe_failure
 from walex_django.models import ParkedEvent
 from walex_django.parking import describe
@@ -35,6 +35,7 @@ class Command(BaseCommand):
         " the order in which they were parked. Those that succeed are removed, the"
         " others stay with their new error. Without options: all of them."
     )
+    requires_system_checks = CHECKS
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_stream_option(parser)

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django import checkpoints, runtime
-from walex_django.management.streams import add_stream_option, chosen, reported
+from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
 from walex_django.plan import Step, setup_plan, subscribed_tables
 from walex_django.replication import publications, server, slots
 from walex_django.replication.connection import Connection, connect
@@ -19,6 +19,7 @@ class Command(BaseCommand):
         " publication, then, where DURABLE_SLOT is set, the slot. What is there already"
         " stays as it is."
     )
+    requires_system_checks = CHECKS
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_stream_option(parser)

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django import checkpoints
-from walex_django.management.streams import add_stream_option, chosen, reported
+from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
 from walex_django.plan import teardown_plan
 from walex_django.replication import server
 from walex_django.replication.connection import connect
@@ -16,6 +16,7 @@ class Command(BaseCommand):
         "Drops the slot and the publication of the streams in settings.WALEX. Changes"
         " that were not delivered yet are lost for these streams."
     )
+    requires_system_checks = CHECKS
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_stream_option(parser)
