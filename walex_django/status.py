@@ -113,9 +113,7 @@ def read(config: StreamConfig, connection: Connection) -> StreamStatus:
         slot_name=config.slot_name,
         slot=SlotStatus(**dict(zip(names, row, strict=True))) if row else None,
         publications=config.publications,
-        tables=[
-            str(name) for name in publications.tables(connection, config.publications)
-        ],
+        tables=list(map(str, tables)),
         changed=runtime.kept(config.name),
         parked=parked.filter(stream=config.name).count(),
     )
