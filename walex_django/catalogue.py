@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,24 @@ class ModelTables:
         """Return the tables that are in the database now, with their models."""
         self._look()
         return self._by_name.items()
+
+    def await_commit(self, xid: int) -> None:
+        """
+        Wait until the catalogue tells what a transaction has changed of it.
+
+        The log tells of a COMMIT some moments before others see what it committed.
+
+        Args:
+            xid: of the transaction, of 32 bits.
+        """
+        deadline = time.monotonic() + _VISIBLE_WITHIN
+        while time.monotonic() < deadline:
+            ((end, running),) = query(self.alias, _SNAPSHOT, [])
+            # Numbers of 64 bits, of which the stream tells the lower half.
+            is_before = (xid - int(end)) % _XIDS >= _XIDS // 2
+            if is_before and xid not in {int(each) % _XIDS for each in running}:
+                return
+            time.sleep(_LOOK_AGAIN)
 
     def lineage(self, table: TableName, oid: int) -> Lineage:
         """
@@ -293,6 +312,15 @@ FROM line
 JOIN pg_catalog.pg_class AS class ON class.oid = line.oid
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 ORDER BY cardinality(path), path
+"""
+
+_XIDS = 1 << 32
+_VISIBLE_WITHIN = 5.0  # seconds; it is milliseconds, but for a snapshot that stays
+_LOOK_AGAIN = 0.002  # seconds
+_SNAPSHOT = """
+SELECT pg_snapshot_xmax(snapshot)::text,
+    ARRAY(SELECT xid::text FROM pg_snapshot_xip(snapshot) AS xid)
+FROM pg_current_snapshot() AS snapshot
 """
 
 _COLUMNS = """

@@ -254,6 +254,7 @@ class Feed:
             case Commit():
                 self._commit(message)
             case Relation():
+                self._models.await_commit(self._transaction().xid)
                 self._relations[message.oid] = message
                 self._tables[message.oid] = self._table(message)
             case Type():
