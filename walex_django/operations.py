@@ -6,7 +6,7 @@ Source: PostgreSQL, "CREATE PUBLICATION", "ALTER PUBLICATION" and "ALTER TABLE".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.db import router
@@ -25,23 +25,52 @@ class _OnPostgres(Operation):
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
         """Leave the models as they are."""
 
-    def _applies(
-        self, app_label: str, editor: BaseDatabaseSchemaEditor, **hints: Any
-    ) -> bool:
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        if self._applies(app_label, schema_editor):
+            for statement in self._forwards(app_label, schema_editor, to_state.apps):
+                schema_editor.execute(statement)
+
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        if self._applies(app_label, schema_editor):
+            for statement in self._backwards(app_label, schema_editor, to_state.apps):
+                schema_editor.execute(statement)
+
+    def _applies(self, app_label: str, editor: BaseDatabaseSchemaEditor) -> bool:
         connection = editor.connection
         return connection.vendor == "postgresql" and router.allow_migrate(
-            connection.alias, app_label, **hints
+            connection.alias, app_label, **self._hints()
         )
 
+    def _hints(self) -> dict[str, Any]:
+        """Return what a router is told besides the app."""
+        return {}
 
-class _OnPublication(_OnPostgres):
-    def _tables(
-        self, names: Sequence[str], apps: StateApps, editor: BaseDatabaseSchemaEditor
-    ) -> str:
-        return ", ".join(_table(name, apps, editor) for name in names)
+    def _forwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        """Return the SQL that does it."""
+        raise NotImplementedError
+
+    def _backwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        """Return the SQL that undoes it."""
+        raise NotImplementedError
 
 
-class CreatePublication(_OnPublication):
+class CreatePublication(_OnPostgres):
     """
     Create a publication.
 
@@ -60,32 +89,20 @@ class CreatePublication(_OnPublication):
     ) -> None:
         self.name, self.tables, self.via_root = name, tables, via_root
 
-    def database_forwards(  # noqa: D102
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        if self._applies(app_label, schema_editor):
-            tables = self._tables(self.tables, to_state.apps, schema_editor)
-            schema_editor.execute(
-                f"CREATE PUBLICATION {schema_editor.quote_name(self.name)}"
-                f"{f' FOR TABLE {tables}' if tables else ''}"
-                f" WITH (publish_via_partition_root = {str(self.via_root).lower()})"
-            )
+    def _forwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        tables = _listed(self.tables, apps, editor)
+        yield (
+            f"CREATE PUBLICATION {editor.quote_name(self.name)}"
+            f"{f' FOR TABLE {tables}' if tables else ''}"
+            f" WITH (publish_via_partition_root = {str(self.via_root).lower()})"
+        )
 
-    def database_backwards(  # noqa: D102
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        if self._applies(app_label, schema_editor):
-            schema_editor.execute(
-                f"DROP PUBLICATION {schema_editor.quote_name(self.name)}"
-            )
+    def _backwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        yield f"DROP PUBLICATION {editor.quote_name(self.name)}"
 
     def describe(self) -> str:  # noqa: D102
         return f"Create the publication {self.name}"
@@ -95,7 +112,7 @@ class CreatePublication(_OnPublication):
         return f"publication_{self.name}".lower()
 
 
-class AlterPublication(_OnPublication):
+class AlterPublication(_OnPostgres):
     """
     Add tables to a publication, or take them out of it.
 
@@ -114,23 +131,15 @@ class AlterPublication(_OnPublication):
             raise ValueError("AlterPublication needs tables to add or to drop.")
         self.name, self.add, self.drop = name, add, drop
 
-    def database_forwards(  # noqa: D102
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        self._alter(app_label, schema_editor, to_state, self.add, self.drop)
+    def _forwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        return self._alter(editor, apps, self.add, self.drop)
 
-    def database_backwards(  # noqa: D102
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        self._alter(app_label, schema_editor, to_state, self.drop, self.add)
+    def _backwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        return self._alter(editor, apps, self.drop, self.add)
 
     def describe(self) -> str:  # noqa: D102
         return f"Change the tables of the publication {self.name}"
@@ -141,19 +150,16 @@ class AlterPublication(_OnPublication):
 
     def _alter(
         self,
-        app_label: str,
         editor: BaseDatabaseSchemaEditor,
-        state: ProjectState,
+        apps: StateApps,
         add: Sequence[str],
         drop: Sequence[str],
-    ) -> None:
-        if not self._applies(app_label, editor):
-            return
+    ) -> Iterator[str]:
         publication = editor.quote_name(self.name)
         for verb, names in (("ADD", add), ("DROP", drop)):
             if names:
-                tables = self._tables(names, state.apps, editor)
-                editor.execute(f"ALTER PUBLICATION {publication} {verb} TABLE {tables}")
+                tables = _listed(names, apps, editor)
+                yield f"ALTER PUBLICATION {publication} {verb} TABLE {tables}"
 
 
 class SetReplicaIdentity(_OnPostgres):
@@ -174,23 +180,15 @@ class SetReplicaIdentity(_OnPostgres):
     ) -> None:
         self.model, self.identity, self.previous = model, identity, previous
 
-    def database_forwards(  # noqa: D102
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        self._set(app_label, schema_editor, to_state, self.identity)
+    def _forwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        yield self._set(app_label, editor, apps, self.identity)
 
-    def database_backwards(  # noqa: D102
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        self._set(app_label, schema_editor, to_state, self.previous)
+    def _backwards(
+        self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
+    ) -> Iterator[str]:
+        yield self._set(app_label, editor, apps, self.previous)
 
     def describe(self) -> str:  # noqa: D102
         return f"Set the replica identity of {self.model} to {self.identity}"
@@ -202,20 +200,27 @@ class SetReplicaIdentity(_OnPostgres):
     def migration_name_fragment(self) -> str:  # noqa: D102
         return f"{self.model}_replica_identity".lower()
 
+    def _hints(self) -> dict[str, Any]:
+        return {"model_name": self.model.lower()}
+
     def _set(
         self,
         app_label: str,
         editor: BaseDatabaseSchemaEditor,
-        state: ProjectState,
+        apps: StateApps,
         identity: str,
-    ) -> None:
-        if not self._applies(app_label, editor, model_name=self.model.lower()):
-            return
-        model = state.apps.get_model(app_label, self.model)
+    ) -> str:
+        model = apps.get_model(app_label, self.model)
         table = editor.quote_name(model._meta.db_table)
         if identity.upper() not in {"FULL", "DEFAULT", "NOTHING"}:
             identity = f"USING INDEX {editor.quote_name(identity)}"
-        editor.execute(f"ALTER TABLE {table} REPLICA IDENTITY {identity}")
+        return f"ALTER TABLE {table} REPLICA IDENTITY {identity}"
+
+
+def _listed(
+    names: Sequence[str], apps: StateApps, editor: BaseDatabaseSchemaEditor
+) -> str:
+    return ", ".join(_table(name, apps, editor) for name in names)
 
 
 def _table(name: str, apps: StateApps, editor: BaseDatabaseSchemaEditor) -> str:
