@@ -98,6 +98,8 @@ class ModelTables:
         self._names: dict[int, TableName] = {}
         self._absent = concrete_models()
         self._warned: set[tuple[type[Model], str]] = set()
+        # Of the last look: the end of the transactions seen, and those not seen.
+        self._snapshot: tuple[int, set[int]] | None = None
 
     def items(self) -> Iterable[tuple[TableName, type[Model]]]:
         """Return the tables that are in the database now, with their models."""
@@ -114,13 +116,11 @@ class ModelTables:
             xid: of the transaction, of 32 bits.
         """
         deadline = time.monotonic() + _VISIBLE_WITHIN
-        while time.monotonic() < deadline:
+        while not self._sees(xid) and time.monotonic() < deadline:
             ((end, running),) = query(self.alias, _SNAPSHOT, [])
-            # Numbers of 64 bits, of which the stream tells the lower half.
-            is_before = (xid - int(end)) % _XIDS >= _XIDS // 2
-            if is_before and xid not in {int(each) % _XIDS for each in running}:
-                return
-            time.sleep(_LOOK_AGAIN)
+            self._snapshot = int(end), {int(each) % _XIDS for each in running}
+            if not self._sees(xid):
+                time.sleep(_LOOK_AGAIN)
 
     def lineage(self, table: TableName, oid: int) -> Lineage:
         """
@@ -185,6 +185,14 @@ class ModelTables:
         ((whole,),) = query(self.alias, _WHOLE, [oid])
         return whole is not False
 
+    def _sees(self, xid: int) -> bool:
+        """Return whether a transaction could be seen when we last looked."""
+        if self._snapshot is None:
+            return False
+        end, running = self._snapshot
+        # Numbers of 64 bits, of which the stream tells the lower half.
+        return (xid - end) % _XIDS >= _XIDS // 2 and xid not in running
+
     def _lineage(self, table: TableName, line: Sequence[tuple[Any, ...]]) -> Lineage:
         models, names = [], [table]
         for oid, *name in line:
@@ -210,15 +218,15 @@ class ModelTables:
 
     def _may_be_new(self, oid: int, name: TableName) -> bool:
         """Return whether a table of that name may have a model since we looked."""
-        return (
-            oid in self._by_oid
-            or name in self._by_name
-            or any(name.name in model._meta.db_table for model in self._absent)
-        )
+        return oid in self._by_oid or name in self._by_name or self._may_be_absent(name)
+
+    def _may_be_absent(self, name: TableName) -> bool:
+        """Return whether a model without a table may have had one of that name."""
+        return any(name.name in model._meta.db_table for model in self._absent)
 
     def _model_once(self, name: TableName) -> type[Model] | None:
         """Return the model that had a table of that name, and has none now."""
-        if not any(name.name in model._meta.db_table for model in self._absent):
+        if not self._may_be_absent(name):
             return self._by_name.get(name)
         self._look()
         if self._absent and name not in self._by_name:
