@@ -203,10 +203,7 @@ class Delivery:
                 self._handlers.clear()  # the server describes its tables ever again
             type, table = group
             found = self._handlers[group] = [
-                (
-                    handler,
-                    TableFilter(handler.filter, table) if handler.filter else None,
-                )
+                (handler, handler.filter.for_table(table))
                 for handler in list(handlers.registry.values())
                 if type in handler.types
                 and handler.stream in {None, self._config.name}

@@ -14,7 +14,7 @@ from .catalogue import ModelTables
 from .column_types import ColumnTypes
 from .delivery import Delivery
 from .events import Event, EventType, Explained
-from .filters import OWN_APP, Subscriptions, TableFilter
+from .filters import OWN_APP, Subscriptions
 from .middleware import Detour
 from .pgoutput import copydata
 from .pgoutput.copydata import XLOG_DATA, XLOG_DATA_HEADER, Keepalive
@@ -212,6 +212,7 @@ class Feed:
             if self._begin is None and stopped():
                 return
 
+    # What `read` does with a row, where a call more for each would cost.
     def _take_any(self, message: Message) -> None:
         if not isinstance(message, Insert | Update | Delete):
             self._take(message)
@@ -337,9 +338,9 @@ class Feed:
             or self._models.tells_whole_rows(relation.oid),
         )
         table.filters = [
-            TableFilter(chosen, table)
+            made
             for tables, chosen in self._filters
-            if chosen and tables.cover(lineage)
+            if tables.cover(lineage) and (made := chosen.for_table(table))
         ]
         return table
 

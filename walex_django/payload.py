@@ -224,13 +224,11 @@ def _element(value: Any) -> str:
     if value is None:
         return "NULL"
     text = _text(value)
-    if isinstance(value, str) and (
-        _QUOTED.search(text) or text.upper() in ("", "NULL")
-    ):
+    if isinstance(value, str) and (_QUOTED.search(text) or text.upper() in _MEANT):
         text = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{text}"'
     return text
 
 
-_MEANT = {"", "NULL"}
+_MEANT = {"", "NULL"}  # what these words would be without quotes
 _QUOTED = re.compile(r'[{},"\\ \t\n\r\v\f]')
