@@ -34,6 +34,7 @@ class ParkedEvent(models.Model):
         ordering = ["pk"]
         verbose_name = _("parked event")
         verbose_name_plural = _("parked events")
+        permissions = [("replay_parkedevent", _("Can replay parked event"))]
 
     def __str__(self) -> str:
         return f"{self.event_id} for {self.receiver}"
@@ -112,3 +113,98 @@ class StreamSetting(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key} of {self.stream}"
+
+
+class ListenerState(models.TextChoices):
+    """What a listener does."""
+
+    RUNNING = "running", _("running")
+    PAUSED = "paused", _("paused")
+    STANDBY = "standby", _("standing by")
+    RETRYING = "retrying", _("retrying")
+    STOPPED = "stopped", _("stopped")
+    FAILED = "failed", _("failed")
+
+
+class ListenerReport(models.Model):
+    """
+    What a listener says of itself that its server does not know.
+
+    It is written when the state changes and, while there is work, now and then; so an
+    old report need not be a bad sign. Whether a listener that says "running" still
+    does, the slot tells: its reader is the process ``backend_pid`` of PostgreSQL.
+    """
+
+    stream = models.CharField(_("stream"), max_length=200)
+    listener = models.UUIDField(_("listener"))
+    host = models.CharField(_("host"), max_length=255)
+    process = models.PositiveIntegerField(_("process"))
+    backend_pid = models.IntegerField(_("process of PostgreSQL"), null=True)
+    state = models.CharField(_("state"), max_length=20, choices=ListenerState.choices)
+    reason = models.TextField(_("reason"), blank=True)
+    since = models.DateTimeField(_("since"))
+    events = models.BigIntegerField(_("events"), default=0)
+    transactions = models.BigIntegerField(_("transactions"), default=0)
+    failures = models.BigIntegerField(
+        _("failures"),
+        default=0,
+        help_text=_("Calls of receivers that failed in spite of all retries."),
+    )
+    last_event_id = models.CharField(_("last event"), max_length=100, blank=True)
+    last_event_at = models.DateTimeField(_("last event committed at"), null=True)
+    in_hand_since = models.DateTimeField(
+        _("in hand since"),
+        null=True,
+        help_text=_("When the transaction was committed that is being delivered."),
+    )
+    updated_at = models.DateTimeField(_("updated at"))
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["stream", "listener"], name="walex_django_listenerreport_one"
+            )
+        ]
+        verbose_name = _("listener report")
+        verbose_name_plural = _("listener reports")
+
+    def __str__(self) -> str:
+        return f"{self.stream} on {self.host}: {self.state}"
+
+
+class StreamSample(models.Model):
+    """How much a stream delivered in some seconds, and its lag after them."""
+
+    stream = models.CharField(_("stream"), max_length=200)
+    at = models.DateTimeField(_("at"))
+    seconds = models.FloatField(_("seconds"))
+    events = models.BigIntegerField(_("events"))
+    transactions = models.BigIntegerField(_("transactions"))
+    lag = models.BigIntegerField(_("lag"), null=True, help_text=_("In bytes of log."))
+
+    class Meta:
+        default_permissions = ()
+        indexes = [
+            models.Index(fields=["stream", "at"], name="walex_django_sample_place")
+        ]
+        verbose_name = _("sample")
+        verbose_name_plural = _("samples")
+
+    def __str__(self) -> str:
+        return f"{self.stream} at {self.at:%H:%M:%S}"
+
+
+class Stream(ListenerReport):
+    """What the admin's page of streams, and who may do what there, hangs on."""
+
+    class Meta:
+        proxy = True
+        default_permissions = ("view",)
+        permissions = [
+            ("drop_slot", _("Can drop slot")),
+            ("pause_stream", _("Can pause stream")),
+            ("resume_stream", _("Can resume stream")),
+        ]
+        verbose_name = _("stream")
+        verbose_name_plural = _("streams")
