@@ -22,9 +22,13 @@ DATABASES = {
 DATABASES["second"].setdefault("TEST", {})["NAME"] = "test_second"
 DATABASE_ROUTERS = ["tests.zoo.router.OneDatabase"]
 INSTALLED_APPS = [
+    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.messages",
     "django.contrib.postgres",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
     "walex_django",
     "tests.zoo",
     "tests.exact",
@@ -34,6 +38,29 @@ if "ZOO_TASKS" in os.environ:
     backport = [] if find_spec("django.tasks") else ["django_tasks"]
     INSTALLED_APPS += [*backport, "django_tasks_db"]
     TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "tests.urls.strict_csp",
+]
+ROOT_URLCONF = "tests.urls"
+STATIC_URL = "/static/"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
 # A child process gets more settings of its first stream so, as JSON.
 _STREAM = json.loads(os.environ.get("ZOO_STREAM", "{}"))
 ZOO_MASCOT_MODEL = "zoo.Mascot"

@@ -5,11 +5,6 @@ from __future__ import annotations
 from tests.settings import *  # noqa: F403
 from tests.settings import INSTALLED_APPS
 
-INSTALLED_APPS = [
-    *INSTALLED_APPS,
-    "django.contrib.admin",
-    "benchmarks",
-    "example_project.shop",
-]
+INSTALLED_APPS = [*INSTALLED_APPS, "benchmarks", "example_project.shop"]
 SHOP_PRINT_EVENTS = False
 SHOP_COLOR = False
