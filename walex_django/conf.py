@@ -119,8 +119,8 @@ def replace_config(stream: str, key: str, value: Any) -> None:
     Args:
         stream: its key in ``WALEX``.
         key: one that may change while the stream runs: those of `add_config`,
-            ``MAX_BATCH``, ``ON_ERROR``, ``MAX_RETRIES``, ``RETRY_BACKOFF``; ``URL`` and
-            ``STATUS_INTERVAL``, which count from the next connection on.
+            ``MAX_BATCH``, ``ON_ERROR``, ``MAX_RETRIES``, ``RETRY_BACKOFF``, ``PAUSED``;
+            ``URL`` and ``STATUS_INTERVAL``, which count from the next connection on.
         value: as in ``WALEX``.
 
     Raises:
@@ -280,7 +280,7 @@ _LISTS = ("SUBSCRIPTIONS", "FILTERS", "MODULES", "MESSAGES")
 RUNTIME = (
     *_LISTS,
     *("MAX_BATCH", "ON_ERROR", "MAX_RETRIES", "RETRY_BACKOFF"),
-    *("URL", "STATUS_INTERVAL"),
+    *("URL", "STATUS_INTERVAL", "PAUSED"),
 )
 """Keys that may change while the stream runs."""
 

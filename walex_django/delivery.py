@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeGuard
 from django.db.models import Model
 
 from . import handlers, parking
+from .counts import Counts
 from .events import Event, EventType
 from .filters import TableFilter
 from .functions import Function
@@ -85,10 +86,14 @@ class Delivery:
         config: of the stream.
         stopped: set when the wait for a retry is to end.
         work: what the calls are part of.
+        counts: where it is counted.
     """
 
-    def __init__(self, config: StreamConfig, *, stopped: Flag, work: Work) -> None:
+    def __init__(
+        self, config: StreamConfig, *, stopped: Flag, work: Work, counts: Counts
+    ) -> None:
         self._config = config
+        self._counts = counts
         self._stopped = stopped
         self._work = work
         self._wrap = work.wrap
@@ -118,7 +123,9 @@ class Delivery:
                 lost.
         """
         self._work.begin()
-        stream = self._config.name
+        stream, counts = self._config.name, self._counts
+        if events:
+            counts.in_hand = counts.last = events[-1]
         # A receiver connected meanwhile hears from the next call on.
         known: dict[Group, tuple[list[Any], list[Event]]] = {}
         for event in events:
@@ -134,6 +141,9 @@ class Delivery:
                     call(signal=signal, sender=model, event=event, stream=stream)
                 except RAISED as error:
                     self._try_again(signal, receiver, model, {"event": event}, error)
+        for (type, table), (_, grouped) in known.items():
+            key = table.name, type._value_  # an enum's hash is slow
+            counts.events[key] = counts.events.get(key, 0) + len(grouped)
         if handlers.registry:
             self._handle({group: grouped for group, (_, grouped) in known.items()})
         for receiver in post_db_transaction.receivers_of(None, stream):
@@ -235,6 +245,8 @@ class Delivery:
             SlotInUse, django.db.Error: it may not be acknowledged.
         """
         self._work.commit(position, counted)
+        self._counts.transactions += counted
+        self._counts.in_hand = None
 
     def _call(
         self, signal: Channel, receiver: Receiver, arguments: dict[str, Any]
@@ -276,6 +288,7 @@ class Delivery:
             attempts, delays = error.attempts, iter(())
         for delay in delays:
             self._require_intact(receiver, arguments, error)
+            self._counts.retry(name)
             logger.warning(
                 "%s failed at %s, again in %g s: %s",
                 *(name, subject, delay, parking.describe(error)),
@@ -298,6 +311,7 @@ class Delivery:
             else:
                 return
         self._require_intact(receiver, arguments, error)
+        self._counts.fail(name)
         if config.on_error == "stop":
             raise ReceiverFailed(name, subject) from error
         if config.on_error == "park":

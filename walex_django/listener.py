@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from .delivery import Interrupted
+from .delivery import Interrupted, ReceiverFailed
+from .models import ListenerState
 from .pgoutput.errors import ProtocolError
 from .pgoutput.lsn import Lsn
 from .replication.errors import ConnectionLost, ReplicationError, SlotInUse
+from .reporter import Report, Reporter
 from .session import Session
 from .start import Start
 from .stream_config import MAX_BACKOFF, StreamConfig
@@ -41,6 +44,9 @@ class Listener:
         wait: for the stream's beginning too; once it has begun, it is always taken up
             again.
         started: called when it begins to stream.
+
+    Attributes:
+        report: what it says of itself.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class Listener:
         started: Callable[[Start], None] | None = None,
     ) -> None:
         self.config = config
+        self.report = Report(config)
         self._drain = drain
         self._wait = wait
         self._until: Lsn | None = None
@@ -88,6 +95,7 @@ class Listener:
                 started=self._started,
                 standing_by=self._report_failure if self._may_wait else None,
                 breaks=self._breaks,
+                report=self.report,
             )
             try:
                 session.run()
@@ -127,6 +135,10 @@ class Listener:
 
     def _report_failure(self, error: ReplicationError) -> None:
         """Tell what the stream waits for, once for each reason."""
+        waits = ListenerState.RETRYING
+        if isinstance(error, SlotInUse):
+            waits = ListenerState.STANDBY
+        self.report.tell(waits, str(error))
         if type(error) is self._failure:
             return
         self._failure = type(error)
@@ -171,6 +183,7 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self.failures: list[tuple[Listener, BaseException]] = []
         self._listeners = listeners
+        self._reporter = Reporter([listener.report for listener in listeners])
         # Daemons, so that a process in a hurry need not wait for them.
         self._threads = [
             Thread(
@@ -184,6 +197,7 @@ class Listeners:
 
     def start(self) -> None:
         """Start all."""
+        self._reporter.start()
         for thread in self._threads:
             thread.start()
 
@@ -200,12 +214,23 @@ class Listeners:
             # its handler runs only after the wait.
             while thread.is_alive() and time.monotonic() < deadline:
                 thread.join(_SIGNAL_DELAY)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._reporter.close()
 
     def _run(self, listener: Listener) -> None:
         try:
             listener.run()
+            listener.report.tell(ListenerState.STOPPED)
         except BaseException as error:  # noqa: BLE001 - whoever joins tells it
+            listener.report.tell(ListenerState.FAILED, _reason(error))
             self.failures.append((listener, error))
             self.stop()
         finally:
             connections.close_all()
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a listener has ended, without what may be values of rows."""
+    if isinstance(error, ReplicationError | ImproperlyConfigured | ReceiverFailed):
+        return " ".join(str(error).split())
+    return f"It ended by an error that its log tells: {type(error).__name__}."

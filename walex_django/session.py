@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from threading import Event
 
@@ -18,6 +18,7 @@ from .catalogue import ModelTables
 from .checkpoints import CheckpointWriter
 from .delivery import Delivery
 from .feed import Feed
+from .models import ListenerState
 from .pgoutput.lsn import Lsn
 from .plan import require_published
 from .replication import server, slots
@@ -25,16 +26,19 @@ from .replication.connection import Connection, connect, sql_error
 from .replication.errors import (
     ConnectionLost,
     ReplicationError,
+    StreamPaused,
 )
 from .replication.heartbeat import Heartbeat
 from .replication.progress import Progress
 from .replication.stream import ReplicationConnection
+from .reporter import Report
 from .start import StandingBy, Start, prepare, unbroken_place
 from .stream_config import StreamConfig
 from .work import AtomicWork, Breaks, Work
 
 logger = logging.getLogger(__name__)
 
+_PAUSE_POLL = 1.0  # seconds between two looks whether a stream is resumed
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
 
 
@@ -50,6 +54,7 @@ class Session:
         started: called when it begins to stream.
         standing_by: see `prepare`.
         breaks: see `AtomicWork`.
+        report: where it says what it does.
     """
 
     def __init__(
@@ -62,8 +67,10 @@ class Session:
         started: Callable[[Start], None],
         standing_by: StandingBy | None,
         breaks: Breaks,
+        report: Report,
     ) -> None:
         self.config = self._base = config
+        self._report = report
         self.until = until
         self._drain = drain
         self._started = started
@@ -130,7 +137,12 @@ class Session:
                 slot = slots.require(connection, config.slot_name)
                 checkpoint = CheckpointWriter(config, place, slot)
             connection.close()
+            self._report.tell(
+                ListenerState.RUNNING, backend_pid=replication.backend_pid
+            )
             self._started(start)
+            if config.paused:
+                self._report.hold.set()
             self._stream(replication, patience, checkpoint)
 
     def _prepare(self, connection: Connection) -> Start:
@@ -187,7 +199,9 @@ class Session:
             done = checkpoint.done
             retries = self.config.max_retries
             work = AtomicWork(checkpoint, max_retries=retries, breaks=self._breaks)
-        delivery = Delivery(self.config, stopped=self._stopped, work=work)
+        delivery = Delivery(
+            self.config, stopped=self._stopped, work=work, counts=self._report.counts
+        )
         feed = Feed(
             self._base,
             models=ModelTables(self.config.database),
@@ -197,22 +211,10 @@ class Session:
             wake=connection.wake,
             reconfigured=self._reconfigured,
         )
-        heard = time.monotonic()
         lost = False
         try:
             with Heartbeat(connection, progress, interval):
-                while not self._is_done(feed, progress):
-                    if batch := connection.receive():
-                        feed.read(batch, stopped=self._stopped.is_set)
-                        heard = time.monotonic()
-                    elif feed.settle(stopped=self._stopped.is_set):
-                        continue
-                    elif not self._idle(connection, progress, interval):
-                        _require_life(heard, patience)
-                        connection.send_progress(progress, reply_requested=True)
-                    if feed.reply_requested:
-                        feed.reply_requested = False
-                        connection.send_progress(progress)
+                self._read(connection, feed, progress, interval, patience)
         except (ReplicationError, DatabaseError):
             lost = True
             raise
@@ -226,15 +228,84 @@ class Session:
                 if checkpoint and not lost:
                     checkpoint.close(progress.told)
 
+    def _read(
+        self,
+        connection: ReplicationConnection,
+        feed: Feed,
+        progress: Progress,
+        interval: float,
+        patience: float,
+    ) -> None:
+        hold = self._report.hold
+        unread: Iterator[bytes] = iter(())
+
+        def halted() -> bool:
+            return self._stopped.is_set() or hold.is_set()
+
+        heard = time.monotonic()
+        while not self._is_done(feed, progress):
+            if hold.is_set() and not feed.in_transaction:
+                self._pause(connection, progress)
+                feed.read(unread, stopped=halted)
+                heard = time.monotonic()
+            elif batch := connection.receive():
+                unread = iter(batch)
+                feed.read(unread, stopped=halted)
+                heard = time.monotonic()
+            elif feed.settle(stopped=halted):
+                continue
+            elif not self._idle(connection, progress, interval):
+                _require_life(heard, patience)
+                connection.send_progress(progress, reply_requested=True)
+            if feed.reply_requested:
+                feed.reply_requested = False
+                connection.send_progress(progress)
+
     def _reconfigured(self, config: StreamConfig) -> None:
         """Tell that the configuration has changed, and what it lacks."""
         extra = {"stream": config.name}
         logger.info("Stream %s has changed settings", config.name, extra=extra)
+        if config.paused:
+            self._report.hold.set()
         try:
             with connect(config.connection_parameters()) as connection:
                 require_published(config, connection)
         except (ReplicationError, ImproperlyConfigured) as error:
             logger.warning("Stream %s: %s", config.name, error, extra=extra)
+
+    def _pause(self, connection: ReplicationConnection, progress: Progress) -> None:
+        """
+        Read nothing until the stream is resumed, or we are stopped.
+
+        Raises:
+            StreamPaused: it is to be drained.
+        """
+        name, pid = self.config.name, connection.backend_pid
+        resume = f"python manage.py walex_config {name} replace PAUSED false"
+        if self.until is not None:
+            raise StreamPaused(
+                f"The stream {name!r} is paused.", hint=f"To resume it, run: {resume}"
+            )
+        extra = {"stream": name}
+        logger.warning(
+            "Stream %s is paused. To resume it, run: %s", name, resume, extra=extra
+        )
+        self._report.tell(ListenerState.PAUSED, backend_pid=pid)
+        while self._is_to_pause() and not self._stopped.wait(_PAUSE_POLL):
+            connection.send_progress(progress)
+        self._report.hold.clear()
+        if not self._stopped.is_set():
+            logger.info("Stream %s goes on", name, extra=extra)
+            self._report.tell(ListenerState.RUNNING, backend_pid=pid)
+
+    def _is_to_pause(self) -> bool:
+        try:
+            return runtime.refreshed(self._base).paused
+        except (DatabaseError, ImproperlyConfigured):
+            # The stream's own connection is still there, and with it perhaps a
+            # temporary slot.
+            connections[receivers_database.database()].close()
+            return True
 
     def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
         if connection.is_streaming:

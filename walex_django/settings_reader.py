@@ -332,6 +332,7 @@ KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "ON_ERROR": ("on_error", _on_error),
     "MAX_RETRIES": ("max_retries", _retries),
     "RETRY_BACKOFF": ("retry_backoff", _seconds),
+    "PAUSED": ("paused", _boolean),
 }
 """Each key of a stream's settings: the attribute of `StreamConfig`, and the parser."""
 

@@ -1,65 +1,81 @@
 """
-How a stream is, as its server and the receivers' database tell.
+How the streams are, as their servers and the receivers' database tell.
 
 Source: PostgreSQL, "pg_replication_slots" and "pg_stat_replication".
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import router
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
+from django.db import router, transaction
+from django.db.models import TextChoices
+from django.utils import timezone
+from django.utils.translation import gettext_lazy
 
-from . import runtime
-from .models import ParkedEvent
-from .replication import publications
-from .replication.connection import Connection
+from . import diagnosis, receivers_database, runtime
+from .conf import get_configs
+from .models import ListenerReport, ListenerState, ParkedEvent, StreamSample
+from .replication import publications, server, slots
+from .replication.connection import (
+    BoundedConnection,
+    Connection,
+    connect,
+    sql_error,
+)
+from .replication.errors import ReplicationError
+from .replication.publications import PublishedTable
+from .replication.slots import Slot
+from .settings_reader import Problem
 from .stream_config import StreamConfig
 
-_ASK = """
-WITH log AS (
-    SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-        ELSE pg_current_wal_lsn() END AS lsn
-)
-SELECT slot.temporary, slot.active_pid, slot.wal_status,
-    slot.confirmed_flush_lsn::text, slot.restart_lsn::text,
-    (log.lsn - slot.confirmed_flush_lsn)::bigint, (log.lsn - slot.restart_lsn)::bigint,
-    slot.safe_wal_size, host(reader.client_addr), reader.backend_start
-FROM log CROSS JOIN pg_catalog.pg_replication_slots AS slot
-LEFT JOIN pg_catalog.pg_stat_replication AS reader ON reader.pid = slot.active_pid
-WHERE slot.slot_name = %s
-"""
+HISTORY = timedelta(hours=1)
+"""Of how long ago samples are kept."""
+
+_ALIVE = timedelta(seconds=90)  # since a report of those who wait
+_RECENT = timedelta(minutes=1)  # for the rates
+_PATIENCE = 3  # seconds to wait for a server
+
+
+class StreamState(TextChoices):
+    """What becomes of a stream's changes just now."""
+
+    RUNNING = "running", gettext_lazy("running")
+    PAUSED = "paused", gettext_lazy("paused")
+    STANDBY = "standby", gettext_lazy("standing by")
+    RETRYING = "retrying", gettext_lazy("retrying")
+    STOPPED = "stopped", gettext_lazy("stopped")
+    FAILED = "failed", gettext_lazy("failed")
+    TAKEN = "taken", gettext_lazy("read by another program")
+    MISSING = "missing", gettext_lazy("no slot")
+    LOST = "lost", gettext_lazy("slot lost")
+    UNREACHABLE = "unreachable", gettext_lazy("server out of reach")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SlotStatus:
+class Account:
     """
-    A slot; positions and what follows from them are `None` where it has none.
+    What the receivers' database has of a stream.
 
     Attributes:
-        active_pid: the server's process that its reader talks to.
-        wal_status: ``"lost"`` where it cannot be read any more.
-        confirmed_lsn, restart_lsn: up to where all is done, and from where on the
-            server keeps its log.
-        lag: bytes of log that are not done.
-        retained: bytes of log that the server keeps for it.
-        safe_wal_size: bytes until it may be lost, if there is a limit.
-        client: address of the reader; `None` for a local one.
-        since: when its reader has connected.
+        reports: of its listeners, the latest first.
+        samples: of the last hour, in order.
+        parked: calls of receivers that are parked.
+        changed: settings that were changed while the stream ran, by key.
+        problems: why it could not be asked, or does not fit.
     """
 
-    temporary: bool
-    active_pid: int | None
-    wal_status: str | None
-    confirmed_lsn: str | None
-    restart_lsn: str | None
-    lag: int | None
-    retained: int | None
-    safe_wal_size: int | None
-    client: str | None
-    since: datetime | None
+    reports: Sequence[ListenerReport] = ()
+    samples: Sequence[StreamSample] = ()
+    parked: int = 0
+    changed: dict[str, Any] = field(default_factory=dict)
+    problems: Sequence[Problem] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,52 +84,307 @@ class StreamStatus:
     A stream.
 
     Attributes:
-        name, database: of the stream, and its alias in ``DATABASES``.
-        server_version: of PostgreSQL.
-        slot_name, slot: its name, and the slot if it is there.
-        publications, tables: their names, and those of the tables that they send.
-        changed: settings that were changed while the stream ran, by key.
-        parked: calls of receivers that are parked.
+        config: of the stream, with what was changed since.
+        state: what becomes of its changes.
+        reason: why, where that is not what it should be.
+        since: since when, if that is known.
+        server_version: of PostgreSQL; empty where it could not be asked.
+        slot: `None` where there is none.
+        tables: what its publications send.
+        problems: what is wrong, with what mends it.
+        account: what the receivers' database has of it.
+        now: when it was asked.
     """
 
-    name: str
-    database: str
-    server_version: str
-    slot_name: str
-    slot: SlotStatus | None
-    publications: tuple[str, ...]
-    tables: list[str]
-    changed: dict[str, Any]
-    parked: int
+    config: StreamConfig
+    state: StreamState
+    reason: str = ""
+    since: datetime | None = None
+    server_version: str = ""
+    slot: Slot | None = None
+    tables: Sequence[PublishedTable] = ()
+    problems: Sequence[Problem] = ()
+    account: Account = Account()
+    now: datetime = field(default_factory=timezone.now)
+
+    @property
+    def report(self) -> ListenerReport | None:
+        """Of the listener that reads, or of the last one that said anything."""
+        return _reader(self.slot, self.account.reports) or next(
+            iter(self.account.reports), None
+        )
+
+    @property
+    def age(self) -> timedelta | None:
+        """How long the oldest change that is not done may have waited."""
+        slot, report = self.slot, self.report
+        if slot is None or slot.lag is None:
+            return None
+        if slot.active_pid is not None:
+            waits = [slot.replay_lag or timedelta(0)]
+            if report and report.in_hand_since:
+                waits.append(self.now - report.in_hand_since)
+            return max(waits)
+        if slot.lag == 0:
+            return timedelta(0)
+        since = slot.inactive_since or (report and report.updated_at)
+        return self.now - since if since else None
+
+    @property
+    def events_per_second(self) -> float:
+        """Over the last minute."""
+        return sum(each.events for each in self._recent()) / _RECENT.seconds
+
+    @property
+    def transactions_per_second(self) -> float:
+        """Over the last minute."""
+        return sum(each.transactions for each in self._recent()) / _RECENT.seconds
+
+    def _recent(self) -> list[StreamSample]:
+        since = self.now - _RECENT
+        return [each for each in self.account.samples if each.at > since]
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as values for Django's JSON encoder."""
-        return asdict(self)
+        slot, report, config = self.slot, self.report, self.config
+        return {
+            "name": config.name,
+            "database": config.database,
+            "state": self.state.value,
+            "reason": self.reason,
+            "since": self.since,
+            "server_version": self.server_version,
+            "slot_name": config.slot_name,
+            "durable": config.durable_slot,
+            "slot": slot and _slot_as_dict(slot),
+            "age": self.age and self.age.total_seconds(),
+            "publications": config.publications,
+            "tables": [
+                {
+                    "name": str(table),
+                    "publication": publication,
+                    "replica_identity": identity,
+                }
+                for table, publication, identity in self.tables
+            ],
+            "listeners": [_report_as_dict(each) for each in self.account.reports],
+            "events_per_second": self.events_per_second,
+            "transactions_per_second": self.transactions_per_second,
+            "last_event": report and (report.last_event_id or None),
+            "last_event_at": report and report.last_event_at,
+            "changed": self.account.changed,
+            "parked": self.account.parked,
+            "problems": [problem._asdict() for problem in self.problems],
+        }
 
 
-def read(config: StreamConfig, connection: Connection) -> StreamStatus:
+def _slot_as_dict(slot: Slot) -> dict[str, Any]:
+    told = asdict(slot)
+    for key in ("confirmed_lsn", "restart_lsn"):
+        told[key] = None if told[key] is None else str(told[key])
+    told["replay_lag"] = slot.replay_lag and slot.replay_lag.total_seconds()
+    return told
+
+
+_REPORTED = (
+    *("host", "process", "backend_pid", "state", "reason", "since", "events"),
+    *("transactions", "failures", "in_hand_since", "updated_at"),
+)
+
+
+def _report_as_dict(report: ListenerReport) -> dict[str, Any]:
+    return {name: getattr(report, name) for name in _REPORTED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherSlot:
+    """
+    A slot that no stream of ``WALEX`` has.
+
+    Attributes:
+        slot: the slot.
+        config: of a stream on its server, by which it can be reached.
+        orphaned: nobody reads it, and the server keeps its log for it.
+    """
+
+    slot: Slot
+    config: StreamConfig
+
+    @property
+    def orphaned(self) -> bool:  # noqa: D102
+        slot = self.slot
+        return slot.active_pid is None and not (slot.temporary or slot.synced)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All streams, and what else is on their servers."""
+
+    streams: Sequence[StreamStatus]
+    others: Sequence[OtherSlot]
+
+
+def read_all(configs: Iterable[StreamConfig]) -> Overview:
+    """
+    Ask how streams are.
+
+    A server that does not answer makes its streams `StreamState.UNREACHABLE`, and is no
+    error.
+
+    Args:
+        configs: of the streams.
+    """
+    configured = {
+        (config.database, config.url, config.slot_name)
+        for config in get_configs().values()
+    }
+    streams: list[StreamStatus] = []
+    others: dict[tuple[int, str], OtherSlot] = {}
+    away: dict[tuple[str, str | None], ReplicationError] = {}
+    for written in configs:
+        place = written.database, written.url
+        config, account = _account(written)
+        if place not in away:
+            try:
+                with _connect(config) as connection:
+                    streams.append(read(config, connection, account))
+                    system, _ = server.identity(connection)
+                    others |= {
+                        (system, slot.name): OtherSlot(slot=slot, config=config)
+                        for slot in slots.every(connection)
+                        if (*place, slot.name) not in configured
+                    }
+                continue
+            except psycopg.Error as error:
+                away[place] = sql_error(error, slot=config.slot_name)
+            except ReplicationError as error:
+                away[place] = error
+        streams.append(_unreachable(config, account, away[place]))
+    return Overview(streams=streams, others=list(others.values()))
+
+
+def read(
+    config: StreamConfig, connection: Connection, account: Account
+) -> StreamStatus:
     """
     Ask how a stream is.
 
     Args:
         config: of the stream.
         connection: to its database.
+        account: of the stream.
 
     Raises:
-        psycopg.Error, django.db.Error: one of the databases did not tell.
+        psycopg.Error: the server did not tell.
     """
-    row = connection.execute(_ASK, [config.slot_name]).fetchone()
-    tables = publications.tables(connection, config.publications)
-    parked = ParkedEvent.objects.using(router.db_for_read(ParkedEvent))
-    names = SlotStatus.__dataclass_fields__
+    slot = slots.find(connection, config.slot_name)
+    state, reason, since = _state(config, slot, account.reports)
     return StreamStatus(
-        name=config.name,
-        database=config.database,
+        config=config,
+        state=state,
+        reason=reason,
+        since=since,
         server_version=connection.info.parameter_status("server_version") or "",
-        slot_name=config.slot_name,
-        slot=SlotStatus(**dict(zip(names, row, strict=True))) if row else None,
-        publications=config.publications,
-        tables=list(map(str, tables)),
-        changed=runtime.kept(config.name),
-        parked=parked.filter(stream=config.name).count(),
+        slot=slot,
+        tables=publications.published(connection, config.publications),
+        problems=[*account.problems, *diagnosis.problems(config, connection)],
+        account=account,
     )
+
+
+def _connect(config: StreamConfig) -> BoundedConnection:
+    parameters = config.connection_parameters()
+    connection = connect({**parameters, "connect_timeout": _PATIENCE})
+    connection.patience = _PATIENCE
+    return connection
+
+
+def _unreachable(
+    config: StreamConfig, account: Account, error: ReplicationError
+) -> StreamStatus:
+    return StreamStatus(
+        config=config,
+        state=StreamState.UNREACHABLE,
+        reason=str(error),
+        problems=account.problems,
+        account=account,
+    )
+
+
+def _account(written: StreamConfig) -> tuple[StreamConfig, Account]:
+    """Return a stream's configuration and what else is kept of it."""
+    name = written.name
+    account = Account()
+    try:
+        using = router.db_for_read(ListenerReport)
+        # In a request all may be one transaction, which an error would break.
+        with transaction.atomic(using):
+            reports = ListenerReport.objects.using(using).filter(stream=name)
+            samples = StreamSample.objects.using(using).filter(
+                stream=name, at__gt=timezone.now() - HISTORY
+            )
+            account = Account(
+                reports=list(reports.order_by("-updated_at")),
+                samples=list(samples.order_by("at")),
+                parked=ParkedEvent.objects.filter(stream=name).count(),
+                changed=runtime.kept(name),
+            )
+        return runtime.refreshed(written), account
+    except DatabaseError as error:
+        known = receivers_database.known_error(error)
+        return written, replace(account, problems=[_problem(known or error)])
+    except ImproperlyConfigured as error:
+        return written, replace(account, problems=[_problem(error)])
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, ReplicationError):
+        return Problem("", error.reason, error.hint)
+    return Problem("", " ".join(str(error).split()), "")
+
+
+def _state(
+    config: StreamConfig, slot: Slot | None, reports: Sequence[ListenerReport]
+) -> tuple[StreamState, str, datetime | None]:
+    """Return what becomes of a stream's changes, why, and since when."""
+    if slot and slot.active_pid is not None:
+        return _read_state(slot, reports)
+    if slot and slot.lost:
+        return StreamState.LOST, slot.lost, slot.inactive_since
+    alive = [each for each in reports if timezone.now() - each.updated_at < _ALIVE]
+    for state in (ListenerState.RETRYING, ListenerState.STANDBY):
+        for report in alive:
+            if report.state == state:
+                return StreamState(state), report.reason, report.since
+    last = next(iter(reports), None)
+    if slot is None and config.durable_slot:
+        return StreamState.MISSING, "", None
+    if last and last.state in {ListenerState.STOPPED, ListenerState.FAILED}:
+        return StreamState(last.state), last.reason, last.since
+    ended = "The listener ended without a word." if last else ""
+    since = slot.inactive_since if slot else None
+    return StreamState.STOPPED, ended, since or (last.updated_at if last else None)
+
+
+def _read_state(
+    slot: Slot, reports: Sequence[ListenerReport]
+) -> tuple[StreamState, str, datetime | None]:
+    report = _reader(slot, reports)
+    if report is not None:
+        return StreamState(report.state), report.reason, report.since
+    if slot.application and not slot.application.startswith("walex_django"):
+        return StreamState.TAKEN, slot.application, slot.since
+    return StreamState.RUNNING, "", slot.since
+
+
+def _reader(
+    slot: Slot | None, reports: Sequence[ListenerReport]
+) -> ListenerReport | None:
+    """Return the report of the listener that reads from a slot."""
+    if slot is None or slot.active_pid is None:
+        return None
+    reading = {ListenerState.RUNNING, ListenerState.PAUSED}
+    for report in reports:
+        if report.backend_pid == slot.active_pid and report.state in reading:
+            return report
+    return None

@@ -42,6 +42,7 @@ class StreamConfig:
         max_retries: how often a call that failed is made again.
         retry_backoff: seconds before the first of these; each next wait is twice as
             long, up to `MAX_BACKOFF`.
+        paused: the slot is kept, and nothing is read from it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class StreamConfig:
     on_error: OnError = "park"
     max_retries: int = 5
     retry_backoff: float = 0.5
+    paused: bool = False
 
     def retry_delays(self) -> Iterator[float]:
         """Return the seconds to wait before each retry."""

@@ -67,3 +67,7 @@ class SlotBroken(ReplicationError):
 
 class PublicationMissing(ReplicationError):
     """There is no such publication, or none when the change was made."""
+
+
+class StreamPaused(ReplicationError):
+    """Somebody has paused the stream, and it is to come to an end."""

@@ -60,6 +60,46 @@ def tables(connection: Connection, names: Sequence[str]) -> list[TableName]:
     return [TableName(*row) for row in rows]
 
 
+class PublishedTable(NamedTuple):
+    """
+    A table that a publication sends.
+
+    Attributes:
+        identity: what it tells of old rows: ``"key"``, ``"full"``, ``"nothing"``, or
+            the name of an index.
+    """
+
+    table: TableName
+    publication: str
+    identity: str
+
+
+def published(connection: Connection, names: Sequence[str]) -> list[PublishedTable]:
+    """Return the tables that each of these publications sends, sorted."""
+    rows = connection.execute(_PUBLISHED, [list(names)])
+    return [PublishedTable(TableName(*row[:2]), *row[2:]) for row in rows]
+
+
+_PUBLISHED = """
+SELECT listed.schemaname, listed.tablename, listed.pubname, CASE
+    WHEN class.relreplident = 'f' THEN 'full'
+    WHEN class.relreplident = 'i' THEN coalesce((
+        SELECT of_index.relname FROM pg_catalog.pg_index
+        JOIN pg_catalog.pg_class AS of_index ON of_index.oid = indexrelid
+        WHERE indrelid = class.oid AND indisreplident), 'nothing')
+    WHEN class.relreplident = 'd' AND EXISTS (
+        SELECT FROM pg_catalog.pg_index WHERE indrelid = class.oid AND indisprimary)
+        THEN 'key'
+    ELSE 'nothing' END
+FROM pg_catalog.pg_publication_tables AS listed
+JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = listed.schemaname
+JOIN pg_catalog.pg_class AS class
+    ON class.relnamespace = namespace.oid AND class.relname = listed.tablename
+WHERE listed.pubname = ANY(%s)
+ORDER BY 1, 2, 3
+"""
+
+
 def covered(connection: Connection, names: Sequence[str]) -> set[TableName]:
     """Return `tables`, and those of which they are partitions, or that are theirs."""
     rows = connection.execute(_COVERED, [list(names)])

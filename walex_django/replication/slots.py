@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -29,37 +30,80 @@ RECREATE = "python manage.py walex_setup --recreate-slot"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """
-    A row of ``pg_replication_slots``; positions are `None` where it has none.
+    A row of ``pg_replication_slots``, and its reader's of ``pg_stat_replication``.
+
+    What it does not have, or what we may not see, is `None`.
 
     Attributes:
+        slot_type: ``"logical"`` or ``"physical"``.
+        active_pid: the server's process that its reader talks to.
         failover: standbys keep a copy (PostgreSQL 17).
         synced: it is such a copy.
         lost: why it cannot be read any more, or nothing.
+        wal_status: whether the log that it needs is there.
+        confirmed_lsn, restart_lsn: up to where all is done, and from where on the
+            server keeps its log.
+        lag: bytes of log that are not done.
+        retained: bytes of log that the server keeps for it.
+        safe_wal_size: bytes that may be written until it is lost, if there is a limit.
+        inactive_since: when it was read last (PostgreSQL 17).
+        client: address of the reader; `None` for a local one.
+        application: what the reader calls itself.
+        since: when the reader connected.
+        replay_lag: how long the last thing took to be done that was sent.
     """
 
     name: str
-    plugin: str | None
-    database: str | None
-    temporary: bool
-    active_pid: int | None
-    failover: bool
-    synced: bool
-    lost: str
-    confirmed_lsn: Lsn | None
+    slot_type: str = "logical"
+    plugin: str | None = None
+    database: str | None = None
+    temporary: bool = False
+    active_pid: int | None = None
+    failover: bool = False
+    synced: bool = False
+    lost: str = ""
+    wal_status: str | None = None
+    confirmed_lsn: Lsn | None = None
+    restart_lsn: Lsn | None = None
+    lag: int | None = None
+    retained: int | None = None
+    safe_wal_size: int | None = None
+    inactive_since: datetime | None = None
+    client: str | None = None
+    application: str = ""
+    since: datetime | None = None
+    replay_lag: timedelta | None = None
 
 
 # As JSON, for the columns differ between versions.
-_FIND = """
-SELECT to_jsonb(slot) || jsonb_build_object('standby', pg_is_in_recovery())
-FROM pg_catalog.pg_replication_slots AS slot
-WHERE slot_name = %s
+_ASK: LiteralString = """
+WITH log AS (
+    SELECT pg_is_in_recovery() AS standby, CASE WHEN pg_is_in_recovery()
+        THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
+)
+SELECT to_jsonb(slot) || jsonb_build_object(
+    'standby', log.standby,
+    'lag', (log.lsn - slot.confirmed_flush_lsn)::bigint,
+    'retained', (log.lsn - slot.restart_lsn)::bigint,
+    'client', host(reader.client_addr),
+    'application', reader.application_name,
+    'since', reader.backend_start,
+    'replay_lag', extract(epoch FROM reader.replay_lag))
+FROM log CROSS JOIN pg_catalog.pg_replication_slots AS slot
+LEFT JOIN pg_catalog.pg_stat_replication AS reader ON reader.pid = slot.active_pid
 """
 
 
 def find(connection: Connection, name: str) -> Slot | None:
     """Return the slot of that name, or `None`."""
-    row = connection.execute(_FIND, [name]).fetchone()
+    row = connection.execute(_ASK + "WHERE slot.slot_name = %s", [name]).fetchone()
     return None if row is None else _slot(**row[0])
+
+
+def every(connection: Connection) -> list[Slot]:
+    """Return all slots of the server, of other databases too, by name."""
+    rows = connection.execute(_ASK + "ORDER BY slot.slot_name")
+    return [_slot(**columns) for (columns,) in rows]
 
 
 def require(connection: Connection, name: str) -> Slot:
@@ -81,13 +125,13 @@ def require(connection: Connection, name: str) -> Slot:
 def _slot(
     *,
     slot_name: str,
-    wal_status: str | None,
     confirmed_flush_lsn: str | None,
+    restart_lsn: str | None,
     standby: bool,
     **columns: Any,
 ) -> Slot:
     reason = columns.get("invalidation_reason") or ""
-    if wal_status == "lost":
+    if columns["wal_status"] == "lost":
         reason = reason or "wal_removed"
     elif columns.get("conflicting"):
         reason = reason or "conflict with recovery"
@@ -97,11 +141,27 @@ def _slot(
         synced=columns.get("synced", False) and standby,
         lost=reason,
         confirmed_lsn=Lsn.parse(confirmed_flush_lsn) if confirmed_flush_lsn else None,
+        restart_lsn=Lsn.parse(restart_lsn) if restart_lsn else None,
+        inactive_since=_time(columns.get("inactive_since")),
+        since=_time(columns["since"]),
+        application=columns["application"] or "",
+        replay_lag=_seconds(columns["replay_lag"]),
         **{key: columns[key] for key in _SAME},
     )
 
 
-_SAME = ("plugin", "database", "temporary", "active_pid")
+_SAME = (
+    *("slot_type", "plugin", "database", "temporary", "active_pid", "wal_status"),
+    *("lag", "retained", "safe_wal_size", "client"),
+)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _seconds(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,16 @@ class ReplicationConnection:
     `receive` belongs to one thread. `send_progress` and `wake` may be called by any:
     a lock is held around the calls of libpq, never while waiting.
 
+    Attributes:
+        backend_pid: of the server's process, once `start` was called.
+
     Raises:
         CannotConnect: no server there, or it refused.
     """
 
     def __init__(self, parameters: Mapping[str, Any], *, slot: str) -> None:
         self.slot = slot
+        self.backend_pid = 0
         self.sql = connect(parameters, replication=True, name=f"walex_django {slot}")
         self._pgconn: pq.PGconn = self.sql.pgconn
         self._streaming = False
@@ -116,6 +120,8 @@ class ReplicationConnection:
             SlotMissing, SlotInUse, SlotUnusable: the slot does not serve.
             ReplicationError: the server refused for another reason.
         """
+        # libpq's own may be one that a pooler has made up.
+        ((self.backend_pid,),) = self._ask("SELECT pg_catalog.pg_backend_pid()")
         names = ",".join(sql.Identifier(name).as_string() for name in publications)
         options = {
             "proto_version": "1",

@@ -8,15 +8,10 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.template.defaultfilters import filesizeformat
 
-from walex_django import runtime, status
-from walex_django.management.streams import (
-    CHECKS,
-    add_stream_option,
-    chosen,
-    reported,
-)
-from walex_django.replication.connection import connect
-from walex_django.status import SlotStatus, StreamStatus
+from walex_django import status
+from walex_django.management.streams import CHECKS, add_stream_option, chosen
+from walex_django.replication.slots import Slot
+from walex_django.status import StreamStatus
 
 
 class Command(BaseCommand):
@@ -31,44 +26,39 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="For programs.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found: list[StreamStatus] = []
-        for written in chosen(options["streams"]):
-            with (
-                reported(written),
-                connect(written.connection_parameters()) as connection,
-            ):
-                found.append(status.read(runtime.refreshed(written), connection))
+        overview = status.read_all(chosen(options["streams"]))
         if options["json"]:
-            told = [each.as_dict() for each in found]
+            told = [each.as_dict() for each in overview.streams]
             self.stdout.write(json.dumps(told, cls=DjangoJSONEncoder, indent=2))
             return
-        for each in found:
+        for each in overview.streams:
             self.stdout.write("\n".join(_lines(each)))
 
 
 def _lines(stream: StreamStatus) -> Iterator[str]:
+    config = stream.config
     yield (
-        f"{stream.name} on database {stream.database}"
+        f"{config.name} on database {config.database}"
         f" (PostgreSQL {stream.server_version})"
     )
-    yield f"  slot         {stream.slot_name}: {_slot(stream.slot)}"
+    yield f"  slot         {config.slot_name}: {_slot(stream.slot)}"
     if stream.slot and stream.slot.lag is not None:
         yield (
             f"  lag          {_size(stream.slot.lag)}, the server keeps"
             f" {_size(stream.slot.retained or 0)} of its log"
         )
-    tables = ", ".join(stream.tables) or "no tables"
-    yield f"  publication  {', '.join(stream.publications)}: {tables}"
-    yield f"  parked       {stream.parked or 'nothing'}"
-    for key, value in stream.changed.items():
+    tables = ", ".join(str(each.table) for each in stream.tables) or "no tables"
+    yield f"  publication  {', '.join(config.publications)}: {tables}"
+    yield f"  parked       {stream.account.parked or 'nothing'}"
+    for key, value in stream.account.changed.items():
         yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
 
 
-def _slot(slot: SlotStatus | None) -> str:
+def _slot(slot: Slot | None) -> str:
     if slot is None:
         return "is not there"
     kind = "temporary" if slot.temporary else "durable"
-    if slot.wal_status == "lost":
+    if slot.lost:
         return f"{kind}, lost"
     if slot.active_pid is None:
         return f"{kind}, nobody reads it"
