@@ -6,7 +6,7 @@ from itertools import chain
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import register
+from django.core.checks import Tags, register
 from django.utils.translation import gettext_lazy as _
 
 
@@ -19,9 +19,10 @@ class WalexConfig(AppConfig):
 
     def ready(self) -> None:  # noqa: D102
         from . import context, handlers, settings_reader
-        from .checks import check_settings
+        from .checks import check_databases, check_settings
 
         register(check_settings, self.name)
+        register(check_databases, Tags.database)
         context.install()
         # What is wrong with the settings, the check tells.
         configs, _ = settings_reader.read(getattr(settings, "WALEX", None))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core import checks
+from django.core import checks, mail
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
 
-from . import handlers, settings_reader
+from . import diagnosis, handlers, runtime, settings_reader
 from .catalogue import concrete_models
 from .filters import Filter, Subscriptions
 from .middleware import resolve
+from .published_tables import NO_TABLE
 from .settings_reader import Problem
 from .signals import ALL
 from .stream_config import StreamConfig
@@ -31,12 +36,63 @@ def check_settings(
         found += unknown_names(config)
     if not problems:
         found += _stream_problems(configs)
-    return [
-        (checks.Warning if problem.id.startswith("W") else checks.Error)(
-            problem.message, hint=problem.hint or None, id=f"walex_django.{problem.id}"
-        )
-        for problem in found
-    ]
+    return [_message(problem) for problem in found]
+
+
+def check_databases(
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Collection[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """
+    Check what the streams find on their servers.
+
+    There are no errors among it: ``migrate`` runs these checks too, and would stop.
+
+    Args:
+        app_configs: of no account.
+        databases: aliases; the streams on others are not looked at.
+    """
+    configs, _ = settings_reader.read(getattr(settings, "WALEX", None))
+    found: dict[Problem, str] = {}
+    for written in configs.values():
+        if written.database in (databases or ()):
+            for problem in _database_problems(written):
+                # One of the server is that of all its streams.
+                found.setdefault(problem, f"WALEX[{written.name!r}]")
+    return [_message(problem, stream) for problem, stream in found.items()]
+
+
+def _database_problems(written: StreamConfig) -> list[Problem]:
+    config = written
+    with suppress(ImproperlyConfigured, DatabaseError):  # the commands tell
+        config = runtime.refreshed(written)
+    found = diagnosis.diagnose(config)
+    ids = {problem.id for problem in found}
+    # Each run of the tests makes such a database.
+    if hasattr(mail, "outbox") and {"W030", "W040"} <= ids:
+        return []
+    if NO_TABLE in ids and _awaits_migrations(config.database):
+        return [problem for problem in found if problem.id != NO_TABLE]
+    return found
+
+
+def _awaits_migrations(alias: str) -> bool:
+    executor = MigrationExecutor(connections[alias])
+    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+
+
+def _message(problem: Problem, stream: str | None = None) -> CheckMessage:
+    kind = _KINDS[problem.id[0]]
+    return kind(
+        problem.message,
+        hint=problem.hint or None,
+        obj=stream,
+        id=f"walex_django.{problem.id}",
+    )
+
+
+_KINDS = {"E": checks.Error, "W": checks.Warning, "I": checks.Info}
 
 
 def unknown_names(config: StreamConfig) -> list[Problem]:
@@ -70,6 +126,7 @@ def _name_problems(config: StreamConfig) -> list[Problem]:
     for key, entries in (
         ("SUBSCRIPTIONS", config.subscriptions),
         ("FILTERS", config.filters),
+        ("REPLICA_IDENTITY", config.replica_identity),
     ):
         path = f"WALEX[{config.name!r}][{key!r}]"
         for entry in entries:

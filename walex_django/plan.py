@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router
 from psycopg import sql
 
-from . import checkpoints
-from .catalogue import ModelTables
+from . import checkpoints, replica_identity, surplus
 from .conf import get_configs
-from .filters import ALL_TABLES, OWN_APP, Subscriptions
-from .replication import publications, server, slots
+from .filters import ALL_TABLES
+from .named_tables import subscribed_tables
+from .replication import identities, publications, server, slots
 from .replication.connection import Connection
 from .replication.errors import (
     PublicationMissing,
@@ -24,7 +21,6 @@ from .replication.errors import (
     SlotMissing,
     SlotUnusable,
 )
-from .replication.publications import TableName
 from .replication.slots import Slot
 from .stream_config import StreamConfig
 
@@ -46,27 +42,36 @@ class Step:
 
 
 def setup_plan(
-    config: StreamConfig, connection: Connection, *, recreate_slot: bool = False
+    config: StreamConfig,
+    connection: Connection,
+    *,
+    prune: bool = False,
+    recreate_slot: bool = False,
 ) -> list[Step]:
     """
     Return the steps that make a stream's publications and slot, in order.
 
-    The publication comes first: a slot reads the catalogue as it was at each position
-    of the log, and cannot pass one where its publication was missing. What is there
-    already is left as it is; tables are added, never taken away.
+    The publication comes before the slot: that reads the catalogue as it was at each
+    position of the log, and cannot pass one where its publication was missing. What is
+    there already is left as it is; tables are added, and taken away with ``prune``.
 
     Args:
         config: of the stream.
         connection: to its database.
+        prune: take tables out of the publications that no stream wants.
         recreate_slot: make a slot anew that cannot be read on. One that somebody else
             has made again is kept.
 
     Raises:
         SlotUnusable: a slot of that name does not serve.
         SlotMissing, SlotBroken: changes are lost, and ``recreate_slot`` accepts that.
-        ImproperlyConfigured: a table in ``SUBSCRIPTIONS`` does not exist.
+        ImproperlyConfigured: a table or an index that the settings name does not
+            exist.
     """
-    steps = _publication_steps(config, connection)
+    # UPDATE fails on what is published and has no identity yet.
+    steps = _identity_steps(config, connection) + _publication_steps(config, connection)
+    if prune:
+        steps += _prune_steps(config, connection)
     slot = slots.find(connection, config.slot_name)
     if config.durable_slot:
         return steps + _slot_steps(config, connection, slot, recreate=recreate_slot)
@@ -178,6 +183,29 @@ def teardown_plan(
     ]
 
 
+def slot_plan(name: str, connection: Connection) -> list[Step]:
+    """
+    Return the step that drops a slot that was left behind, if it is there.
+
+    Args:
+        name: of the slot.
+        connection: to its database.
+
+    Raises:
+        SlotInUse: somebody reads from it.
+    """
+    slot = slots.find(connection, name)
+    if slot is None or slot.database not in {None, connection.info.dbname}:
+        return []
+    if slot.active_pid is not None:
+        raise SlotInUse(
+            f'The slot "{name}" is in use by the process {slot.active_pid} of'
+            " PostgreSQL.",
+            hint="Stop its reader first.",
+        )
+    return [Step(slots.drop_statement(name), f'drop the slot "{name}"')]
+
+
 def _publication_steps(config: StreamConfig, connection: Connection) -> list[Step]:
     wanted = subscribed_tables(config, connection)
     if not wanted:
@@ -199,6 +227,26 @@ def _publication_steps(config: StreamConfig, connection: Connection) -> list[Ste
             statement = publications.add_statement(name, added)
             steps.append(Step(statement, f'add to the publication "{name}": {listed}'))
     return steps
+
+
+def _identity_steps(config: StreamConfig, connection: Connection) -> list[Step]:
+    return [
+        Step(
+            identities.statement(each.part, each.identity),
+            f"set the replica identity of {each.part} to {each.identity}",
+        )
+        for each in replica_identity.differences(config, connection)
+    ]
+
+
+def _prune_steps(config: StreamConfig, connection: Connection) -> list[Step]:
+    return [
+        Step(
+            publications.remove_statement(name, tables),
+            f'take out of the publication "{name}": {", ".join(map(str, tables))}',
+        )
+        for name, tables in surplus.find(config, connection).items()
+    ]
 
 
 def require_published(config: StreamConfig, connection: Connection) -> None:
@@ -224,82 +272,3 @@ def require_published(config: StreamConfig, connection: Connection) -> None:
             f" {', '.join(lacking)}.",
             hint="Run: python manage.py walex_setup",
         )
-
-
-def subscribed_tables(config: StreamConfig, connection: Connection) -> list[TableName]:
-    """
-    Return the tables that a stream's ``SUBSCRIPTIONS`` name, sorted.
-
-    `ALL_TABLES` are those of the models that migrate to the stream's database.
-
-    Raises:
-        ImproperlyConfigured: one of them does not exist.
-    """
-    subscriptions = Subscriptions(config.subscriptions)
-    alias = config.database
-    model_tables = ModelTables(alias)
-    models = dict(model_tables.items())
-    tables = {
-        table
-        for table, model in models.items()
-        if model._meta.app_label != OWN_APP
-        and subscriptions.covers_model(model)
-        and (model in subscriptions.models or router.allow_migrate_model(alias, model))
-    }
-    absent = subscriptions.models - set(models.values())
-    for model in absent:
-        if kind := model_tables.kind(model):
-            raise ImproperlyConfigured(
-                f"{model._meta.label} is {kind}: PostgreSQL does not log its changes."
-                " Take it out of SUBSCRIPTIONS."
-            )
-    if absent:
-        listed = ", ".join(sorted(model._meta.label for model in absent))
-        raise ImproperlyConfigured(
-            f"The database {alias!r} has no table yet of {listed}."
-            f" Run: python manage.py migrate --database {alias}"
-        )
-    return sorted(tables | _existing_tables(connection, subscriptions))
-
-
-_TABLES = """
-SELECT namespace.nspname, class.relname
-FROM pg_catalog.pg_class AS class
-JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-WHERE class.relkind IN ('r', 'p') AND class.relpersistence = 'p'
-AND (
-    namespace.nspname = ANY(%s) AND NOT class.relispartition
-    OR (namespace.nspname, class.relname) IN (
-        SELECT * FROM unnest(%s::text[], %s::text[]))
-)
-"""
-
-
-def _existing_tables(
-    connection: Connection, subscriptions: Subscriptions
-) -> set[TableName]:
-    named = subscriptions.tables
-    rows = connection.execute(
-        _TABLES,
-        [
-            list(subscriptions.schemas),
-            [table.schema for table in named],
-            [table.name for table in named],
-        ],
-    )
-    found = {TableName(*row) for row in rows}
-    for table in sorted(named - found):
-        raise _unknown(str(table), table.schema)
-    for schema in sorted(subscriptions.schemas - {table.schema for table in found}):
-        raise _unknown(f"{schema}.*", schema)
-    return found
-
-
-def _unknown(entry: str, owner: str) -> ImproperlyConfigured:
-    labels = [app.label for app in apps.get_app_configs()]
-    close = difflib.get_close_matches(owner, labels, n=1)
-    meant = f" Did you mean the app {close[0]!r}?" if close else ""
-    return ImproperlyConfigured(
-        f"SUBSCRIPTIONS has {entry!r}, and there is neither an app {owner!r} nor such a"
-        f" table.{meant} If a migration makes it, run: python manage.py migrate"
-    )

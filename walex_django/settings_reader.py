@@ -13,6 +13,7 @@ from django.db import connections
 
 from .filters import ALL_TABLES, Filter
 from .replication.connection import parse_url
+from .replication.identities import IDENTITIES
 from .replication.slots import MAX_NAME_LENGTH
 from .stream_config import OnError, StreamConfig
 
@@ -263,6 +264,22 @@ def read_filter(options: Mapping[Any, object]) -> Filter:
     return Filter(**values)
 
 
+def _identities(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(identity, str) and identity for identity in value.values()
+    ):
+        raise ValueError(
+            "must be a dict of tables with 'FULL', 'DEFAULT', 'NOTHING' or the name of"
+            " a unique index"
+        )
+    return {
+        _entry(_string(table)): identity.upper()
+        if identity.upper() in IDENTITIES
+        else identity
+        for table, identity in value.items()
+    }
+
+
 def _record(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
         raise ValueError("must be a dict of values by field")
@@ -323,6 +340,7 @@ KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "FAILOVER": ("failover", _boolean),
     "SUBSCRIPTIONS": ("subscriptions", _subscriptions),
     "FILTERS": ("filters", _filters),
+    "REPLICA_IDENTITY": ("replica_identity", _identities),
     "MODULES": ("modules", read_strings),
     "MESSAGE_MIDDLEWARE": ("message_middleware", _callable),
     "MAX_BATCH": ("max_batch", _count),

@@ -71,7 +71,7 @@ def prepare(
         ImproperlyConfigured: the settings do not fit the database.
     """
     database = server.prepared_database(connection)
-    _require_one_database(config, connection)
+    require_one_database(config, connection)
     require_published(config, connection)
     slot = slots.find(connection, config.slot_name)
     while slot:
@@ -97,8 +97,13 @@ def prepare(
     )
 
 
-def _require_one_database(config: StreamConfig, connection: Connection) -> None:
-    """Raise if `URL` leads to another database than the models are in."""
+def require_one_database(config: StreamConfig, connection: Connection) -> None:
+    """
+    Raise if `URL` leads to another database than the models are in.
+
+    Raises:
+        NotPrepared: it does.
+    """
     if config.url is None:
         return
     with connections[config.database].cursor() as cursor:

@@ -32,6 +32,8 @@ class StreamConfig:
         failover: standbys keep a copy of the slot.
         subscriptions: tables to deliver, as written in the settings.
         filters: what is not delivered of tables that are named so too.
+        replica_identity: what tables tell of their old rows, by tables as in
+            ``subscriptions``: ``"FULL"``, ``"DEFAULT"``, ``"NOTHING"``, or an index.
         modules: dotted names of those that have handlers, besides the apps' ``walex``.
         message_middleware: is given each message, and `deliver`; or its dotted path.
         max_batch: most events handed over at once.
@@ -54,6 +56,7 @@ class StreamConfig:
     failover: bool = False
     subscriptions: tuple[str, ...] = (ALL_TABLES,)
     filters: Mapping[str, Filter] = field(default_factory=dict, hash=False)
+    replica_identity: Mapping[str, str] = field(default_factory=dict, hash=False)
     modules: tuple[str, ...] = ()
     message_middleware: Callable[..., object] | str | None = None
     max_batch: int = 1000

@@ -127,18 +127,31 @@ def connect(
             cursor_factory=psycopg.ClientCursor,
         )
     except psycopg.Error as error:
-        hint = (
-            # An ordinary connection was made just before.
-            "For replication, look at max_wal_senders and at pg_hba.conf too."
-            if replication
-            else "Check that the server runs, and host, port, user, password and name"
-            " of the database."
-        )
         raise CannotConnect(
             f"Cannot connect to PostgreSQL: {one_line(error)}.",
-            hint=hint,
+            hint=_connect_hint(error, replication=replication),
             passing=may_pass(arguments, error),
         ) from error
+
+
+def _connect_hint(error: psycopg.Error, *, replication: bool) -> str:
+    if _OF_POOLERS in str(error):
+        return PAST_POOLER
+    if replication:
+        # An ordinary connection was made just before.
+        return "For replication, look at max_wal_senders and at pg_hba.conf too."
+    return (
+        "Check that the server runs, and host, port, user, password and name of the"
+        " database."
+    )
+
+
+_OF_POOLERS = "unsupported startup parameter"
+PAST_POOLER = (
+    "A pooler such as PgBouncer is in the way: set URL in the stream's settings to the"
+    " server itself."
+)
+"""What to do about what stands between us and the server."""
 
 
 def may_pass(parameters: Mapping[str, Any], error: BaseException | None) -> bool:

@@ -129,33 +129,87 @@ JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 """
 
 
-def without_identity(
-    connection: Connection, tables: Collection[TableName]
-) -> list[TableName]:
-    """Return those on which PostgreSQL refuses UPDATE and DELETE if published."""
-    rows = connection.execute(
-        """
-        SELECT namespace.nspname, class.relname
-        FROM pg_catalog.pg_class AS class
-        JOIN pg_catalog.pg_namespace AS namespace
-            ON namespace.oid = class.relnamespace
-        WHERE (namespace.nspname, class.relname) IN (
-            SELECT * FROM unnest(%s::text[], %s::text[]))
-        AND (class.relreplident = 'n' OR class.relreplident = 'd' AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_index
-            WHERE indrelid = class.oid AND indisprimary))
-        ORDER BY 1, 2
-        """,
-        [[table.schema for table in tables], [table.name for table in tables]],
-    )
-    return [TableName(*row) for row in rows]
+class Publication(NamedTuple):
+    """
+    What a publication sends.
+
+    Attributes:
+        lists_tables: it names its tables, each by itself.
+        unsent: operations that it does not send, such as ``"truncate"``.
+        sends_old_rows: it sends UPDATE or DELETE.
+    """
+
+    name: str
+    lists_tables: bool
+    unsent: tuple[str, ...]
+    sends_old_rows: bool
 
 
-def full_identity_statement(table: TableName) -> sql.Composed:
-    """Return the SQL that makes a table tell all of its old rows."""
-    return sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(
-        sql.Identifier(*table)
-    )
+def described(connection: Connection, names: Sequence[str]) -> list[Publication]:
+    """Return those of ``names`` that are publications."""
+    rows = connection.execute(_DESCRIBED, [list(names)])
+    return [
+        Publication(
+            name,
+            lists_tables,
+            tuple(
+                each
+                for each, is_sent in zip(OPERATIONS, sent, strict=True)
+                if not is_sent
+            ),
+            sent[1] or sent[2],
+        )
+        for name, lists_tables, *sent in rows
+    ]
+
+
+OPERATIONS = ("insert", "update", "delete", "truncate")
+
+_DESCRIBED = """
+SELECT pubname, NOT puballtables AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_publication_namespace AS of_schema
+        WHERE of_schema.pnpubid = publication.oid),
+    pubinsert, pubupdate, pubdelete, pubtruncate
+FROM pg_catalog.pg_publication AS publication
+WHERE pubname = ANY(%s)
+ORDER BY 1
+"""
+
+
+def members(
+    connection: Connection, names: Sequence[str]
+) -> dict[str, dict[TableName, list[TableName]]]:
+    """
+    Return the tables that publications name.
+
+    Returns, by publication, the tables with themselves and their partitions.
+    """
+    found: dict[str, dict[TableName, list[TableName]]] = {name: {} for name in names}
+    for name, *row in connection.execute(_MEMBERS, [list(names)]):
+        table, part = TableName(*row[:2]), TableName(*row[2:])
+        found[name].setdefault(table, []).append(part)
+    return found
+
+
+_MEMBERS = """
+WITH member AS (
+    SELECT publication.pubname, prrelid AS root, prrelid AS part
+    FROM pg_catalog.pg_publication_rel
+    JOIN pg_catalog.pg_publication AS publication ON publication.oid = prpubid
+    WHERE pubname = ANY(%s)
+), of_member AS (
+    SELECT * FROM member
+    UNION SELECT pubname, root, tree.relid::oid
+        FROM member CROSS JOIN pg_catalog.pg_partition_tree(root) AS tree
+)
+SELECT pubname, at_root.nspname, root.relname, at_part.nspname, part.relname
+FROM of_member
+JOIN pg_catalog.pg_class AS root ON root.oid = of_member.root
+JOIN pg_catalog.pg_namespace AS at_root ON at_root.oid = root.relnamespace
+JOIN pg_catalog.pg_class AS part ON part.oid = of_member.part
+JOIN pg_catalog.pg_namespace AS at_part ON at_part.oid = part.relnamespace
+ORDER BY 1, 2, 3, 4, 5
+"""
 
 
 def create_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
@@ -178,6 +232,27 @@ def add_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
     return sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
         sql.Identifier(name), _listed(tables)
     )
+
+
+def remove_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
+    """Return the SQL that takes tables out of a publication."""
+    return sql.SQL("ALTER PUBLICATION {} DROP TABLE {}").format(
+        sql.Identifier(name), _listed(tables)
+    )
+
+
+def send_all_statement(name: str) -> sql.Composed:
+    """Return the SQL that lets a publication send all that is done to its tables."""
+    return sql.SQL("ALTER PUBLICATION {} SET (publish = {})").format(
+        sql.Identifier(name), sql.Literal(", ".join(OPERATIONS))
+    )
+
+
+def send_generated_statement(name: str) -> sql.Composed:
+    """Return the SQL that lets a publication send generated columns (PostgreSQL 18)."""
+    return sql.SQL(
+        "ALTER PUBLICATION {} SET (publish_generated_columns = stored)"
+    ).format(sql.Identifier(name))
 
 
 def drop_statement(name: str) -> sql.Composed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any, LiteralString
 
 from walex_django.pgoutput.lsn import Lsn
@@ -12,6 +13,38 @@ from .errors import NotPrepared
 MINIMUM_VERSION = 150000
 _FAILOVER_VERSION = 170000
 _SENDER_TIMEOUT = 60.0  # seconds
+_ROOM = 10  # slots and senders more than there are, in our advice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """
+    What a server is and has, and who we are there.
+
+    Attributes:
+        number, version: of PostgreSQL.
+        wal_level: how much it logs.
+        role, database: ours.
+        may_replicate: our role may.
+        slots, max_slots: replication slots that there are, and may be.
+        senders, max_senders: processes that send its log, and may do so.
+        keep_size: megabytes of log that it keeps for a slot; -1 without end.
+        backend_pid: of the process that answers us.
+    """
+
+    number: int
+    version: str
+    wal_level: str
+    role: str
+    database: str
+    may_replicate: bool
+    slots: int
+    max_slots: int
+    senders: int
+    max_senders: int
+    keep_size: int
+    backend_pid: int
+
 
 _ASK = """
 SELECT current_setting('server_version_num')::int, current_setting('server_version'),
@@ -21,9 +54,23 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
            SELECT FROM pg_catalog.pg_roles AS may
            WHERE may.rolname = 'rds_replication'
            AND pg_has_role(role.oid, may.oid, 'MEMBER')
-       )
+       ),
+       (SELECT count(*) FROM pg_catalog.pg_replication_slots),
+       current_setting('max_replication_slots')::int,
+       (SELECT count(*) FROM pg_catalog.pg_stat_replication),
+       current_setting('max_wal_senders')::int,
+       (SELECT setting::bigint FROM pg_catalog.pg_settings
+           WHERE name = 'max_slot_wal_keep_size'),
+       pg_backend_pid()
 FROM pg_catalog.pg_roles AS role WHERE role.rolname = current_user
 """
+
+
+def read(connection: Connection) -> Server:
+    """Return what a server is. Args: connection: of the role that will replicate."""
+    (row,) = connection.execute(_ASK)
+    names = [each.name for each in fields(Server)]
+    return Server(**dict(zip(names, row, strict=True)))
 
 
 def prepared_database(connection: Connection) -> str:
@@ -37,24 +84,69 @@ def prepared_database(connection: Connection) -> str:
         NotPrepared: the server is too old, does not log enough, or the role may not
             replicate; with the SQL that mends it.
     """
-    (row,) = connection.execute(_ASK)
-    number, version, wal_level, role, database, may_replicate = row
-    if number < MINIMUM_VERSION:
+    server = read(connection)
+    require_version(server)
+    require_wal_level(server)
+    require_role(server)
+    return server.database
+
+
+def require_version(server: Server) -> None:
+    """Raise `NotPrepared` if a server is too old."""
+    if server.number < MINIMUM_VERSION:
         raise NotPrepared(
-            f"PostgreSQL {version} is too old: walex_django needs 15 or newer."
+            f"PostgreSQL {server.version} is too old: walex_django needs 15 or newer.",
+            hint="Upgrade PostgreSQL.",
         )
-    if wal_level != "logical":
+
+
+def require_wal_level(server: Server) -> None:
+    """Raise `NotPrepared` if a server does not log enough."""
+    if server.wal_level != "logical":
         raise NotPrepared(
-            f"The server runs with wal_level={wal_level}.",
+            f"The server runs with wal_level={server.wal_level}.",
             hint="Run as superuser: ALTER SYSTEM SET wal_level = 'logical'; then"
             " restart PostgreSQL.",
         )
-    if not may_replicate:
+
+
+def require_role(server: Server) -> None:
+    """Raise `NotPrepared` if the role may not replicate."""
+    if not server.may_replicate:
         raise NotPrepared(
-            f'The role "{role}" may not replicate.',
-            hint=f'Run as superuser: ALTER ROLE "{role}" REPLICATION;',
+            f'The role "{server.role}" may not replicate.',
+            hint=f'Run as superuser: ALTER ROLE "{server.role}" REPLICATION;',
         )
-    return str(database)
+
+
+def require_free_slot(server: Server) -> None:
+    """Raise `NotPrepared` if a server can have no further slot."""
+    if server.slots >= server.max_slots:
+        raise NotPrepared(
+            "The server has none to spare: all replication slots are in use.",
+            hint=_or_raise(_DROP, "max_replication_slots", server.slots),
+        )
+
+
+def require_free_sender(server: Server) -> None:
+    """Raise `NotPrepared` if a server can have no further reader of its log."""
+    if server.senders >= server.max_senders:
+        raise NotPrepared(
+            f"The server sends its log to {server.senders} readers already, and"
+            f" max_wal_senders is {server.max_senders}.",
+            hint=_or_raise(_END, "max_wal_senders", server.senders),
+        )
+
+
+def _or_raise(other: str, limit: str, used: int) -> str:
+    return (
+        f"{other}, or run as superuser: ALTER SYSTEM SET {limit} = {used + _ROOM};"
+        " then restart PostgreSQL."
+    )
+
+
+_DROP = "Drop a slot that nobody reads (SELECT * FROM pg_replication_slots)"
+_END = "End a reader that is not needed (SELECT * FROM pg_stat_replication)"
 
 
 def require_failover(connection: Connection) -> None:

@@ -5,19 +5,20 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from walex_django import checkpoints, runtime
+from walex_django import checkpoints, diagnosis, published_tables, runtime
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
-from walex_django.plan import Step, setup_plan, subscribed_tables
-from walex_django.replication import publications, server, slots
+from walex_django.named_tables import subscribed_tables
+from walex_django.plan import Step, setup_plan
+from walex_django.replication import server, slots
 from walex_django.replication.connection import Connection, connect
 from walex_django.stream_config import StreamConfig
 
 
 class Command(BaseCommand):
     help = (
-        "Creates what the streams in settings.WALEX need in the database: first the"
-        " publication, then, where DURABLE_SLOT is set, the slot. What is there already"
-        " stays as it is."
+        "Creates what the streams in settings.WALEX need in the database: what tables"
+        " tell of their old rows, as REPLICA_IDENTITY has it, the publication, then,"
+        " where DURABLE_SLOT is set, the slot. What is right already stays as it is."
     )
     requires_system_checks = CHECKS
 
@@ -29,6 +30,11 @@ class Command(BaseCommand):
             help="Drop the slot and create it anew at the end of the log: what it had"
             " still to deliver is lost. Accepts that a slot is gone, or was made again"
             " by somebody else; that one is kept.",
+        )
+        parser.add_argument(
+            "--prune",
+            action="store_true",
+            help="Take tables out of the publications that no stream wants.",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="Print the SQL and change nothing."
@@ -50,14 +56,19 @@ class Command(BaseCommand):
                 # A slot is created when all who are writing have ended.
                 connection.patience = math.inf
                 recreate = options["recreate_slot"] and config.durable_slot
+                prune = options["prune"]
                 if options["dry_run"]:
-                    steps = setup_plan(config, connection, recreate_slot=recreate)
+                    steps = setup_plan(
+                        config, connection, prune=prune, recreate_slot=recreate
+                    )
                     self._print(steps)
                     if recreate and not any(step.makes_slot for step in steps):
                         self.stdout.write(f"-- the slot {config.slot_name} is kept")
                 else:
                     server.prepared_database(connection)
-                    self._set_up(config, connection, recreate_slot=recreate)
+                    self._set_up(
+                        config, connection, prune=prune, recreate_slot=recreate
+                    )
                 self._warn(config, connection)
 
     def _print(self, steps: list[Step]) -> None:
@@ -66,10 +77,17 @@ class Command(BaseCommand):
             self.stdout.write(f"{step.statement.as_string()};{place}")
 
     def _set_up(
-        self, config: StreamConfig, connection: Connection, *, recreate_slot: bool
+        self,
+        config: StreamConfig,
+        connection: Connection,
+        *,
+        prune: bool,
+        recreate_slot: bool,
     ) -> None:
-        steps = setup_plan(config, connection, recreate_slot=recreate_slot)
+        steps = setup_plan(config, connection, prune=prune, recreate_slot=recreate_slot)
         for step in steps:
+            if step.makes_slot:
+                server.require_free_slot(server.read(connection))
             if step.replication:
                 with connect(config.connection_parameters(), replication=True) as other:
                     other.execute(step.statement)
@@ -91,13 +109,18 @@ class Command(BaseCommand):
         return str(slot.confirmed_lsn)
 
     def _warn(self, config: StreamConfig, connection: Connection) -> None:
-        tables = subscribed_tables(config, connection)
-        for table in publications.without_identity(connection, tables):
-            mend = publications.full_identity_statement(table)
-            self.stderr.write(
-                self.style.WARNING(
-                    f"Warning: {table} has no primary key, and once it is"
-                    " published PostgreSQL refuses UPDATE and DELETE on it."
-                    f" Run: {mend.as_string()};"
-                )
-            )
+        """Tell what is still wrong, and of tables that are not published yet."""
+        rows = published_tables.rows_of(
+            config, connection, subscribed_tables(config, connection)
+        )
+        wrong = published_tables.without_key(config, rows)
+        for problem in diagnosis.problems(config, connection):
+            if problem.id.startswith("W") and problem.id not in _NOT_TOLD:
+                wrong.append(problem)
+        for each in wrong:
+            warning = f"Warning: {each.message} {each.hint}"
+            self.stderr.write(self.style.WARNING(warning))
+
+
+# That of keys is told before the tables are published, too.
+_NOT_TOLD = {"W034", diagnosis.LEFT_BEHIND}

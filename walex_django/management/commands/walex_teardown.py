@@ -5,10 +5,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django import checkpoints
+from walex_django.conf import get_configs
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
-from walex_django.plan import teardown_plan
+from walex_django.plan import Step, slot_plan, teardown_plan
 from walex_django.replication import server
-from walex_django.replication.connection import connect
+from walex_django.replication.connection import Connection, connect
+from walex_django.stream_config import StreamConfig
 
 
 class Command(BaseCommand):
@@ -20,6 +22,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_stream_option(parser)
+        parser.add_argument(
+            "--slot",
+            metavar="NAME",
+            help="Drop this slot and nothing else: one that was left behind, which no"
+            " stream in settings.WALEX has.",
+        )
         parser.add_argument(
             "--dry-run", action="store_true", help="Print the SQL and change nothing."
         )
@@ -33,6 +41,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         streams = chosen(options["streams"])
+        if options["slot"]:
+            self._drop_slot(options["slot"], streams, options)
+            return
         for config in streams:
             with (
                 reported(config),
@@ -41,18 +52,48 @@ class Command(BaseCommand):
                 steps = teardown_plan(config, connection, streams=streams)
                 if not steps:
                     self.stdout.write(f"{config.name}: nothing to do")
-                elif options["dry_run"]:
-                    for step in steps:
-                        self.stdout.write(f"{step.statement.as_string(connection)};")
                 else:
-                    if options["interactive"]:
-                        self._ask([step.what for step in steps])
-                    for step in steps:
-                        connection.execute(step.statement)
-                        self.stdout.write(f"{config.name}: {step.what}")
+                    self._run(config, connection, steps, options)
                 if not options["dry_run"]:
                     system, _ = server.identity(connection)
                     checkpoints.forget(system, config.slot_name)
+
+    def _drop_slot(
+        self, name: str, streams: list[StreamConfig], options: dict[str, Any]
+    ) -> None:
+        for config in get_configs().values():
+            if config.slot_name == name:
+                raise CommandError(
+                    f'The slot "{name}" is that of the stream {config.name!r}. Run:'
+                    f" python manage.py walex_teardown --stream {config.name}"
+                )
+        for config in streams:
+            with (
+                reported(config),
+                connect(config.connection_parameters()) as connection,
+            ):
+                steps = slot_plan(name, connection)
+                if steps:
+                    self._run(config, connection, steps, options)
+                    return
+        raise CommandError(f'The slot "{name}" does not exist. Nothing was dropped.')
+
+    def _run(
+        self,
+        config: StreamConfig,
+        connection: Connection,
+        steps: list[Step],
+        options: dict[str, Any],
+    ) -> None:
+        if options["dry_run"]:
+            for step in steps:
+                self.stdout.write(f"{step.statement.as_string(connection)};")
+            return
+        if options["interactive"]:
+            self._ask([step.what for step in steps])
+        for step in steps:
+            connection.execute(step.statement)
+            self.stdout.write(f"{config.name}: {step.what}")
 
     def _ask(self, what: list[str]) -> None:
         self.stdout.write(f"This will {', '.join(what)}.")

@@ -1,0 +1,186 @@
+"""What is wrong with the tables that a stream's publications send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from django.core.exceptions import ImproperlyConfigured
+
+from . import old_rows, replica_identity, surplus
+from .catalogue import ModelTables
+from .filters import Subscriptions
+from .named_tables import subscribed_tables
+from .old_rows import PublishedRows, listed, remedy
+from .plan import require_published
+from .replication import identities, publications
+from .replication.connection import Connection
+from .replication.errors import ReplicationError
+from .replication.identities import Identity
+from .replication.publications import Publication, TableName
+from .settings_reader import Problem
+from .stream_config import StreamConfig
+
+NO_TABLE = "W048"
+SETUP = "Run: python manage.py walex_setup"
+
+
+def told(id: str, require: Callable[[], object]) -> list[Problem]:
+    """Return what a requirement raises, as a problem with that id."""
+    try:
+        require()
+    except ReplicationError as error:
+        return [Problem(id, error.reason, error.hint)]
+    return []
+
+
+def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
+    """
+    Return what is wrong with publications and tables.
+
+    Args:
+        config: of the stream.
+        connection: to its database.
+    """
+    names = config.publications
+    found = told("W030", lambda: publications.require(connection, names))
+    try:
+        subscribed_tables(config, connection)
+        if not found:
+            found += told("W031", lambda: require_published(config, connection))
+    except ImproperlyConfigured as error:
+        found.append(_of_settings(error))
+    described = publications.described(connection, names)
+    found += _surplus(config, connection)
+    found += _unsent(connection, described)
+    published = published_rows(config, connection)
+    sending = [each.name for each in described if each.sends_old_rows]
+    found += without_key(config, _of(published, connection, sending))
+    found += _unpublished(config, connection, published, sending)
+    found += _different(config, connection)
+    subscriptions = Subscriptions(config.subscriptions)
+    delivered = [each for each in published if subscriptions.cover(each.lineage)]
+    return found + old_rows.problems(config, delivered)
+
+
+def _of_settings(error: ImproperlyConfigured) -> Problem:
+    message, _, hint = str(error).partition(". ")
+    return Problem(NO_TABLE, f"{message.rstrip('.')}.", hint)
+
+
+def _surplus(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
+    for name, tables in surplus.find(config, connection).items():
+        yield Problem(
+            "I032",
+            f'The publication "{name}" has tables that no stream wants:'
+            f" {', '.join(map(str, tables))}.",
+            f"{SETUP} --stream {config.name} --prune",
+        )
+
+
+def _unsent(
+    connection: Connection, described: Collection[Publication]
+) -> Iterator[Problem]:
+    for each in described:
+        if each.unsent:
+            mend = publications.send_all_statement(each.name).as_string(connection)
+            yield Problem(
+                "W033",
+                f'The publication "{each.name}" does not send'
+                f" {', '.join(each.unsent).upper()}.",
+                f"Run: {mend};",
+            )
+
+
+def published_rows(config: StreamConfig, connection: Connection) -> list[PublishedRows]:
+    """Return what the tables of a stream's publications tell of their old rows."""
+    return rows_of(
+        config, connection, publications.tables(connection, config.publications)
+    )
+
+
+def rows_of(
+    config: StreamConfig, connection: Connection, tables: Collection[TableName]
+) -> list[PublishedRows]:
+    """Return what tables tell of their old rows."""
+    lineages = ModelTables(config.database).lineages(tables)
+    parts: dict[TableName, list[Identity]] = {table: [] for table in tables}
+    for each in identities.find(connection, tables):
+        if each.has_rows:
+            parts[each.table].append(each)
+    return [
+        PublishedRows(
+            name=table, lineage=lineages[table], identities=tuple(parts[table])
+        )
+        for table in tables
+    ]
+
+
+def _of(
+    published: Collection[PublishedRows], connection: Connection, names: Collection[str]
+) -> list[PublishedRows]:
+    tables = set(publications.tables(connection, list(names)))
+    return [each for each in published if each.name in tables]
+
+
+def without_key(
+    config: StreamConfig, published: Collection[PublishedRows]
+) -> list[Problem]:
+    """Return the tables on which PostgreSQL refuses UPDATE and DELETE if published."""
+    keyless = [
+        each for each in published if any(not of.columns for of in each.identities)
+    ]
+    if not keyless:
+        return []
+    return [
+        Problem(
+            "W034",
+            f"{listed(keyless)}: PostgreSQL refuses UPDATE and DELETE on published"
+            " tables that have no primary key and no other replica identity.",
+            f"Give them a primary key, or {remedy(config, keyless)}",
+        )
+    ]
+
+
+def _unpublished(
+    config: StreamConfig,
+    connection: Connection,
+    published: Collection[PublishedRows],
+    sending: Collection[str],
+) -> Iterator[Problem]:
+    every = [identity for each in published for identity in each.identities]
+    by_name = {each.name: each for each in published}
+    for each in identities.unpublished(connection, sending, every):
+        if each.listed:
+            without = publications.remove_statement(each.publication, [each.table])
+            hint = f"Run: {without.as_string(connection)}; and then: {SETUP[5:]}"
+        elif each.virtual:
+            entry = by_name[each.table].entry
+            hint = (
+                "Virtual columns cannot be published. Write in"
+                f' WALEX[{config.name!r}]: "REPLICA_IDENTITY": {{"{entry}": "DEFAULT"}}'
+                f" (or a unique index) and run: {SETUP[5:]}"
+            )
+        else:
+            mend = publications.send_generated_statement(each.publication)
+            hint = f"Run: {mend.as_string(connection)};"
+        lacking = f": {', '.join(each.columns)}" if each.columns else ""
+        yield Problem(
+            "W035",
+            f"PostgreSQL refuses UPDATE and DELETE on {each.table}: the publication"
+            f' "{each.publication}" leaves out columns of its replica identity'
+            f"{lacking}.",
+            hint,
+        )
+
+
+def _different(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
+    try:
+        for each in replica_identity.differences(config, connection):
+            yield Problem(
+                "W039",
+                f"The replica identity of {each.part} is {each.now}, and"
+                f" {replica_identity.KEY} wants {each.identity}.",
+                SETUP,
+            )
+    except ImproperlyConfigured as error:
+        yield _of_settings(error)

@@ -1,0 +1,105 @@
+"""What tables tell of their old rows, and what the settings want of that."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .catalogue import ModelTables
+from .filters import ALL_TABLES, Subscriptions
+from .named_tables import named_tables
+from .replication import identities
+from .replication.connection import Connection
+from .replication.identities import IDENTITIES, Identity
+from .replication.publications import TableName
+from .stream_config import StreamConfig
+
+KEY = "REPLICA_IDENTITY"
+
+
+class Difference(NamedTuple):
+    """
+    A table that tells something else of its old rows than the settings want.
+
+    Attributes:
+        part: the table, perhaps a partition.
+        now: what it tells.
+        identity: what it is to tell; of an index the name that it has there.
+    """
+
+    part: TableName
+    now: str
+    identity: str
+
+
+def differences(config: StreamConfig, connection: Connection) -> list[Difference]:
+    """
+    Return where tables tell something else than ``REPLICA_IDENTITY`` wants, sorted.
+
+    Args:
+        config: of the stream.
+        connection: to its database.
+
+    Raises:
+        ImproperlyConfigured: a table or an index does not exist.
+    """
+    wanted = _wanted(config, connection)
+    if not wanted:
+        return []
+    found = identities.find(connection, wanted)
+    indexes: dict[TableName, dict[str, str]] = {}
+    if not set(wanted.values()) <= set(IDENTITIES):
+        indexes = identities.indexes(connection, wanted)
+    # A partition may have an entry of its own, beside its table's.
+    chosen: dict[TableName, tuple[Identity, str]] = {}
+    for each in found:
+        if each.part == each.table or each.part not in wanted:
+            chosen[each.part] = each, wanted[each.table]
+    different = []
+    for part, (now, asked) in sorted(chosen.items(), key=itemgetter(0)):
+        identity = (
+            asked if asked in IDENTITIES else _index(part, asked, indexes.get(part, {}))
+        )
+        if now.kind != identity:
+            different.append(Difference(part, now.kind, identity))
+    return different
+
+
+def _wanted(config: StreamConfig, connection: Connection) -> dict[TableName, str]:
+    """Return what is wanted of each table: what names it alone goes before the rest."""
+    entries = config.replica_identity
+    if not entries:
+        return {}
+    tables = named_tables(KEY, entries, config, connection)
+    models = dict(ModelTables(config.database).items())
+    ordered = sorted(entries, key=_width, reverse=True)
+    wanted = {}
+    for entry in ordered:
+        named = Subscriptions([entry])
+        for table in tables:
+            model = models.get(table)
+            if (
+                (model is not None and named.covers_model(model))
+                or table in named.tables
+                or table.schema in named.schemas
+            ):
+                wanted[table] = entries[entry]
+    return wanted
+
+
+def _width(entry: str) -> int:
+    return 2 if entry == ALL_TABLES else int(entry.endswith(".*"))
+
+
+def _index(part: TableName, name: str, there: dict[str, str]) -> str:
+    try:
+        return there[name]
+    except KeyError:
+        known = ", ".join(sorted(set(there.values()))) or "none"
+        raise ImproperlyConfigured(
+            f"{KEY} names the index {name!r}, and it is none of {part} that can be a"
+            " replica identity: unique, not deferrable, not partial, on columns that"
+            f" are NOT NULL. Such ones are: {known}."
+        ) from None
