@@ -10,6 +10,7 @@ from django.db import connections
 
 from walex_django import Event
 from walex_django.listener import Listener
+from walex_django.reporter import Report
 from walex_django.signals import post_db_change
 from walex_django.start import Start
 from walex_django.stream_config import StreamConfig
@@ -51,6 +52,11 @@ class Listening:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    @property
+    def report(self) -> Report:
+        """What the listener says of itself."""
+        return self._listener.report
 
     def stop(self) -> None:
         """Stop the listener and wait for its end."""

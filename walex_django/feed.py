@@ -284,6 +284,9 @@ class Feed:
         self._wanted = self._tables
         more = self._detour is not None and self._detour.expected > message.end_lsn
         self._progress.finish(message.end_lsn, more=more)
+        # It may have brought a change itself, and another may not come for long.
+        if self._generation != conf.generation:
+            self._follow_configuration()
 
     def _transaction(self) -> Begin:
         if self._begin is None:

@@ -21,6 +21,11 @@ from .replication.errors import (
 )
 from .stream_config import libpq_parameters
 
+_TABLES = (
+    "walex_django_checkpoint, walex_django_listenerreport, walex_django_parkedevent,"
+    " walex_django_streamsample, walex_django_streamsetting"
+)
+
 
 def database() -> str:
     """Return the alias of the database that has the checkpoints."""
@@ -39,8 +44,7 @@ def known_error(error: DatabaseError) -> ReplicationError | None:
         return NotPrepared(
             f"The database {alias!r} refused: {said}.",
             hint="Let its role read and write the tables of walex_django: GRANT SELECT,"
-            " INSERT, UPDATE, DELETE ON walex_django_checkpoint,"
-            " walex_django_parkedevent, walex_django_streamsetting TO …",
+            f" INSERT, UPDATE, DELETE ON {_TABLES} TO …",
         )
     # A server that is not promoted yet takes no writes.
     if isinstance(cause, ReadOnlySqlTransaction):

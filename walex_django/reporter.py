@@ -154,11 +154,10 @@ class _Desk:
     def _look(self) -> None:
         report, now = self._report, time.monotonic()
         if report.news:
-            self._write(now, lag=None, begin=report.state == ListenerState.RUNNING)
-            return
-        if report.state in {ListenerState.STANDBY, ListenerState.RETRYING}:
+            self._write(now, begin=report.state == ListenerState.RUNNING)
+        elif report.state in {ListenerState.STANDBY, ListenerState.RETRYING}:
             if now - self._wrote >= _SIGN_EVERY:
-                self._write(now, lag=None)
+                self._write(now)
         elif report.state in {ListenerState.RUNNING, ListenerState.PAUSED}:
             self._look_at_work(now)
 
@@ -171,14 +170,14 @@ class _Desk:
         self._seen = events
         if now - self._sampled < _SAMPLE_EVERY:
             return
-        lag = self._lag()
         delivered = (events, counts.transactions) != (self._events, self._transactions)
-        if delivered or in_hand or self._left_in_hand or (lag or 0) >= _MUCH:
-            self._write(now, lag=lag)
+        at_work = delivered or in_hand or self._left_in_hand
+        if at_work or (self._lag() or 0) >= _MUCH:
+            self._write(now, sample=True)
         else:
             self._sampled = now
 
-    def _write(self, now: float, *, lag: int | None, begin: bool = False) -> None:
+    def _write(self, now: float, *, begin: bool = False, sample: bool = False) -> None:
         report, counts = self._report, self._report.counts
         assert report.state is not None
         events, transactions = total(counts.events), counts.transactions
@@ -207,17 +206,15 @@ class _Desk:
                     "updated_at": timezone.now(),
                 },
             )
-            if lag is not None or events != self._events:
-                self._sample(now, events, transactions, lag)
+            if sample or events != self._events:
+                self._sample(now, events, transactions)
         except DatabaseError:
             report.news = True
             raise
         self._left_in_hand = in_hand is not None
         self._wrote = now
 
-    def _sample(
-        self, now: float, events: int, transactions: int, lag: int | None
-    ) -> None:
+    def _sample(self, now: float, events: int, transactions: int) -> None:
         samples = StreamSample.objects.using(router.db_for_write(StreamSample))
         samples.create(
             stream=self._stream,
@@ -225,7 +222,7 @@ class _Desk:
             seconds=now - self._sampled,
             events=events - self._events,
             transactions=transactions - self._transactions,
-            lag=lag,
+            lag=self._lag(),
         )
         samples.filter(stream=self._stream, at__lt=timezone.now() - HISTORY).delete()
         self._events, self._transactions, self._sampled = events, transactions, now

@@ -1,0 +1,267 @@
+"""What listeners say of themselves, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from threading import Event
+
+import pytest
+from django.db import connection
+
+from tests.listening import Connect, Listening
+from tests.process import Process, eventually
+from tests.zoo.models import Animal, Keeper
+from walex_django import reporter, status
+from walex_django.listener import Listener, Listeners
+from walex_django.models import ListenerReport, ListenerState, StreamSample
+from walex_django.replication import connection as replication
+from walex_django.reporter import Reporter
+from walex_django.signals import post_db_insert
+from walex_django.status import StreamState, StreamStatus
+from walex_django.stream_config import StreamConfig
+
+from .stream import Stream
+from .test_mistakes import ONE
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens every ten seconds happens all the time."""
+    monkeypatch.setattr(reporter, "_TICK", 0.02)
+    monkeypatch.setattr(reporter, "_SAMPLE_EVERY", 0.05)
+
+
+@contextmanager
+def reported(config: StreamConfig) -> Iterator[Listening]:
+    """Run a listener, and write what it says."""
+    with Listening(config) as listening:
+        writer = Reporter([listening.report])
+        writer.start()
+        try:
+            yield listening
+        finally:
+            writer.close()
+
+
+def told(config: StreamConfig) -> StreamStatus:
+    (stream,) = status.read_all([config]).streams
+    return stream
+
+
+def becomes(config: StreamConfig, state: StreamState) -> StreamStatus:
+    eventually(lambda: told(config).state == state, f"{state!r}")
+    return told(config)
+
+
+def test_a_running_listener_is_the_one_that_reads(durable: StreamConfig) -> None:
+    assert told(durable).state == StreamState.STOPPED
+    with reported(durable):
+        eventually(ListenerReport.objects.exists)
+        stream = told(durable)
+        (report,) = ListenerReport.objects.all()
+    assert stream.state == StreamState.RUNNING
+    assert stream.report == report
+    assert stream.slot
+    assert report.backend_pid == stream.slot.active_pid
+    assert stream.since == report.since
+
+
+def test_what_is_delivered_is_sampled(durable: StreamConfig, quick: None) -> None:
+    with reported(durable) as listening:
+        Keeper.objects.create(name="Ada")
+        Animal.objects.bulk_create(Animal(name=name) for name in ("Leo", "Rex"))
+        listening.wait_for(3)
+        eventually(
+            lambda: sum(StreamSample.objects.values_list("events", flat=True)) == 3
+        )
+        eventually(lambda: ListenerReport.objects.get().transactions == 2)
+        stream = told(durable)
+        assert sum(StreamSample.objects.values_list("transactions", flat=True)) == 2
+        assert listening.report.counts.events == {
+            (("public", "zoo_keeper"), "insert"): 1,
+            (("public", "zoo_animal"), "insert"): 2,
+        }
+    report = stream.report
+    assert report
+    assert (report.events, report.transactions, report.failures) == (3, 2, 0)
+    assert report.last_event_id == listening.events[-1].id
+    assert report.last_event_at == listening.events[-1].timestamp
+    assert stream.events_per_second == 3 / 60
+    assert stream.account.samples[-1].lag is not None
+
+
+def test_an_idle_stream_writes_nothing(
+    durable: StreamConfig, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[None] = []
+    look: Callable[..., None] = reporter._Desk.look
+
+    def counted(desk: object) -> None:
+        look(desk)
+        looks.append(None)
+
+    with reported(durable) as listening:
+        Keeper.objects.create(name="Ada")
+        listening.wait_for(1)
+        eventually(lambda: _in_force(listening))
+        before = _written()
+        monkeypatch.setattr(reporter._Desk, "look", counted)
+        eventually(lambda: len(looks) > 20)
+        assert _written() == before
+
+
+def _in_force(listening: Listening) -> bool:
+    """Return whether all that there was to write is written."""
+    row = ListenerReport.objects.first()
+    return (
+        row is not None
+        and row.transactions == 1
+        and row.in_hand_since is None
+        and listening.report.counts.in_hand is None
+    )
+
+
+def _written() -> list[object]:
+    return [
+        *ListenerReport.objects.values_list("updated_at"),
+        *StreamSample.objects.values_list("pk"),
+    ]
+
+
+def test_a_change_that_is_at_work_has_an_age(
+    durable: StreamConfig, quick: None, connect: Connect
+) -> None:
+    entered, leave = Event(), Event()
+
+    def dawdle(**kwargs: object) -> None:
+        entered.set()
+        assert leave.wait(20)
+
+    connect(post_db_insert, dawdle)
+    with reported(durable) as listening:
+        Keeper.objects.create(name="Ada")
+        assert entered.wait(20)
+        try:
+            eventually(
+                lambda: (told(durable).age or timedelta(0)) > timedelta(seconds=0.2)
+            )
+        finally:
+            leave.set()
+        listening.wait_for(1)
+        eventually(lambda: ListenerReport.objects.get().in_hand_since is None)
+
+
+def test_the_end_is_told(durable: StreamConfig) -> None:
+    listeners = Listeners([Listener(durable)])
+    listeners.start()
+    becomes(durable, StreamState.RUNNING)
+    eventually(lambda: ListenerReport.objects.filter(state="running").exists())
+    listeners.stop()
+    listeners.join()
+    assert not listeners.failures
+    assert told(durable).state == StreamState.STOPPED
+    assert ListenerReport.objects.get().state == ListenerState.STOPPED
+
+
+def test_a_failure_is_told_with_its_reason(
+    durable: StreamConfig, connect: Connect
+) -> None:
+    def fail(**kwargs: object) -> None:
+        raise ValueError("secret")
+
+    connect(post_db_insert, fail)
+    config = replace(durable, on_error="stop", max_retries=0)
+    listeners = Listeners([Listener(config)])
+    listeners.start()
+    Keeper.objects.create(name="Ada")
+    listeners.join(20)
+    assert listeners.failures
+    stream = told(durable)
+    assert stream.state == StreamState.FAILED
+    assert "test_reports" in stream.reason
+    assert "secret" not in stream.reason
+    assert stream.report
+    assert stream.report.failures == 1
+
+
+def test_who_is_killed_ends_without_a_word(
+    stream: Stream, durable: StreamConfig
+) -> None:
+    with stream.listening() as listener:
+        eventually(lambda: ListenerReport.objects.filter(state="running").exists())
+        listener.signal(signal.SIGKILL)
+        listener.wait()
+    eventually(lambda: told(durable).state == StreamState.STOPPED)
+    assert told(durable).reason == "The listener ended without a word."
+    # The next one knows that the other is gone.
+    with stream.listening():
+        eventually(lambda: told(durable).state == StreamState.RUNNING)
+        eventually(lambda: ListenerReport.objects.count() == 1)
+
+
+def test_a_second_listener_stands_by(stream: Stream, durable: StreamConfig) -> None:
+    with (
+        stream.listening() as first,
+        Process("walex_listen", *ONE, env=stream.env) as second,
+    ):
+        second.wait_for("Waiting to take over")
+        eventually(lambda: ListenerReport.objects.filter(state="standby").exists())
+        assert told(durable).state == StreamState.RUNNING
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0
+        second.wait_for("Quit with")
+        eventually(
+            lambda: ListenerReport.objects.filter(
+                state="running", process=second.pid
+            ).exists()
+        )
+        eventually(lambda: ListenerReport.objects.count() == 1)
+
+
+def test_a_missing_table_is_told_once_and_stops_nothing(
+    durable: StreamConfig, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, away = "walex_django_listenerreport", "away"
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with connection.cursor() as cursor:
+        cursor.execute(rename.format(table, away))
+    try:
+        with caplog.at_level(logging.WARNING), reported(durable) as listening:
+            eventually(lambda: "migrate walex_django" in caplog.text)
+            Keeper.objects.create(name="Ada")
+            listening.wait_for(1)
+            stream = told(durable)
+        assert caplog.text.count("migrate walex_django") == 1
+        assert any("migrate walex_django" in each.hint for each in stream.problems)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(rename.format(away, table))
+
+
+def test_a_program_that_is_no_listener_is_told(durable: StreamConfig) -> None:
+    parameters = durable.connection_parameters()
+    other = replication.connect(parameters, replication=True, name="somebody")
+    try:
+        other.execute(
+            b"START_REPLICATION SLOT zoo_walex LOGICAL 0/0"
+            b" (proto_version '1', publication_names 'zoo_events')"
+        )
+        found = becomes(durable, StreamState.TAKEN)
+    finally:
+        other.pgconn.finish()
+    assert found.reason == "somebody"
+
+
+def test_a_server_that_is_away_is_a_state(durable: StreamConfig) -> None:
+    config = replace(durable, url="postgres://zoo:s3cret@127.0.0.1:1/zoo")
+    stream = told(config)
+    assert stream.state == StreamState.UNREACHABLE
+    assert "Cannot connect" in stream.reason
+    assert "s3cret" not in str(stream.as_dict())
