@@ -178,12 +178,14 @@ class Listeners:
 
     Attributes:
         failures: listeners that ended by an error, with the error.
+        reports: what each of them says of itself.
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self.failures: list[tuple[Listener, BaseException]] = []
         self._listeners = listeners
-        self._reporter = Reporter([listener.report for listener in listeners])
+        self.reports = [listener.report for listener in listeners]
+        self._reporter = Reporter(self.reports)
         # Daemons, so that a process in a hurry need not wait for them.
         self._threads = [
             Thread(

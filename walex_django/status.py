@@ -124,6 +124,8 @@ class StreamStatus:
             waits = [slot.replay_lag or timedelta(0)]
             if report and report.in_hand_since:
                 waits.append(self.now - report.in_hand_since)
+            if self.state == StreamState.PAUSED and slot.lag and self.since:
+                waits.append(self.now - self.since)
             return max(waits)
         if slot.lag == 0:
             return timedelta(0)
@@ -157,7 +159,7 @@ class StreamStatus:
             "slot_name": config.slot_name,
             "durable": config.durable_slot,
             "slot": slot and _slot_as_dict(slot),
-            "age": self.age and self.age.total_seconds(),
+            "age": _seconds(self.age),
             "publications": config.publications,
             "tables": [
                 {
@@ -182,8 +184,12 @@ def _slot_as_dict(slot: Slot) -> dict[str, Any]:
     told = asdict(slot)
     for key in ("confirmed_lsn", "restart_lsn"):
         told[key] = None if told[key] is None else str(told[key])
-    told["replay_lag"] = slot.replay_lag and slot.replay_lag.total_seconds()
+    told["replay_lag"] = _seconds(slot.replay_lag)
     return told
+
+
+def _seconds(time: timedelta | None) -> float | None:
+    return None if time is None else time.total_seconds()
 
 
 _REPORTED = (
@@ -204,16 +210,26 @@ class OtherSlot:
     Attributes:
         slot: the slot.
         config: of a stream on its server, by which it can be reached.
+        system: identifier of its server.
         orphaned: nobody reads it, and the server keeps its log for it.
     """
 
     slot: Slot
     config: StreamConfig
+    system: int
 
     @property
     def orphaned(self) -> bool:  # noqa: D102
         slot = self.slot
         return slot.active_pid is None and not (slot.temporary or slot.synced)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as values for Django's JSON encoder."""
+        return {
+            **_slot_as_dict(self.slot),
+            "seen_by": self.config.name,
+            "orphaned": self.orphaned,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,10 +250,8 @@ def read_all(configs: Iterable[StreamConfig]) -> Overview:
     Args:
         configs: of the streams.
     """
-    configured = {
-        (config.database, config.url, config.slot_name)
-        for config in get_configs().values()
-    }
+    # Which server a stream is on that is not asked, nobody knows.
+    configured = {config.slot_name for config in get_configs().values()}
     streams: list[StreamStatus] = []
     others: dict[tuple[int, str], OtherSlot] = {}
     away: dict[tuple[str, str | None], ReplicationError] = {}
@@ -250,9 +264,11 @@ def read_all(configs: Iterable[StreamConfig]) -> Overview:
                     streams.append(read(config, connection, account))
                     system, _ = server.identity(connection)
                     others |= {
-                        (system, slot.name): OtherSlot(slot=slot, config=config)
+                        (system, slot.name): OtherSlot(
+                            slot=slot, config=config, system=system
+                        )
                         for slot in slots.every(connection)
-                        if (*place, slot.name) not in configured
+                        if slot.name not in configured
                     }
                 continue
             except psycopg.Error as error:
