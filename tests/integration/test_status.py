@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from tests.listening import Listening
-from tests.process import Process
+from tests.process import ROOT, Process, eventually
 from tests.zoo.models import Keeper
-from walex_django import runtime
-from walex_django.models import ParkedEvent
+from walex_django import runtime, status
+from walex_django.models import ListenerReport, ParkedEvent
 from walex_django.replication import slots
 from walex_django.replication.connection import Connection
 from walex_django.stream_config import StreamConfig
 
-pytestmark = pytest.mark.django_db(transaction=True)
+from .stream import OwnStream
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 
 Shown = Callable[..., str]
 
@@ -33,8 +44,16 @@ def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
 
 
 def _told(shown: Shown) -> dict[str, Any]:
-    (stream,) = json.loads(shown("--json"))
+    (stream,) = json.loads(shown("--json"))["streams"]
     return dict(stream)
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Take connections and never answer; the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        yield f"postgres://zoo:s3cret@127.0.0.1:{port}/zoo"
 
 
 def test_a_stream_that_nobody_reads(durable: StreamConfig, shown: Shown) -> None:
@@ -42,9 +61,11 @@ def test_a_stream_that_nobody_reads(durable: StreamConfig, shown: Shown) -> None
 
     text = shown()
     assert "default on database default (PostgreSQL" in text
+    assert "state        stopped" in text
     assert "slot         zoo_walex: durable, nobody reads it" in text
     assert "publication  zoo_events: legacy.audit_log" in text
     assert "parked       nothing" in text
+    assert re.search(r"retained     [\d.]+ \w+ of log, wal_status reserved\n", text)
     told = _told(shown)
     assert told["slot"]["active_pid"] is None
     assert told["slot"]["lag"] > 0
@@ -57,13 +78,43 @@ def test_a_stream_that_is_read(
     with Listening(durable):
         slot = slots.find(sql, "zoo_walex")
         assert slot
-        assert f"read from 127.0.0.1 by process {slot.active_pid} since 20" in shown()
-        assert _told(shown)["slot"]["active_pid"] == slot.active_pid
+        text = shown()
+        assert "state        running since 20" in text
+        assert f"read from 127.0.0.1 by process {slot.active_pid} since 20" in text
+        told = _told(shown)
+    assert told["slot"]["active_pid"] == slot.active_pid
+    assert isinstance(told["age"], float)
 
 
 def test_a_stream_without_its_slot(config: StreamConfig, shown: Shown) -> None:
-    assert "slot         zoo_walex: is not there" in shown()
+    text = shown()
+    assert "state        no slot" in text
+    assert "slot         zoo_walex: is not there" in text
     assert _told(shown)["slot"] is None
+
+
+@pytest.mark.usefixtures("durable")
+def test_listeners_and_what_they_have_done(
+    environment: dict[str, str], shown: Shown
+) -> None:
+    one = ("walex_listen", "--stream=default")
+    with Process(*one, env=environment) as first:
+        first.wait_for("Quit with")
+        with Process(*one, env=environment) as second:
+            second.wait_for("Waiting to take over")
+            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
+            eventually(
+                lambda: "delivered    2 events, 1 transactions, no failed" in shown(),
+                "the report",
+            )
+            eventually(lambda: "standing by" in shown(), "the standby's report")
+            text = shown()
+            told = _told(shown)
+    assert f"listeners    {socket.gethostname()}, process " in text
+    assert f"process {first.pid}: running since " in text
+    assert f"process {second.pid}: standing by since " in text
+    assert re.search(r"last event   [0-9A-F]+/[0-9A-F]+:\d+, committed 20", text)
+    assert {each["state"] for each in told["listeners"]} == {"running", "standby"}
 
 
 def test_changed_settings_and_parked_calls(durable: StreamConfig, shown: Shown) -> None:
@@ -82,10 +133,249 @@ def test_changed_settings_and_parked_calls(durable: StreamConfig, shown: Shown) 
     assert changed == {"SUBSCRIPTIONS": ["zoo.*", "legacy.*", "legacy.nobody_knows"]}
 
 
-def test_a_server_that_is_away_is_told_in_one_line(environment: dict[str, str]) -> None:
+@pytest.mark.usefixtures("durable")
+def test_only_the_first_tables_are_named(shown: Shown, sql: Connection) -> None:
+    names = [f"legacy.many_{number}" for number in range(5)]
+    for name in names:
+        sql.execute(f"CREATE TABLE {name} (id int)")
+        sql.execute(f"ALTER TABLE {name} REPLICA IDENTITY FULL")
+        sql.execute(f"ALTER PUBLICATION zoo_events ADD TABLE {name}")
+    try:
+        short, long = _publication(shown()), _publication(shown("-v", "2"))
+        tables = _told(shown)["tables"]
+    finally:
+        for name in names:
+            sql.execute(f"DROP TABLE {name}")
+
+    assert short.endswith(f", and {len(tables) - 10} more, {len(tables)} in all")
+    assert short.count(", ") == 11
+    assert long.count(", ") == len(tables) - 1
+    assert ", legacy.many_4 (full), " in long
+    assert {(each["name"], each["replica_identity"]) for each in tables} >= {
+        ("public.zoo_keeper", "key"),
+        ("legacy.many_4", "full"),
+    }
+
+
+def _publication(text: str) -> str:
+    (line,) = [line for line in text.splitlines() if "  publication " in line]
+    return line
+
+
+@pytest.mark.usefixtures("durable")
+def test_other_slots_of_the_server(shown: Shown, sql: Connection) -> None:
+    for name in ("zoo_left_behind", "second_walex"):
+        sql.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+    try:
+        text = shown()
+        others = json.loads(shown("--json"))["other_slots"]
+    finally:
+        for name in ("zoo_left_behind", "second_walex"):
+            sql.execute("SELECT pg_drop_replication_slot(%s)", [name])
+
+    assert re.search(
+        r"^  zoo_left_behind: logical, database test_\w+, durable, nobody reads it,"
+        r" [\d.]+ \w+ of log; orphaned$",
+        text,
+        re.MULTILINE,
+    )
+    (other,) = [each for each in others if each["name"] == "zoo_left_behind"]
+    assert other["orphaned"]
+    # Of a stream that was not asked for, but is in the settings.
+    assert "second_walex" not in text
+
+
+def test_a_server_that_is_away_is_a_state(environment: dict[str, str]) -> None:
     env = {**environment, "ZOO_DATABASE_URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}
     with Process("walex_status", "--stream=default", env=env) as process:
         assert process.wait() == 1
-        (line,) = process.lines
-    assert "Cannot connect to PostgreSQL" in line
-    assert "s3cret" not in line
+        assert "  state        server out of reach: Cannot connect" in process.output
+        assert process.lines[-1].endswith("Not all servers could be asked: default.")
+    assert "Traceback" not in process.output
+    assert "s3cret" not in process.output
+
+
+def test_a_server_that_fell_silent_is_not_waited_for(
+    environment: dict[str, str],
+) -> None:
+    with silent_server() as url:
+        began = time.monotonic()
+        env = {**environment, "ZOO_DATABASE_URL": url}
+        with Process("walex_status", "--check", "--stream=default", env=env) as process:
+            assert process.wait() == 1
+        # With the start of the interpreter.
+        assert time.monotonic() - began < status._PATIENCE + 6
+    assert process.lines == [
+        "default: failing: state is unreachable (No answer for 5 s.)"
+    ]
+
+
+@pytest.mark.parametrize("options", [["--watch", "0.1"], ["--watch=0.1", "--json"]])
+@pytest.mark.usefixtures("durable")
+def test_watch_in_a_pipe_tells_one_after_another(
+    environment: dict[str, str], options: list[str]
+) -> None:
+    with Process("walex_status", "--stream=default", *options, env=environment) as it:
+        eventually(lambda: it.output.count("zoo_walex") > 6, "several looks")
+        it.signal(signal.SIGINT)
+        assert it.wait() == 0
+    assert "\x1b" not in it.output
+    assert "Traceback" not in it.output
+    if "--json" in options:
+        assert [json.loads(line)["streams"][0]["name"] for line in it.lines]
+
+
+@pytest.mark.usefixtures("durable")
+def test_watch_ends_when_nobody_reads_any_more(environment: dict[str, str]) -> None:
+    command = f"{sys.executable} manage.py walex_status --stream=default --watch 0.1"
+    ended = subprocess.run(
+        ["/bin/bash", "-o", "pipefail", "-c", f"{command} | head -n 1"],
+        cwd=ROOT,
+        env={**os.environ, **environment, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert ended.stdout.startswith("default on database default")
+    assert ended.stderr == ""
+
+
+@pytest.mark.usefixtures("durable")
+def test_watch_in_a_terminal_draws_over(environment: dict[str, str]) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "walex_status", "--watch", "0.1", *("-v", "2")],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **environment,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "LINES": "12",
+            "COLUMNS": "80",
+        },
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        drawn = ""
+        while drawn.count("\x1b[H") < 3:
+            drawn += os.read(ours, 65536).decode()
+        process.send_signal(signal.SIGINT)
+        try:
+            while more := os.read(ours, 65536):
+                drawn += more.decode()
+        except OSError:
+            pass  # how Linux tells the end
+        assert process.wait() == 0
+    os.close(ours)
+    pages = drawn.split("\x1b[H")[1:]
+    assert pages[0].startswith("Every 0.1 s: walex_status, 20")
+    # A page does not scroll the one before out of the terminal.
+    assert pages[1].count("\n") == 11
+    assert "more lines" in pages[1]
+    assert pages[-1].rstrip().endswith("\x1b[?7h")
+    assert "Traceback" not in drawn
+
+
+@contextmanager
+def _status(of: int) -> Iterator[None]:
+    """Expect this exit status."""
+    if of == 0:
+        yield
+        return
+    with pytest.raises(SystemExit) as end:
+        yield
+    assert end.value.code == of
+
+
+def _check(
+    capsys: pytest.CaptureFixture[str], *options: str, ends: int = 0
+) -> list[str]:
+    with _status(ends):
+        call_command("walex_status", "--check", "--stream=default", *options)
+    told = capsys.readouterr()
+    assert told.err == ""
+    return told.out.splitlines()
+
+
+def test_check_of_a_stream_that_runs(
+    durable: StreamConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Listening(durable):
+        assert _check(capsys, "--max-lag=1GB", "--max-age=60s") == ["default: OK"]
+        (told,) = _check(capsys, "--json")
+        assert json.loads(told) == {"status": "ok", "streams": {"default": []}}
+    (line,) = _check(capsys, "--max-lag=1GB", ends=1)
+    assert line.startswith("default: failing: state is stopped")
+
+
+@pytest.mark.usefixtures("config")
+def test_check_without_a_slot(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _check(capsys, ends=1) == ["default: failing: state is missing"]
+
+
+def test_check_of_a_stream_that_is_paused(
+    durable: StreamConfig, environment: dict[str, str], capsys: Any
+) -> None:
+    one = ("walex_listen", "--stream=default")
+    with Process(*one, env=environment) as listener:
+        listener.wait_for("Quit with")
+        runtime.change(durable, "replace", "PAUSED", True)
+        try:
+            listener.wait_for("is paused")
+            Keeper.objects.create(name="waits")
+            eventually(
+                lambda: ListenerReport.objects.filter(state="paused").exists(),
+                "the report",
+            )
+            assert _check(capsys) == ["default: OK"]
+            (line,) = _check(capsys, "--max-lag=1", ends=1)
+            assert re.fullmatch(
+                r"default: failing: lag is \d+ bytes, more than 1", line
+            )
+            (line,) = _check(capsys, "--max-age=0s", ends=1)
+            assert re.fullmatch(r"default: failing: age is \d+ s, more than 0", line)
+        finally:
+            runtime.forget(durable, "PAUSED")
+
+
+@pytest.mark.parametrize(
+    "own_stream",
+    [{"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}],
+    indirect=True,
+)
+def test_a_slot_that_is_lost(own_stream: OwnStream) -> None:
+    # Segments of 16 MB each, and a checkpoint that removes them.
+    for _ in range(4):
+        own_stream.write("Ada")
+        own_stream.execute("SELECT pg_switch_wal()")
+    own_stream.execute("CHECKPOINT")
+
+    with Process("walex_status", "--stream=default", env=own_stream.env) as process:
+        assert process.wait() == 0
+    assert "  state        slot lost" in process.output
+    assert "  slot         zoo_walex: durable, lost" in process.output
+    options = ("--stream=default", "--check")
+    with Process("walex_status", *options, env=own_stream.env) as process:
+        assert process.wait() == 1
+    assert process.lines == ["default: failing: state is lost (wal_removed)"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--check", "--max-lag=1XB"], "'1XB' is no size: write a number and kB, MB"),
+        (["--check", "--max-age=soon"], "'soon' is no age: write a number and s, m"),
+        (["--watch=never"], "'never' is no number of seconds: write such as 2"),
+        (["--check", "--watch"], "--check ends, and --watch does not"),
+        (["--max-lag=1GB"], "--max-lag needs --check"),
+        (["--max-age=1s"], "--max-age needs --check"),
+        (["--stream=nobody"], "nobody"),
+    ],
+)
+def test_wrong_options(options: list[str], said: str) -> None:
+    with pytest.raises(CommandError, match=re.escape(said)):
+        call_command("walex_status", *options)

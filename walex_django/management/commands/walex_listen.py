@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -20,6 +20,7 @@ from walex_django.catalogue import concrete_models
 from walex_django.conf import get_configs
 from walex_django.filters import Subscriptions
 from walex_django.listener import Listener, Listeners
+from walex_django.management import arguments
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, describe
 from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
 from walex_django.start import Start
@@ -27,6 +28,7 @@ from walex_django.stream_config import StreamConfig
 from walex_django.version import __version__
 
 _MOST_TABLES = 10  # named in the banner
+_LOCAL = "127.0.0.1"
 
 
 class Command(BaseCommand):
@@ -56,6 +58,18 @@ class Command(BaseCommand):
             action="store_true",
             help="Start again when the code changes, for development.",
         )
+        parser.add_argument(
+            "--metrics-port",
+            type=arguments.port,
+            metavar="PORT",
+            help="Serve what is counted at this port, such as 9187, for Prometheus.",
+        )
+        parser.add_argument(
+            "--metrics-address",
+            default=_LOCAL,
+            metavar="ADDRESS",
+            help=f"To serve it at. Default: {_LOCAL}, for this machine only.",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         configs = chosen(options["streams"])
@@ -64,6 +78,7 @@ class Command(BaseCommand):
                 raise CommandError("--drain ends, and --reload does not: choose one.")
             _require_durable(configs)
         self._verbosity = options["verbosity"]
+        self._metrics_at = options["metrics_address"], options["metrics_port"]
         if options["reload"]:
             autoreload.run_with_reloader(
                 self._listen_until_reload, configs, wait=options["wait"]
@@ -97,7 +112,11 @@ class Command(BaseCommand):
             ]
         )
         self._warn()
-        with self._obeying_signals(listeners), _frozen():
+        with (
+            self._metrics_served(listeners) as self._metrics_url,
+            self._obeying_signals(listeners),
+            _frozen(),
+        ):
             listeners.start()
             listeners.join()
         if listeners.failures:
@@ -130,6 +149,8 @@ class Command(BaseCommand):
             f"  receivers    {_count_receivers()}",
         ]
         self._to_start -= 1
+        if not self._to_start and self._metrics_url:
+            lines.append(f"  metrics      {self._metrics_url}")
         if not self._to_start and not self._quits_by_itself:
             lines.append(f"  Quit with {_quit_command()}.")
         self.stdout.write("\n".join(lines))
@@ -145,6 +166,31 @@ class Command(BaseCommand):
             warnings = list(_warnings())
         for text in warnings:
             self.stderr.write(self.style.WARNING(f"Warning: {text}"))
+
+    @contextmanager
+    def _metrics_served(self, listeners: Listeners) -> Iterator[str]:
+        """Serve what is counted, if that is wanted; yields where."""
+        address, port = self._metrics_at
+        if port is None:
+            yield ""
+            return
+        try:
+            from walex_django import metrics
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+        with ExitStack() as stack:
+            try:
+                port = stack.enter_context(
+                    metrics.served(listeners.reports, address=address, port=port)
+                )
+            except OSError as error:
+                raise CommandError(
+                    f"Metrics cannot be served at port {port} of {address}:"
+                    f" {error.strerror}. Choose another --metrics-port or"
+                    " --metrics-address."
+                ) from error
+            host = f"[{address}]" if ":" in address else address
+            yield f"http://{host}:{port}/metrics"
 
     @contextmanager
     def _obeying_signals(self, listeners: Listeners) -> Iterator[None]:

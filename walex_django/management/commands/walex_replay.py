@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import argparse
-import re
 from datetime import timedelta
 from typing import Any
 
@@ -10,23 +8,13 @@ from django.db import Error as DatabaseError
 from django.db.models import Q
 from django.utils import timezone
 
+from walex_django.management import arguments
 from walex_django.management.streams import CHECKS, add_stream_option, chosen
 from walex_django.management.streams import describe as describe_failure
 from walex_django.models import ParkedEvent
 from walex_django.parking import describe
 from walex_django.receivers_database import known_error
 from walex_django.replay import replay
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def _age(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no age: write a number and s, m, h or d, such as 90m"
-        )
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 class Command(BaseCommand):
@@ -58,10 +46,16 @@ class Command(BaseCommand):
             help="Id of an event, such as 0/16B3748:3; may be repeated.",
         )
         parser.add_argument(
-            "--older-than", type=_age, metavar="AGE", help="Parked before: 30s, 2h, 1d."
+            "--older-than",
+            type=arguments.age,
+            metavar="AGE",
+            help="Parked before: 30s, 2h, 1d.",
         )
         parser.add_argument(
-            "--newer-than", type=_age, metavar="AGE", help="Parked since: 30s, 2h, 1d."
+            "--newer-than",
+            type=arguments.age,
+            metavar="AGE",
+            help="Parked since: 30s, 2h, 1d.",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="List them and call nobody."

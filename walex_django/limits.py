@@ -1,0 +1,51 @@
+"""Limits of lag and age as people write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+_SIZES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([kmgt]?b)?", re.ASCII | re.IGNORECASE)
+_AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_size(text: str) -> int:
+    """
+    Return a number of bytes.
+
+    Args:
+        text: a number, and perhaps kB, MB, GB or TB, which are 1024 of what is before.
+
+    Raises:
+        ValueError: it is no size.
+
+    Source: PostgreSQL, "Parameter Names and Values".
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(
+            f"{text!r} is no size: write a number and kB, MB, GB or TB, such as 500MB"
+        )
+    return int(float(match[1]) * _SIZES[(match[2] or "b").lower()])
+
+
+def parse_age(text: str) -> timedelta:
+    """
+    Return an age.
+
+    Args:
+        text: a number and s, m, h or d.
+
+    Raises:
+        ValueError: it is no age.
+    """
+    match = re.fullmatch(r"(\d{1,8})([smhd])", text, re.ASCII)
+    try:
+        if match:
+            return timedelta(**{_AGES[match[2]]: int(match[1])})
+    except OverflowError:
+        pass
+    raise ValueError(
+        f"{text!r} is no age: write a number and s, m, h or d, such as 90m"
+    )

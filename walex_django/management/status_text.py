@@ -1,0 +1,175 @@
+"""How streams are, as people read it in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from django.core.management.color import Style
+from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
+
+from walex_django.models import ListenerReport
+from walex_django.replication.publications import PublishedTable
+from walex_django.replication.slots import Slot
+from walex_django.status import OtherSlot, Overview, StreamState, StreamStatus
+
+_MOST_TABLES = 10
+
+
+class StatusText:
+    """
+    Writes how streams are.
+
+    Args:
+        style: of the command's output.
+        all_tables: name all of a publication, not the first only.
+    """
+
+    def __init__(self, style: Style, *, all_tables: bool = False) -> None:
+        self._style = style
+        self._most = None if all_tables else _MOST_TABLES
+
+    def lines(self, overview: Overview) -> Iterator[str]:
+        """Return the lines of all streams, and of the other slots."""
+        for stream in overview.streams:
+            yield from self._stream(stream)
+        if overview.others:
+            yield "other slots of these servers"
+            for other in overview.others:
+                yield f"  {self._other(other)}"
+
+    def _stream(self, stream: StreamStatus) -> Iterator[str]:
+        config, slot = stream.config, stream.slot
+        version = f" (PostgreSQL {stream.server_version})" * bool(stream.server_version)
+        yield f"{config.name} on database {config.database}{version}"
+        yield f"  state        {self._state(stream)}"
+        if stream.state != StreamState.UNREACHABLE:
+            yield f"  slot         {config.slot_name}: {_slot(slot)}"
+        for number, each in enumerate(stream.account.reports):
+            yield f"  {'' if number else 'listeners':<12} {_listener(each)}"
+        if slot:
+            yield from self._log(stream, slot)
+        yield (
+            f"  rates        {stream.events_per_second:.1f} events/s,"
+            f" {stream.transactions_per_second:.1f} transactions/s"
+        )
+        if report := stream.report:
+            yield from _done(report)
+        if stream.state != StreamState.UNREACHABLE:
+            yield (
+                f"  publication  {', '.join(config.publications)}:"
+                f" {self._tables(stream)}"
+            )
+        yield f"  parked       {stream.account.parked or 'nothing'}"
+        for key, value in stream.account.changed.items():
+            yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
+        for problem in stream.problems:
+            id = f"{problem.id}: " if problem.id else ""
+            yield self._style.WARNING(f"  problem      {id}{problem.message}")
+            if problem.hint:
+                yield self._style.WARNING(f"               {problem.hint}")
+
+    def _state(self, stream: StreamStatus) -> str:
+        colour = self._style.ERROR
+        if stream.state == StreamState.RUNNING:
+            colour = self._style.SUCCESS
+        elif stream.state == StreamState.PAUSED:
+            colour = self._style.WARNING
+        since = f" since {_time(stream.since)}" if stream.since else ""
+        reason = f": {stream.reason}" if stream.reason else ""
+        return f"{colour(str(stream.state.label))}{since}{reason}"
+
+    def _log(self, stream: StreamStatus, slot: Slot) -> Iterator[str]:
+        if slot.lag is not None:
+            age = "" if stream.age is None else f", {_age(stream.age)} old"
+            yield f"  lag          {_size(slot.lag)}{age}"
+        yield f"  retained     {self._retained(slot)}"
+
+    def _retained(self, slot: Slot) -> str:
+        told = "nothing" if slot.retained is None else f"{_size(slot.retained)} of log"
+        if slot.wal_status:
+            told += f", wal_status {slot.wal_status}"
+        if slot.safe_wal_size is not None:
+            left = max(slot.safe_wal_size, 0)
+            told += f", lost when {_size(left)} more are written"
+        if slot.wal_status in {"unreserved", "lost"}:
+            return self._style.WARNING(told)
+        return told
+
+    def _tables(self, stream: StreamStatus) -> str:
+        names = [
+            str(each.table)
+            if each.identity == "key"
+            else f"{each.table} ({each.identity})"
+            for each in stream.tables
+        ]
+        if self._most and len(names) > self._most:
+            names[self._most :] = [
+                f"and {len(names) - self._most} more, {len(names)} in all"
+            ]
+        return ", ".join(names) or "no tables"
+
+    def _other(self, other: OtherSlot) -> str:
+        slot = other.slot
+        of = f", database {slot.database}" if slot.database else ""
+        kept = "" if slot.retained is None else f", {_size(slot.retained)} of log"
+        told = f"{slot.name}: {slot.slot_type}{of}, {_slot(slot)}{kept}"
+        if other.orphaned:
+            return self._style.WARNING(f"{told}; orphaned")
+        return told
+
+
+def _table(published: PublishedTable) -> str:
+    if published.identity == "key":
+        return str(published.table)
+    return f"{published.table} ({published.identity})"
+
+
+def _slot(slot: Slot | None) -> str:
+    if slot is None:
+        return "is not there"
+    kind = "temporary" if slot.temporary else "durable"
+    if slot.lost:
+        return f"{kind}, lost"
+    if slot.active_pid is None:
+        return f"{kind}, {'kept by a standby' if slot.synced else 'nobody reads it'}"
+    since = f" since {_time(slot.since)}" if slot.since else ""
+    return (
+        f"{kind}, read from {slot.client or 'this machine'} by process"
+        f" {slot.active_pid}{since}"
+    )
+
+
+def _listener(report: ListenerReport) -> str:
+    label = report.get_state_display()
+    return (
+        f"{report.host}, process {report.process}: {label} since {_time(report.since)}"
+    )
+
+
+def _done(report: ListenerReport) -> Iterator[str]:
+    """Tell what the listener has done that reads, or that read last."""
+    yield (
+        f"  delivered    {report.events} events, {report.transactions} transactions,"
+        f" {report.failures or 'no'} failed calls"
+    )
+    if report.last_event_id:
+        at = report.last_event_at
+        committed = f", committed {_time(at)}" if at else ""
+        yield f"  last event   {report.last_event_id}{committed}"
+
+
+def _time(time: datetime) -> str:
+    local = timezone.localtime(time) if timezone.is_aware(time) else time
+    return f"{local:%Y-%m-%d %H:%M:%S %Z}".rstrip()
+
+
+def _age(age: timedelta) -> str:
+    seconds = age.total_seconds()
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=int(seconds)))
+
+
+def _size(size: int) -> str:
+    return filesizeformat(size).replace("\xa0", " ")
