@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from django.db.models import Model
 
-from . import handlers, parking
+from . import handlers, masking, parking
 from .counts import Counts
 from .events import Event, EventType
 from .filters import TableFilter
@@ -63,10 +63,12 @@ class ReceiverFailed(Exception):
     Attributes:
         receiver: its dotted name.
         subject: id of the event, or place of the message, that it was called for.
+        traceback: of what it raised, without sensitive values.
     """
 
-    def __init__(self, receiver: str, subject: str) -> None:
+    def __init__(self, receiver: str, subject: str, traceback: str = "") -> None:
         self.receiver, self.subject = receiver, subject
+        self.traceback = traceback
         super().__init__(f"The receiver {receiver} failed at {subject}")
 
 
@@ -142,8 +144,7 @@ class Delivery:
                 except RAISED as error:
                     self._try_again(signal, receiver, model, {"event": event}, error)
         for (type, table), (_, grouped) in known.items():
-            key = table.name, type._value_  # an enum's hash is slow
-            counts.events[key] = counts.events.get(key, 0) + len(grouped)
+            counts.events[table.name, type] += len(grouped)
         if handlers.registry:
             self._handle({group: grouped for group, (_, grouped) in known.items()})
         for receiver in post_db_transaction.receivers_of(None, stream):
@@ -283,15 +284,16 @@ class Delivery:
         config = self._config
         call = self._again(receiver)
         name, subject = receiver_name(receiver), parking.subject(arguments)
+        mask = masking.of_call(arguments)
         attempts, delays = 1, config.retry_delays()
         if isinstance(error, ConnectionBroken):
             attempts, delays = error.attempts, iter(())
         for delay in delays:
             self._require_intact(receiver, arguments, error)
-            self._counts.retry(name)
+            self._counts.retries[name] += 1
             logger.warning(
                 "%s failed at %s, again in %g s: %s",
-                *(name, subject, delay, parking.describe(error)),
+                *(name, subject, delay, mask(parking.describe(error))),
                 extra={"stream": config.name, "receiver": name, "event_id": subject},
             )
             if self._stopped.wait(delay):
@@ -311,9 +313,10 @@ class Delivery:
             else:
                 return
         self._require_intact(receiver, arguments, error)
-        self._counts.fail(name)
+        self._counts.failures[name] += 1
         if config.on_error == "stop":
-            raise ReceiverFailed(name, subject) from error
+            failed = ReceiverFailed(name, subject, mask(parking.trace(error)))
+            raise failed from (None if mask.is_needed else error)
         if config.on_error == "park":
             parking.park(
                 stream=config.name,
@@ -323,10 +326,11 @@ class Delivery:
                 error=error,
                 attempts=attempts,
             )
+        told, exc_info = mask.log(error)
         logger.error(
-            "%s failed %d times at %s, %s",
-            *(name, attempts, subject, _FATES[config.on_error]),
-            exc_info=error,
+            "%s failed %d times at %s, %s%s",
+            *(name, attempts, subject, _FATES[config.on_error], told),
+            exc_info=exc_info,
             extra={"stream": config.name, "receiver": name, "event_id": subject},
         )
 

@@ -340,11 +340,13 @@ class Feed:
             is_whole=relation.replica_identity != "f"
             or self._models.tells_whole_rows(relation.oid),
         )
+        filters = [chosen for tables, chosen in self._filters if tables.cover(lineage)]
         table.filters = [
-            made
-            for tables, chosen in self._filters
-            if tables.cover(lineage) and (made := chosen.for_table(table))
+            made for chosen in filters if (made := chosen.for_table(table))
         ]
+        table.sensitive = frozenset(
+            chain.from_iterable(each.sensitive_columns(table) for each in filters)
+        )
         return table
 
     def _truncate(self, message: Truncate) -> None:

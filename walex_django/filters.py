@@ -17,6 +17,7 @@ from django.db.models import Field, ForeignKey, Model
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from . import masking
 from .catalogue import Lineage, column_fields
 from .pgoutput.messages import (
     UNCHANGED,
@@ -141,12 +142,15 @@ class Filter:
         changed: an UPDATE that changed none of these.
         where: a callable, or its dotted path; an event for which it returns what is
             not true. A TRUNCATE is asked for by this only.
+        sensitive_fields: whose values are not shown in the admin, in logs and by
+            commands. They filter nothing.
     """
 
     unwatched_records: Mapping[str, Any] = field(default_factory=dict, hash=False)
     unwatched_fields: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     where: Where | str | None = None
+    sensitive_fields: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(
@@ -160,6 +164,13 @@ class Filter:
         """Return what it means for a table's rows; `None` where it lets all pass."""
         return TableFilter(self, table) if self else None
 
+    def sensitive_columns(self, table: Table) -> frozenset[str]:
+        """Return the sensitive ones of a table's columns."""
+        places = [_place(table, name) for name in self.sensitive_fields]
+        return frozenset(
+            table.column_names[place] for place in places if place is not None
+        )
+
     def require_fields(self, model: type[Model]) -> None:
         """
         Check the names, and the values.
@@ -167,7 +178,10 @@ class Filter:
         Raises:
             ImproperlyConfigured: the model has no such field, or no such value.
         """
-        for name in (*self.unwatched_records, *self.unwatched_fields, *self.changed):
+        for name in (
+            *self.unwatched_records,
+            *(*self.unwatched_fields, *self.changed, *self.sensitive_fields),
+        ):
             if name not in _field_names(model):
                 raise ImproperlyConfigured(
                     f"{model._meta.label} has no field {name!r}; it has"
@@ -249,10 +263,12 @@ class TableFilter:
             return True
         try:
             return bool(self.where(event))
-        except Exception:
-            logger.exception(
-                "The filter's where failed at %s: the event is delivered",
-                event.id,
+        except Exception as error:
+            told, exc_info = masking.of_events([event]).log(error)
+            logger.error(  # noqa: TRY400 - the traceback may tell what is sensitive
+                "The filter's where failed at %s: the event is delivered%s",
+                *(event.id, told),
+                exc_info=exc_info,
                 extra={"event_id": event.id},
             )
             return True

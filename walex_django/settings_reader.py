@@ -250,15 +250,21 @@ def read_filter(options: Mapping[Any, object]) -> Filter:
     """
     Return the filter that is written so in the settings.
 
+    Args:
+        options: values by key, in whatever case this is written.
+
     Raises:
         ValueError: says which key is unknown, or which value is none.
     """
     values: dict[str, Any] = {}
     for key, value in options.items():
-        if key not in _FILTER_KEYS:
+        name = str(key).lower()
+        if name not in _FILTER_KEYS:
             raise ValueError(f"unknown key {key!r}\n{did_you_mean(key, _FILTER_KEYS)}")
+        if name in values:
+            raise ValueError(f"{name} is there twice")
         try:
-            values[key] = _FILTER_KEYS[key](value)
+            values[name] = _FILTER_KEYS[name](value)
         except ValueError as error:
             raise ValueError(f"{key} {error}, not {value!r}") from None
     return Filter(**values)
@@ -359,4 +365,5 @@ _FILTER_KEYS: dict[str, Callable[[object], Any]] = {
     "unwatched_fields": read_strings,
     "changed": read_strings,
     "where": _callable,
+    "sensitive_fields": read_strings,
 }

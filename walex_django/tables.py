@@ -88,6 +88,10 @@ class Table:
         types: of the columns.
         version: of the walex_django that made the events.
 
+    Attributes:
+        filters: which of its rows are not wanted.
+        sensitive: the columns whose values are not shown.
+
     What is the same for all rows is worked out once, when first needed.
     """
 
@@ -123,6 +127,7 @@ class Table:
             version=version,
         )
         self.filters: Sequence[TableFilter] = ()
+        self.sensitive: frozenset[str] = frozenset()
         self._records = RowLoader([type.record_oid for type in types])
         self._instances: InstanceLoader | None = None
 

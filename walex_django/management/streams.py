@@ -79,7 +79,9 @@ def describe(error: BaseException) -> str:
     """
     if isinstance(error, ReplicationError | ImproperlyConfigured | DatabaseError):
         return " ".join(str(error).split())
-    if isinstance(error, ReceiverFailed | MiddlewareFailed) and error.__cause__:
+    if isinstance(error, ReceiverFailed):
+        return f"{error}; its transaction is not acknowledged.\n{error.traceback}"
+    if isinstance(error, MiddlewareFailed) and error.__cause__:
         lines = traceback.format_exception(error.__cause__)
         return f"{error}; its transaction is not acknowledged.\n{''.join(lines)}"
     return "".join(traceback.format_exception(error))
