@@ -1,0 +1,178 @@
+"""What may be done to streams and slots from the admin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
+from django.utils.translation import gettext as _
+
+from . import checkpoints, runtime
+from .conf import get_configs
+from .receivers_database import known_error
+from .replication import server, slots
+from .replication.connection import Connection, connect, sql_error
+from .replication.errors import ReplicationError, SlotMissing
+from .replication.slots import Slot
+from .stream_config import StreamConfig
+
+_PATIENCE = 3  # seconds to wait for a server; somebody waits for the page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """
+    A slot that may be dropped.
+
+    Attributes:
+        slot: the slot.
+        owners: streams that read from it.
+        obstacle: why it cannot be dropped; empty if it can.
+    """
+
+    slot: Slot
+    owners: Sequence[str]
+    obstacle: str
+
+
+def candidate(config: StreamConfig, name: str) -> Candidate:
+    """
+    Look at a slot.
+
+    Args:
+        config: of a stream on its server.
+        name: of the slot.
+
+    Raises:
+        ReplicationError: it is not there, or the server did not tell.
+    """
+    with _connected(config, name) as connection:
+        slot = _find(connection, name)
+        return Candidate(
+            slot=slot,
+            owners=_owners(config, connection, name),
+            obstacle=obstacle(slot),
+        )
+
+
+def drop(config: StreamConfig, name: str) -> None:
+    """
+    Drop a slot that nobody reads, and forget how far it was read.
+
+    Args: as of `candidate`.
+
+    Raises:
+        ReplicationError: it is not there or somebody reads it, or the server refused.
+    """
+    with _connected(config, name) as connection:
+        if reason := obstacle(_find(connection, name)):
+            raise ReplicationError(reason)
+        slots.drop(connection, name)
+        system, _database = server.identity(connection)
+        checkpoints.forget(system, name)
+
+
+def set_paused(config: StreamConfig, paused: bool) -> str:
+    """
+    Pause or resume a stream.
+
+    Args:
+        config: of the stream.
+        paused: or resumed.
+
+    Returns why its listener may not know of it yet; empty if it does.
+
+    Raises:
+        ReplicationError: it was not done.
+    """
+    try:
+        runtime.change(config, "replace", "PAUSED", paused)
+    except (DatabaseError, ImproperlyConfigured) as error:
+        reason = _reason(error)
+        if not _is_kept(config, paused):
+            raise ReplicationError(reason) from error
+        return reason
+    return ""
+
+
+def _is_kept(config: StreamConfig, paused: bool) -> bool:
+    try:
+        return runtime.kept(config.name).get("PAUSED") is paused
+    except DatabaseError:
+        return False
+
+
+def _reason(error: Exception) -> str:
+    known = known_error(error) if isinstance(error, DatabaseError) else None
+    return " ".join(str(known or error).split())
+
+
+@contextmanager
+def _connected(config: StreamConfig, slot: str) -> Iterator[Connection]:
+    try:
+        with _connect(config) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise sql_error(error, slot=slot) from error
+
+
+def _connect(config: StreamConfig) -> Connection:
+    parameters = config.connection_parameters()
+    connection = connect({**parameters, "connect_timeout": _PATIENCE})
+    connection.patience = _PATIENCE
+    return connection
+
+
+def _find(connection: Connection, name: str) -> Slot:
+    slot = slots.find(connection, name)
+    if slot is None:
+        raise SlotMissing(_("The slot “%(name)s” is not there.") % {"name": name})
+    return slot
+
+
+def obstacle(slot: Slot) -> str:
+    """Return why a slot cannot be dropped; nothing if it can."""
+    of = {"name": slot.name, "pid": slot.active_pid}
+    if slot.synced:
+        return (
+            _(
+                "The slot “%(name)s” is a copy that this standby keeps. Drop it on the"
+                " primary."
+            )
+            % of
+        )
+    if slot.temporary:
+        return _("The slot “%(name)s” is temporary: it goes with its connection.") % of
+    if slot.active_pid is not None:
+        return (
+            _(
+                "The slot “%(name)s” is read by the process %(pid)s of PostgreSQL. Stop"
+                " its listener first."
+            )
+            % of
+        )
+    return ""
+
+
+def _owners(config: StreamConfig, connection: Connection, slot: str) -> list[str]:
+    """Return the streams that read from a slot of this server."""
+    system, _database = server.identity(connection)
+    return [
+        other.name
+        for other in get_configs().values()
+        if other.slot_name == slot and _is_on(other, system, config)
+    ]
+
+
+def _is_on(other: StreamConfig, system: int, config: StreamConfig) -> bool:
+    if (other.database, other.url) == (config.database, config.url):
+        return True
+    try:
+        with _connect(other) as connection:
+            return server.identity(connection)[0] == system
+    except (psycopg.Error, ReplicationError):
+        return True  # rather ask once too often

@@ -1,0 +1,318 @@
+"""The admin's page of streams, and its actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, DELETION, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, URLPattern, path, reverse
+from django.utils.cache import patch_vary_headers
+from django.utils.http import urlencode
+from django.utils.translation import gettext as _
+
+from . import plot, settings_reader, status, stream_actions
+from .conf import get_config, get_configs
+from .models import ListenerReport, ListenerState, Stream
+from .plot import Plot
+from .replication.errors import ReplicationError
+from .status import StreamState, StreamStatus
+from .stream_config import StreamConfig
+
+REFRESH = "X-Walex-Refresh"
+"""The header of a request that wants the streams without the page around them."""
+
+_TEMPLATES = "admin/walex_django/stream"
+
+
+@admin.register(Stream)
+class StreamAdmin(admin.ModelAdmin):
+    """
+    How the streams are, as their servers tell.
+
+    ``view_stream`` shows it; with it, ``drop_slot``, ``pause_stream`` and
+    ``resume_stream`` say what may be done. Streams are no objects here: nothing is
+    added, changed or deleted.
+    """
+
+    def has_view_permission(  # noqa: D102
+        self, request: HttpRequest, obj: Any = None
+    ) -> bool:
+        return _may(request, "view_stream")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: D102
+        return False
+
+    def has_change_permission(  # noqa: D102
+        self, request: HttpRequest, obj: Any = None
+    ) -> bool:
+        return False
+
+    def has_delete_permission(  # noqa: D102
+        self, request: HttpRequest, obj: Any = None
+    ) -> bool:
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the page, and a page for each action."""
+
+        def at(route: str, view: Callable[..., HttpResponse], name: str) -> URLPattern:
+            wrapped = self.admin_site.admin_view(view)
+            return path(route, wrapped, name=f"walex_django_stream_{name}")
+
+        return [
+            at("", self.changelist_view, "changelist"),
+            at("<path:stream>/pause/", self.pause_view, "pause"),
+            at("<path:stream>/resume/", self.resume_view, "resume"),
+            at("<path:stream>/drop/<str:slot>/", self.drop_view, "drop"),
+        ]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the streams."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = {**_overview(request), "current_app": self.admin_site.name}
+        template = "streams"
+        if REFRESH not in request.headers:
+            context |= {**self._page(request, _("Streams")), **(extra_context or {})}
+            template = "change_list"
+        response = TemplateResponse(request, f"{_TEMPLATES}/{template}.html", context)
+        patch_vary_headers(response, [REFRESH])
+        return response
+
+    def pause_view(self, request: HttpRequest, stream: str) -> HttpResponse:
+        """Pause a stream, once that is confirmed."""
+        return self._set_paused(request, stream, paused=True)
+
+    def resume_view(self, request: HttpRequest, stream: str) -> HttpResponse:
+        """Resume a stream, once that is confirmed."""
+        return self._set_paused(request, stream, paused=False)
+
+    def drop_view(self, request: HttpRequest, stream: str, slot: str) -> HttpResponse:
+        """
+        Drop a slot that nobody reads, once that is confirmed.
+
+        Args:
+            request: with the reason, if a stream reads from the slot.
+            stream: one on the slot's server.
+            slot: its name.
+        """
+        _require(request, "drop_slot")
+        config = _config(stream)
+        reason = " ".join(request.POST.get("reason", "").split())
+        try:
+            candidate = stream_actions.candidate(config, slot)
+            confirmed = request.method == "POST"
+            if not confirmed or (candidate.owners and not reason):
+                context = {"candidate": candidate, "unexplained": confirmed}
+                return self._confirm(request, "drop", _("Drop slot"), slot, context)
+            stream_actions.drop(config, slot)
+        except ReplicationError as error:
+            return self._back(request, messages.ERROR, str(error))
+        said = [_("Dropped the slot.")]
+        if candidate.owners:
+            said.append(_("Of: %s.") % ", ".join(candidate.owners))
+        self._log(request, DELETION, slot, " ".join([*said, reason]).strip())
+        done = _("The slot “%(slot)s” is dropped.") % {"slot": slot}
+        return self._back(request, messages.SUCCESS, done)
+
+    def _set_paused(
+        self, request: HttpRequest, stream: str, *, paused: bool
+    ) -> HttpResponse:
+        _require(request, "pause_stream" if paused else "resume_stream")
+        config = _config(stream)
+        if request.method != "POST":
+            title = _("Pause stream") if paused else _("Resume stream")
+            context = {
+                "stream": status.read_all([config]).streams[0],
+                "pausing": paused,
+            }
+            return self._confirm(request, "pause", title, stream, context)
+        try:
+            untold = stream_actions.set_paused(config, paused)
+        except ReplicationError as error:
+            return self._back(request, messages.ERROR, str(error))
+        self._log(request, CHANGE, stream, _("Paused.") if paused else _("Resumed."))
+        done = (
+            _("The stream “%(stream)s” is to pause after the transaction in hand.")
+            if paused
+            else _("The stream “%(stream)s” is to go on.")
+        ) % {"stream": stream}
+        if untold:
+            done += " " + _("Its listener learns of it when it connects anew: %s") % (
+                untold
+            )
+            return self._back(request, messages.WARNING, done)
+        return self._back(request, messages.SUCCESS, done)
+
+    def _confirm(
+        self,
+        request: HttpRequest,
+        action: str,
+        title: str,
+        what: str,
+        context: dict[str, Any],
+    ) -> HttpResponse:
+        context |= {**self._page(request, title), "what": what}
+        return TemplateResponse(request, f"{_TEMPLATES}/{action}.html", context)
+
+    def _page(self, request: HttpRequest, title: str) -> dict[str, Any]:
+        # So admin's templates find out which site they are of.
+        request.current_app = self.admin_site.name
+        site = self.admin_site.each_context(request)
+        return {**site, "title": title, "opts": self.opts}
+
+    def _back(self, request: HttpRequest, level: int, message: str) -> HttpResponse:
+        self.message_user(request, message, level)
+        page = "admin:walex_django_stream_changelist"
+        return HttpResponseRedirect(reverse(page, current_app=self.admin_site.name))
+
+    def _log(self, request: HttpRequest, flag: int, what: str, message: str) -> None:
+        of = ContentType.objects.get_for_model(Stream, for_concrete_model=False)
+        assert request.user.pk is not None
+        LogEntry.objects.create(
+            user_id=request.user.pk,
+            content_type=of,
+            object_repr=what[:200],
+            action_flag=flag,
+            change_message=message,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """
+    A listener, as it says and as its server knows.
+
+    Attributes:
+        report: what it has said last.
+        reads: it has the slot.
+        gone: it said that it reads or waits, and does not.
+    """
+
+    report: ListenerReport
+    reads: bool
+    gone: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """
+    A stream, as the page shows it.
+
+    Attributes:
+        status: how it is.
+        tone: ``"good"``, ``"calm"``, ``"poor"`` or ``"bad"``.
+        listeners: the one that reads first.
+        plots: of the last hour.
+        parked_url: where its parked events are listed; empty if nobody may look.
+        droppable: its slot can be dropped.
+    """
+
+    status: StreamStatus
+    tone: str
+    listeners: Sequence[Listener]
+    plots: Sequence[Plot]
+    parked_url: str
+    droppable: bool
+
+
+_ALIVE = timedelta(seconds=90)  # since a report of those who wait
+_TONES = {
+    StreamState.RUNNING: "good",
+    StreamState.PAUSED: "calm",
+    StreamState.STANDBY: "calm",
+    StreamState.RETRYING: "poor",
+    StreamState.STOPPED: "poor",
+    StreamState.TAKEN: "poor",
+}
+
+
+def _overview(request: HttpRequest) -> dict[str, Any]:
+    """Return what the page shows of streams and slots."""
+    may = {
+        action: _may(request, action)
+        for action in ("drop_slot", "pause_stream", "resume_stream")
+    }
+    try:
+        configs = get_configs()
+    except ImproperlyConfigured:
+        _configs, problems = settings_reader.read(getattr(settings, "WALEX", None))
+        return {"may": may, "problems": problems}
+    overview = status.read_all(configs.values())
+    return {
+        "may": may,
+        "cards": [_card(each, request) for each in overview.streams],
+        "others": overview.others,
+    }
+
+
+def _card(stream: StreamStatus, request: HttpRequest) -> Card:
+    samples, slot = stream.account.samples, stream.slot
+    return Card(
+        status=stream,
+        tone=_TONES.get(stream.state, "bad"),
+        listeners=sorted(
+            (_listener(each, stream) for each in stream.account.reports),
+            key=lambda listener: not listener.reads,
+        ),
+        plots=[
+            plot.lag(samples, stream.now, slot.lag if slot else None),
+            plot.rate(samples, stream.now),
+        ],
+        parked_url=_parked_url(stream.config, request),
+        droppable=slot is not None and not stream_actions.obstacle(slot),
+    )
+
+
+def _listener(report: ListenerReport, stream: StreamStatus) -> Listener:
+    reading = {ListenerState.RUNNING, ListenerState.PAUSED}
+    slot = stream.slot
+    reads = (
+        report.state in reading
+        and slot is not None
+        and slot.active_pid is not None
+        and slot.active_pid == report.backend_pid
+    )
+    if report.state in reading:
+        gone = not reads and stream.state != StreamState.UNREACHABLE
+    else:
+        waits = report.state in {ListenerState.STANDBY, ListenerState.RETRYING}
+        gone = waits and stream.now - report.updated_at > _ALIVE
+    return Listener(report=report, reads=reads, gone=gone)
+
+
+def _parked_url(config: StreamConfig, request: HttpRequest) -> str:
+    if not _may(request, "view_parkedevent"):
+        return ""
+    try:
+        page = reverse("admin:walex_django_parkedevent_changelist")
+    except NoReverseMatch:
+        return ""
+    return f"{page}?{urlencode({'stream__exact': config.name})}"
+
+
+def _may(request: HttpRequest, permission: str) -> bool:
+    return request.user.has_perm(f"walex_django.{permission}")
+
+
+def _require(request: HttpRequest, permission: str) -> None:
+    if not (_may(request, "view_stream") and _may(request, permission)):
+        raise PermissionDenied
+
+
+def _config(stream: str) -> StreamConfig:
+    try:
+        return get_config(stream)
+    except ImproperlyConfigured as error:
+        raise Http404(str(error)) from error
