@@ -1,0 +1,200 @@
+"""The health view, as load balancers and strangers see it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import include, path
+from pytest_django import Settings
+
+from tests.listening import Listening
+from tests.process import eventually
+from tests.zoo.models import Keeper
+from walex_django import inquiry
+from walex_django.replication import slots
+from walex_django.replication.connection import Connection
+from walex_django.stream_config import StreamConfig
+from walex_django.views import health
+
+from .test_status import silent_server
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "second"]),
+    pytest.mark.urls(__name__),
+]
+
+urlpatterns = [
+    path("walex/", include("walex_django.urls")),
+    path("strict/", health, {"max_lag": "1kB", "max_age": "1h"}),
+    path("generous/", health, {"max_lag": 2**40, "max_age": timedelta(hours=1)}),
+    path("aged/", health, {"max_age": timedelta(0)}),
+    path("mistaken/", health, {"max_lag": "1XB"}),
+]
+
+ONE = "/walex/health/?stream=default"
+
+
+def _away(settings: Settings, url: str) -> None:
+    default = {**settings.WALEX["default"], "URL": url}
+    settings.WALEX = {**settings.WALEX, "default": default}
+
+
+def test_a_stream_that_runs(durable: StreamConfig, client: Client) -> None:
+    with Listening(durable):
+        answer = client.get(ONE)
+        head = client.head(ONE)
+
+    assert answer.status_code == head.status_code == 200
+    assert answer.json() == {"status": "ok", "streams": {"default": []}}
+    assert answer["Cache-Control"] == "no-store"
+    assert answer["Content-Type"] == "application/json"
+    assert client.post(ONE).status_code == 405
+
+
+@pytest.mark.usefixtures("durable")
+def test_a_stream_that_nobody_reads(client: Client) -> None:
+    answer = client.get(ONE)
+
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "failing",
+        "streams": {"default": ["state is stopped"]},
+    }
+
+
+def test_all_streams_are_asked(durable: StreamConfig, client: Client) -> None:
+    with Listening(durable):
+        answer = client.get("/walex/health/")
+        chosen = client.get(f"{ONE}&stream=second")
+
+    assert answer.status_code == 503
+    assert answer.json() == chosen.json()
+    assert answer.json()["streams"] == {"default": [], "second": ["state is missing"]}
+
+
+def test_a_stream_that_is_not_in_the_settings(client: Client) -> None:
+    answer = client.get("/walex/health/?stream=nobody")
+
+    assert answer.status_code == 404
+    assert answer.json()["reason"] == "There is no stream 'nobody'."
+
+
+def test_limits(durable: StreamConfig, client: Client, sql: Connection) -> None:
+    with _held_up(durable, sql):
+        for url in ("/generous/", "/walex/health/"):
+            assert client.get(f"{url}?stream=default").status_code == 200
+        lagging = client.get("/strict/?stream=default")
+        aged = client.get("/aged/?stream=default")
+
+    assert lagging.status_code == aged.status_code == 503
+    (reason,) = lagging.json()["streams"]["default"]
+    assert reason.startswith("lag is ")
+    assert reason.endswith(" bytes, more than 1024")
+    assert int(reason.split()[2]) > 1024
+    (reason,) = aged.json()["streams"]["default"]
+    assert reason.startswith("age is ")
+
+
+@contextmanager
+def _held_up(durable: StreamConfig, sql: Connection) -> Iterator[None]:
+    """Read the stream with a receiver that does not return."""
+    from walex_django.signals import post_db_insert
+
+    go, began = threading.Event(), threading.Event()
+
+    def wait(**kwargs: Any) -> None:
+        began.set()
+        assert go.wait(30)
+
+    with Listening(durable):
+        post_db_insert.connect(wait, sender=Keeper)
+        try:
+            for _ in range(20):
+                Keeper.objects.create(name="x" * 40)
+            assert began.wait(30)
+            # That of a real stream tells its age by reports and by the server's lag.
+            eventually(lambda: _lag(sql) > 1024, "the lag")
+            yield
+        finally:
+            go.set()
+            post_db_insert.disconnect(wait, sender=Keeper)
+
+
+def _lag(sql: Connection) -> int:
+    slot = slots.find(sql, "zoo_walex")
+    assert slot
+    return slot.lag or 0
+
+
+def test_a_limit_that_is_none(client: Client) -> None:
+    answer = client.get("/mistaken/")
+
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "failing",
+        "streams": {},
+        "reason": "The limits are wrong: '1XB' is no size: write a number and kB, MB,"
+        " GB or TB, such as 500MB.",
+    }
+
+
+@pytest.mark.usefixtures("durable")
+def test_strangers_learn_nothing_of_servers(client: Client, settings: Settings) -> None:
+    _away(settings, "postgres://zoo:s3cret@127.0.0.1:1/zoo")
+    answer = client.get(ONE)
+
+    assert answer.status_code == 503
+    assert answer.json()["streams"] == {"default": ["state is unreachable"]}
+
+
+def test_settings_that_are_wrong(client: Client, settings: Settings) -> None:
+    _away(settings, "s3cret")
+    settings.WALEX["default"]["PUBLICATION"] = 5
+    answer = client.get(ONE)
+
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "failing",
+        "streams": {},
+        "reason": "The settings are wrong. Run: python manage.py check",
+    }
+
+
+@pytest.mark.usefixtures("durable")
+def test_a_server_that_fell_silent_holds_nobody_up(
+    client: Client, settings: Settings
+) -> None:
+    with silent_server() as url:
+        _away(settings, url)
+        began = time.monotonic()
+        answers: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(Client().get(ONE)))
+            for _ in range(5)
+        ]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(_inquiries()) > 0, "the question")
+        most = 0
+        while any(thread.is_alive() for thread in threads):
+            most = max(most, len(_inquiries()))
+            threads[0].join(0.1)
+        took = time.monotonic() - began
+
+    assert took < inquiry.PATIENCE + 2
+    assert {answer.status_code for answer in answers} == {503}
+    assert len(answers) == 5
+    # All wait for the same answer.
+    assert most == 1
+    eventually(lambda: not _inquiries(), "the end of the question")
+
+
+def _inquiries() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "walex-inquiry"]
