@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
-from .events import Event
+from .events import Event, EventType
 from .replication.publications import TableName
 
 
@@ -25,20 +26,12 @@ class Counts:
     __slots__ = ("events", "failures", "in_hand", "last", "retries", "transactions")
 
     def __init__(self) -> None:
-        self.events: dict[tuple[TableName, str], int] = {}
+        self.events: defaultdict[tuple[TableName, EventType], int] = defaultdict(int)
         self.transactions = 0
-        self.retries: dict[str, int] = {}
-        self.failures: dict[str, int] = {}
+        self.retries: defaultdict[str, int] = defaultdict(int)
+        self.failures: defaultdict[str, int] = defaultdict(int)
         self.last: Event | None = None
         self.in_hand: Event | None = None
-
-    def retry(self, receiver: str) -> None:
-        """Count a call that is made again."""
-        self.retries[receiver] = self.retries.get(receiver, 0) + 1
-
-    def fail(self, receiver: str) -> None:
-        """Count a call that is given up."""
-        self.failures[receiver] = self.failures.get(receiver, 0) + 1
 
 
 def total(counted: dict[Any, int]) -> int:

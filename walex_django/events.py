@@ -34,6 +34,9 @@ class EventType(StrEnum):
     DELETE = "delete"
     TRUNCATE = "truncate"
 
+    # The enum's own is Python code, and runs for each event.
+    __hash__ = str.__hash__
+
 
 class Change(NamedTuple):
     """A column's values before and after."""
