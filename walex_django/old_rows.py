@@ -115,40 +115,30 @@ def problems(config: StreamConfig, tables: Collection[PublishedRows]) -> list[Pr
     if not thin:
         return []
     found = []
-    for where, chosen, entries, types in _filters(config):
-        named = _named(entries)
-        of = [table for table in thin if named and named.cover(table.lineage)]
+    for where, chosen, types, covers in _filters(config):
+        of = [table for table in thin if covers(table.lineage)]
         found += _filter_problems(config, where, chosen, types, of)
     return found + _reader_problems(config, thin)
 
 
 def _filters(
     config: StreamConfig,
-) -> Iterator[tuple[str, Filter, Iterable[str], Collection[EventType]]]:
+) -> Iterator[tuple[str, Filter, Collection[EventType], Callable[[Lineage], bool]]]:
     """Yield all filters, with where they are written, and what they are for."""
     for entry, chosen in config.filters.items():
         path = f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]"
-        yield path, chosen, [entry], tuple(EventType)
+        with suppress(ImproperlyConfigured):  # told by the check of settings
+            yield path, chosen, tuple(EventType), Subscriptions([entry]).cover
     for handler in _handlers(config):
-        yield handler.where, handler.filter, _labels(handler), handler.types
+        yield handler.where, handler.filter, handler.types, handler.covers
 
 
-def _handlers(config: StreamConfig) -> list[Handler]:
-    every = [*handlers.registry.values()]
-    return [each for each in every if each.stream in {None, config.name}]
-
-
-def _labels(handler: Handler) -> list[str]:
-    return [
-        table if isinstance(table, str) else table._meta.label
-        for table in handler.tables
-    ]
-
-
-def _named(entries: Iterable[str]) -> Subscriptions | None:
-    with suppress(ImproperlyConfigured):  # told by the check of settings
-        return Subscriptions(entries)
-    return None
+def _handlers(config: StreamConfig) -> Iterator[Handler]:
+    for handler in [*handlers.registry.values()]:
+        if handler.stream in {None, config.name}:
+            with suppress(ImproperlyConfigured):
+                handler.prepare()
+                yield handler
 
 
 def _filter_problems(
@@ -228,10 +218,7 @@ def _readers(
         for receiver in signal.receivers_of(table.model, config.name):
             yield receiver_name(receiver), receiver, signal is post_db_update
     for handler in _handlers(config):
-        named = _named(_labels(handler))
-        if EventType.UPDATE not in handler.types or not named:
-            continue
-        if named.cover(table.lineage):
+        if EventType.UPDATE in handler.types and handler.covers(table.lineage):
             only = handler.types == {EventType.UPDATE}
             yield handlers.dotted(handler), handler.function, only
             for function in handler.functions:

@@ -1,0 +1,207 @@
+"""Who needs old rows that do not come is found, and gets them by what is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial, wraps
+from typing import Any
+
+import psycopg
+import pytest
+from django.db.models import Model
+
+from tests.listening import Connect
+from tests.zoo.models import Keeper
+from walex_django import Event, on_event, on_update
+from walex_django.old_rows import names_read
+from walex_django.signals import post_db_change, post_db_delete, post_db_update
+from walex_django.stream_config import StreamConfig
+
+from .checking import change_stream, diagnosed, run_command_of, write_settings_of
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
+
+ONE = ("--stream", "default")
+
+
+@pytest.fixture(autouse=True)
+def _identity_as_it_was(
+    durable: StreamConfig, sql: psycopg.Connection[Any]
+) -> Iterator[None]:
+    yield
+    sql.execute("ALTER TABLE zoo_keeper REPLICA IDENTITY DEFAULT")
+
+
+def mend(hint: str, settings: Any) -> None:
+    write_settings_of(hint, settings)
+    run_command_of(hint, *ONE)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "type_"),
+    [
+        ({"changed": ["name"]}, "UPDATE"),
+        ({"unwatched_fields": ["id"]}, "UPDATE"),
+        ({"unwatched_records": {"name": "Nobody"}}, "DELETE"),
+    ],
+)
+def test_w036_a_filter(chosen: dict[str, Any], type_: str, settings: Any) -> None:
+    change_stream(settings, FILTERS={"zoo.Keeper": chosen})
+    found = diagnosed()["W036"]
+    assert found.message.startswith("WALEX['default']['FILTERS']['zoo.Keeper']: ")
+    assert f"lets each {type_} of public.zoo_keeper pass" in found.message
+
+    mend(found.hint, settings)
+    assert "W036" not in diagnosed()
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"changed": ["id"]},
+        {"unwatched_fields": ["name"]},
+        {"unwatched_records": {"id": 1}},
+        {"where": "tests.integration.test_checks_of_old_rows.mend"},
+    ],
+)
+def test_w036_is_not_for_what_the_key_tells(
+    chosen: dict[str, Any], settings: Any
+) -> None:
+    change_stream(settings, FILTERS={"zoo.Keeper": chosen})
+
+    assert "W036" not in diagnosed()
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_w036_a_filter_of_a_handler(settings: Any) -> None:
+    @on_update("zoo.Keeper", changed=["name"])
+    def handler(events: list[Event]) -> None:
+        pass
+
+    found = diagnosed()["W036"]
+    assert "test_checks_of_old_rows.py" in found.message
+
+    mend(found.hint, settings)
+    assert "W036" not in diagnosed()
+
+
+def reads(event: Event, **kwargs: Any) -> None:
+    print(event.changes)
+
+
+def test_w037_a_receiver(connect: Connect, settings: Any) -> None:
+    connect(post_db_update, reads, sender=Keeper)
+    found = diagnosed()["W037"]
+    assert found.message == (
+        "tests.integration.test_checks_of_old_rows.reads reads event.changes, which is"
+        " None for an UPDATE of public.zoo_keeper."
+    )
+
+    mend(found.hint, settings)
+    assert "W037" not in diagnosed()
+
+
+def test_w037_is_not_for_deletes(connect: Connect) -> None:
+    def reads_old(event: Event, **kwargs: Any) -> None:
+        print(event.old_record)
+
+    connect(post_db_delete, reads_old, sender=Keeper)
+
+    assert not {"W037", "I038"} & diagnosed().keys()
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_w037_a_handler(settings: Any) -> None:
+    @on_update("zoo.Keeper", functions=[lambda event: event.old_instance])
+    def handler(events: list[Event]) -> None:
+        pass
+
+    found = diagnosed()["W037"]
+    assert "<lambda> reads event.old_instance" in found.message
+
+    mend(found.hint, settings)
+    assert "W037" not in diagnosed()
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_i038_who_hears_of_deletes_too(connect: Connect, settings: Any) -> None:
+    @on_event("zoo.Keeper")
+    def handler(events: list[Event]) -> None:
+        print([event.new_record or event.old_record for event in events])
+
+    found = diagnosed()
+    assert "W037" not in found
+    assert "handler reads event.old_record" in found["I038"].message
+
+    mend(found["I038"].hint, settings)
+    assert "I038" not in diagnosed()
+
+
+def test_w037_who_needs_changes_of_all_tables(
+    connect: Connect, sql: psycopg.Connection[Any]
+) -> None:
+    connect(post_db_change, reads)
+    sql.execute("ALTER TABLE zoo_keeper REPLICA IDENTITY FULL")
+
+    found = diagnosed()["W037"]
+    assert "public.zoo_animal, " in found.message
+    assert "public.zoo_keeper" not in found.message
+
+
+class Reader:
+    def __call__(self, event: Event, **kwargs: Any) -> None:
+        print(event.changes)
+
+    def method(self, event: Event, **kwargs: Any) -> None:
+        print(event.changes)
+
+
+def _wrapper(function: Any) -> Any:
+    @wraps(function)
+    def call(*arguments: Any, **kwargs: Any) -> Any:
+        return function(*arguments, **kwargs)
+
+    return call
+
+
+async def _asynchronous(event: Event, **kwargs: Any) -> None:
+    print(event.changes)
+
+
+def _nested(event: Event, **kwargs: Any) -> None:
+    def inner() -> list[Any]:
+        return [each.changes for each in [event]]
+
+    inner()
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [
+        reads,
+        Reader(),
+        Reader().method,
+        partial(reads, more=1),
+        partial(Reader().method),
+        _wrapper(reads),
+        _wrapper(_wrapper(Reader().method)),
+        _asynchronous,
+        _nested,
+        lambda event, **_: event.changes,
+    ],
+)
+def test_what_is_read_is_found_in(receiver: Any) -> None:
+    assert "changes" in names_read(receiver)
+
+
+def test_what_is_only_called_so_is_not_read() -> None:
+    def receiver(event: Event, **kwargs: Any) -> None:
+        changes = old_record(event)
+        print(changes, "old_instance")
+
+    def old_record(event: Event) -> type[Model] | None:
+        return event.model
+
+    assert names_read(receiver).isdisjoint({"changes", "old_record", "old_instance"})
+    # What has no code of its own is no reason to fail.
+    assert names_read(print) == frozenset()

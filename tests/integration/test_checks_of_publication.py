@@ -1,0 +1,241 @@
+"""What is wrong with a publication is found, and mended by what is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management.base import CommandError
+
+from walex_django.replication import publications
+from walex_django.stream_config import StreamConfig
+
+from .checking import (
+    change_stream,
+    diagnosed,
+    run_command_of,
+    sql_of,
+    write_settings_of,
+)
+from .test_commands import run
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
+
+ONE = ("--stream", "default")
+
+
+@pytest.fixture
+def keyless(durable: StreamConfig, sql: psycopg.Connection[Any]) -> Iterator[str]:
+    """A table without a key."""
+    sql.execute("CREATE TABLE zoo_keyless (a int)")
+    yield "zoo_keyless"
+    sql.execute("DROP TABLE zoo_keyless")
+
+
+def test_nothing_is_wrong_after_setup(durable: StreamConfig) -> None:
+    assert diagnosed().keys() <= {"I047"}
+
+
+def test_w030_no_publication(
+    durable: StreamConfig, sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("DROP PUBLICATION zoo_events")
+    found = diagnosed()
+    assert found["W030"].message == 'The publication "zoo_events" does not exist.'
+    assert "W031" not in found
+
+    run_command_of(found["W030"].hint, *ONE)
+    assert "W030" not in diagnosed()
+
+
+def test_w031_a_table_is_not_published(
+    durable: StreamConfig, sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
+    found = diagnosed()["W031"]
+    assert found.message.endswith("lacks: public.zoo_keeper.")
+
+    run_command_of(found.hint, *ONE)
+    assert "W031" not in diagnosed()
+
+
+def test_i032_a_table_that_no_stream_wants(
+    durable: StreamConfig, sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("ALTER PUBLICATION zoo_events ADD TABLE auth_group, django_session")
+    found = diagnosed()["I032"]
+    assert found.message.endswith("wants: public.auth_group, public.django_session.")
+
+    printed = run_command_of(found.hint)
+    assert (
+        'default: take out of the publication "zoo_events": public.auth_group,'
+        " public.django_session\n"
+    ) in printed
+    assert "I032" not in diagnosed()
+    assert ("public", "zoo_keeper") in publications.tables(sql, ["zoo_events"])
+
+
+def test_w033_not_all_is_sent(
+    durable: StreamConfig, sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("ALTER PUBLICATION zoo_events SET (publish = 'insert, update')")
+    found = diagnosed()["W033"]
+    assert found.message.endswith("does not send DELETE, TRUNCATE.")
+
+    for statement in sql_of(found.hint):
+        sql.execute(statement.encode())
+    assert "W033" not in diagnosed()
+
+
+def test_w034_tables_without_a_key(
+    keyless: str, sql: psycopg.Connection[Any], settings: Any
+) -> None:
+    sql.execute(f"INSERT INTO {keyless} VALUES (1)".encode())
+    sql.execute(f"ALTER PUBLICATION zoo_events ADD TABLE {keyless}".encode())
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        sql.execute(f"UPDATE {keyless} SET a = 2".encode())
+    found = diagnosed()["W034"]
+    assert found.message.startswith("public.zoo_keyless: PostgreSQL refuses UPDATE")
+
+    write_settings_of(found.hint, settings)
+    run_command_of(found.hint, *ONE)
+    assert "W034" not in diagnosed()
+    sql.execute(f"UPDATE {keyless} SET a = 2".encode())
+
+
+def test_w034_all_tables_without_a_key_are_listed(
+    keyless: str, sql: psycopg.Connection[Any], settings: Any
+) -> None:
+    sql.execute("CREATE PUBLICATION zoo_everything FOR ALL TABLES")
+    try:
+        sql.execute("CREATE TABLE zoo_log (a int)")
+        change_stream(settings, PUBLICATION="zoo_everything")
+        found = diagnosed()
+        assert found["W034"].message.startswith("public.zoo_keyless, public.zoo_log: ")
+        assert "I032" not in found
+
+        write_settings_of(found["W034"].hint, settings)
+        run_command_of(found["W034"].hint, *ONE)
+        assert "W034" not in diagnosed()
+    finally:
+        sql.execute("DROP PUBLICATION zoo_everything; DROP TABLE IF EXISTS zoo_log")
+
+
+def test_w034_is_told_by_setup_before_it_happens(keyless: str, settings: Any) -> None:
+    entries = [*settings.WALEX["default"]["SUBSCRIPTIONS"], f"public.{keyless}"]
+    change_stream(settings, SUBSCRIPTIONS=entries)
+
+    printed = run("walex_setup", "--dry-run", *ONE)
+    assert "Warning: public.zoo_keyless: PostgreSQL refuses UPDATE" in printed
+    assert '"REPLICA_IDENTITY": {"public.zoo_keyless": "FULL"}' in printed
+
+
+def test_w034_of_a_partition(
+    durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
+) -> None:
+    sql.execute(
+        "CREATE TABLE zoo_parts (a int) PARTITION BY RANGE (a);"
+        "CREATE TABLE zoo_part PARTITION OF zoo_parts FOR VALUES FROM (0) TO (10);"
+        "INSERT INTO zoo_parts VALUES (1);"
+        "ALTER PUBLICATION zoo_events ADD TABLE zoo_parts"
+    )
+    try:
+        # As if that were enough.
+        sql.execute("ALTER TABLE zoo_parts REPLICA IDENTITY FULL")
+        found = diagnosed()["W034"]
+        assert found.message.startswith("public.zoo_parts: ")
+
+        write_settings_of(found.hint, settings)
+        run_command_of(found.hint, *ONE)
+        assert "W034" not in diagnosed()
+        sql.execute("UPDATE zoo_parts SET a = 2")
+    finally:
+        sql.execute("DROP TABLE zoo_parts")
+
+
+GENERATED = (
+    "CREATE TABLE zoo_generated ("
+    " id int PRIMARY KEY, a int, double int GENERATED ALWAYS AS (a * 2) {kind});"
+    "ALTER TABLE zoo_generated REPLICA IDENTITY FULL;"
+    "INSERT INTO zoo_generated VALUES (1, 1);"
+    "ALTER PUBLICATION zoo_events ADD TABLE zoo_generated{columns}"
+)
+
+
+@pytest.fixture
+def generated(durable: StreamConfig, sql: psycopg.Connection[Any]) -> Iterator[None]:
+    yield
+    sql.execute("DROP TABLE IF EXISTS zoo_generated")
+
+
+@pytest.mark.usefixtures("generated")
+def test_w035_generated_columns(sql: psycopg.Connection[Any]) -> None:
+    sql.execute(GENERATED.format(kind="STORED", columns="").encode())
+    if sql.info.server_version < 180000:
+        sql.execute("UPDATE zoo_generated SET a = 2")
+        assert "W035" not in diagnosed()
+        return
+    with pytest.raises(psycopg.errors.InvalidColumnReference):
+        sql.execute("UPDATE zoo_generated SET a = 2")
+    found = diagnosed()["W035"]
+    assert found.message.endswith("of its replica identity: double.")
+
+    for statement in sql_of(found.hint):
+        sql.execute(statement.encode())
+    assert "W035" not in diagnosed()
+    sql.execute("UPDATE zoo_generated SET a = 2")
+
+
+@pytest.mark.usefixtures("generated")
+def test_w035_virtual_columns(sql: psycopg.Connection[Any], settings: Any) -> None:
+    if sql.info.server_version < 180000:
+        pytest.skip("PostgreSQL has them since 18")
+    sql.execute(GENERATED.format(kind="VIRTUAL", columns="").encode())
+    found = diagnosed()["W035"]
+    assert "Virtual columns cannot be published." in found.hint
+
+    write_settings_of(found.hint, settings)
+    run_command_of(found.hint, *ONE)
+    assert "W035" not in diagnosed()
+    sql.execute("UPDATE zoo_generated SET a = 2")
+
+
+@pytest.mark.usefixtures("generated")
+def test_w035_lists_of_columns(sql: psycopg.Connection[Any], settings: Any) -> None:
+    sql.execute(GENERATED.format(kind="STORED", columns=" (id, a)").encode())
+    with pytest.raises(psycopg.errors.InvalidColumnReference):
+        sql.execute("UPDATE zoo_generated SET a = 2")
+    found = diagnosed()["W035"]
+    entries = [*settings.WALEX["default"]["SUBSCRIPTIONS"], "public.zoo_generated"]
+    change_stream(settings, SUBSCRIPTIONS=entries)
+
+    for statement in sql_of(found.hint):
+        sql.execute(statement.encode())
+    run_command_of(found.hint, *ONE)
+    # The list is gone. That 18 leaves generated columns out, is said next.
+    if sql.info.server_version < 180000:
+        assert "W035" not in diagnosed()
+        sql.execute("UPDATE zoo_generated SET a = 2")
+    else:
+        assert "publish_generated_columns" in diagnosed()["W035"].hint
+
+
+def test_w048_no_such_table(
+    keyless: str, settings: Any, sql: psycopg.Connection[Any]
+) -> None:
+    entries = [*settings.WALEX["default"]["SUBSCRIPTIONS"], "public.zoo_keyles"]
+    change_stream(settings, SUBSCRIPTIONS=entries)
+    found = diagnosed()["W048"]
+    assert found.message == (
+        "SUBSCRIPTIONS has 'public.zoo_keyles', and there is neither an app 'public'"
+        " nor such a table."
+    )
+    with pytest.raises(CommandError) as raised:
+        run("walex_setup", *ONE)
+    assert found.message in str(raised.value)
+    assert found.hint in str(raised.value)
+
+    change_stream(settings, SUBSCRIPTIONS=[*entries[:-1], f"public.{keyless}"])
+    assert "W048" not in diagnosed()
