@@ -21,6 +21,7 @@ from .settings_reader import Problem
 from .stream_config import StreamConfig
 
 NO_TABLE = "W048"
+NO_KEY = "W034"
 SETUP = "Run: python manage.py walex_setup"
 
 
@@ -133,7 +134,7 @@ def without_key(
         return []
     return [
         Problem(
-            "W034",
+            NO_KEY,
             f"{listed(keyless)}: PostgreSQL refuses UPDATE and DELETE on published"
             " tables that have no primary key and no other replica identity.",
             f"Give them a primary key, or {remedy(config, keyless)}",

@@ -87,7 +87,9 @@ def test_clients_that_share_sessions_keep_their_own(
         assert event.context == (None if name == "nobody" else {"client": int(name)})
 
 
-def start(home: Path, port: int, server: dict[str, Any]) -> subprocess.Popen[str]:
+def start(
+    home: Path, port: int, server: dict[str, Any], *lines: str
+) -> subprocess.Popen[str]:
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program, "pgbouncer is missing: apt-get install -y pgbouncer"
     configuration = home / "pgbouncer.ini"
@@ -98,6 +100,7 @@ def start(home: Path, port: int, server: dict[str, Any]) -> subprocess.Popen[str
         "[pgbouncer]\n"
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = any\npool_mode = transaction\ndefault_pool_size = {SESSIONS}\n"
+        + "".join(f"{line}\n" for line in lines)
     )
     options: dict[str, Any] = {}
     if os.geteuid() == 0:  # as which it refuses to run

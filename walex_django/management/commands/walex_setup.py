@@ -5,7 +5,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from walex_django import checkpoints, diagnosis, published_tables, runtime
+from walex_django import (
+    checkpoints,
+    diagnosis,
+    published_tables,
+    replica_identity,
+    runtime,
+)
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
 from walex_django.named_tables import subscribed_tables
 from walex_django.plan import Step, setup_plan
@@ -69,7 +75,7 @@ class Command(BaseCommand):
                     self._set_up(
                         config, connection, prune=prune, recreate_slot=recreate
                     )
-                self._warn(config, connection)
+                self._warn(config, connection, planned=options["dry_run"])
 
     def _print(self, steps: list[Step]) -> None:
         for step in steps:
@@ -108,19 +114,33 @@ class Command(BaseCommand):
         checkpoints.note(config, system, slot)
         return str(slot.confirmed_lsn)
 
-    def _warn(self, config: StreamConfig, connection: Connection) -> None:
-        """Tell what is still wrong, and of tables that are not published yet."""
+    def _warn(
+        self, config: StreamConfig, connection: Connection, *, planned: bool
+    ) -> None:
+        """Tell what is still wrong, or will be once it is done as planned."""
+        wanted = replica_identity.differences(config, connection)
+        changed = {each.part for each in wanted}
         rows = published_tables.rows_of(
             config, connection, subscribed_tables(config, connection)
         )
-        wrong = published_tables.without_key(config, rows)
-        for problem in diagnosis.problems(config, connection):
-            if problem.id.startswith("W") and problem.id not in _NOT_TOLD:
-                wrong.append(problem)
+        wrong = published_tables.without_key(
+            config,
+            [
+                each
+                for each in rows
+                if changed.isdisjoint(identity.part for identity in each.identities)
+            ],
+        )
+        if not planned:
+            wrong += [
+                problem
+                for problem in diagnosis.problems(config, connection)
+                if problem.id.startswith("W") and problem.id not in _NOT_TOLD
+            ]
         for each in wrong:
             warning = f"Warning: {each.message} {each.hint}"
             self.stderr.write(self.style.WARNING(warning))
 
 
 # That of keys is told before the tables are published, too.
-_NOT_TOLD = {"W034", diagnosis.LEFT_BEHIND}
+_NOT_TOLD = {published_tables.NO_KEY, diagnosis.LEFT_BEHIND}

@@ -1,0 +1,79 @@
+"""A pooler between a stream and its server is told of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from django.db import connections
+
+from example_project.guard import end
+from tests.process import Process, eventually
+from walex_django.stream_config import StreamConfig
+
+from .checking import checked
+from .test_context_pooled import answers, free_port, start
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True, databases=["default", "second"]),
+    pytest.mark.services,
+]
+
+URL = "set URL in the stream's settings to the server itself"
+
+
+@contextmanager
+def pooled(
+    environment: dict[str, str], *configuration: str
+) -> Iterator[dict[str, str]]:
+    """Let a process connect through PgBouncer."""
+    with TemporaryDirectory(prefix="walex-pgbouncer-") as home:
+        port = free_port()
+        pooler = start(
+            Path(home), port, connections["default"].settings_dict, *configuration
+        )
+        try:
+            eventually(lambda: answers(port, pooler), "an answer of pgbouncer")
+            name = connections["default"].settings_dict["NAME"]
+            url = f"postgres://zoo@127.0.0.1:{port}/{name}"
+            yield {**environment, "ZOO_DATABASE_URL": url}
+        finally:
+            end(pooler)
+
+
+def past(environment: dict[str, str], env: dict[str, str]) -> dict[str, str]:
+    """Do what the hint says."""
+    stream = json.dumps({"URL": environment["ZOO_DATABASE_URL"]})
+    return {**env, "ZOO_STREAM": stream}
+
+
+def test_w021_one_that_refuses(
+    durable: StreamConfig, environment: dict[str, str]
+) -> None:
+    with pooled(environment) as env:
+        found = checked(env)
+        assert found.keys() == {"W021"}
+        assert "unsupported startup parameter" in found["W021"].message
+        assert URL in found["W021"].hint
+        with Process("walex_setup", "--stream", "default", env=env) as setup:
+            assert setup.wait() == 1
+        assert found["W021"].hint in setup.lines[-1]
+
+        assert "W021" not in checked(past(environment, env))
+
+
+def test_w021_and_w027_one_that_lets_sessions_through(
+    durable: StreamConfig, environment: dict[str, str]
+) -> None:
+    with pooled(environment, "ignore_startup_parameters = options") as env:
+        found = checked(env)
+        assert found["W021"].message.startswith("What answers is not the server itself")
+        assert URL in found["W021"].hint
+        assert "replication" in found["W027"].message
+        assert URL in found["W027"].hint
+
+        assert not {"W021", "W027"} & checked(past(environment, env)).keys()
