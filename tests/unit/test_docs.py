@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 EVENTS = (ROOT / "docs/events.md").read_text()
 COMMANDS = (ROOT / "docs/commands.md").read_text()
+CHECKS = (ROOT / "docs/checks.md").read_text()
 
 
 def test_each_key_of_the_settings_has_its_row() -> None:
@@ -26,7 +27,7 @@ def test_each_key_of_the_settings_has_its_row() -> None:
 
 
 def test_each_check_has_its_row() -> None:
-    documented = re.findall(r"^\| `walex_django\.([EWI]\d+)`", SETTINGS, re.MULTILINE)
+    documented = re.findall(r"^\| `walex_django\.([EWI]\d+)`", CHECKS, re.MULTILINE)
     sources = "".join(path.read_text() for path in ROOT.glob("walex_django/*.py"))
 
     assert sorted(documented) == sorted(set(re.findall(r'"([EWI]\d{3})"', sources)))
