@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -27,6 +28,7 @@ from walex_django.metrics import Family
 from walex_django.models import ListenerReport, ParkedEvent
 from walex_django.replication import slots
 from walex_django.replication.connection import Connection
+from walex_django.status import StreamState
 from walex_django.stream_config import StreamConfig
 
 pytestmark = [
@@ -175,6 +177,27 @@ def test_the_port_is_free_again(environment: dict[str, str]) -> None:
         urlopen(url, timeout=5)  # noqa: S310 - of our own process
     with Process(*ONE, f"--metrics-port={port}", env=environment) as listener:
         assert listener.wait_for("  metrics ").split()[1] == url
+
+
+@pytest.mark.usefixtures("durable")
+def test_the_port_stays_over_a_reload(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    module = tmp_path / "reloaded.py"
+    module.write_text("")
+    env = {**environment, "PYTHONPATH": str(tmp_path), "ZOO_IMPORT": "reloaded"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ("--reload", f"--metrics-port={port}")
+    with Process(*ONE, *options, env=env) as listener:
+        listener.wait_for("Quit with")
+        later = time.time() + 10
+        os.utime(module, (later, later))
+        eventually(lambda: listener.output.count("Quit with") == 2, "the restart")
+        assert _value(_scrape(listener), metrics.LISTENER_STATE, state="running") == 1
+        listener.signal(signal.SIGINT)
+        listener.wait()
+    assert "cannot be served" not in listener.output
 
 
 @pytest.mark.usefixtures("durable")
@@ -397,4 +420,4 @@ def test_the_alerts_ask_for_metrics_and_states_that_there_are() -> None:
     assert asked
     assert asked <= NAMES
     for states in re.findall(r'state[=!]~?"([a-z|]+)"', alerts + DASHBOARD):
-        assert {*states.split("|")} <= {*metrics.StreamState.values}
+        assert {*states.split("|")} <= {*StreamState.values}
