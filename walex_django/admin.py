@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from . import stream_admin  # noqa: F401 - registers its page
+from . import parked_admin, stream_admin  # noqa: F401 - register their pages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, time
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ MASK: Final = "••••"
 _WORD = 4  # characters: what is shorter is hidden where it is a word by itself
 _LONG = 32  # characters: of what is longer, a beginning is hidden too
 _BEGINNING = 16
+_NESTED = (Mapping, list, tuple, set, frozenset)
 
 
 class Mask:
@@ -66,22 +67,12 @@ class Mask:
         return f"\n{text.rstrip()}", None
 
 
-def of_events(
-    events: Iterable[Event], columns: Callable[[Event], frozenset[str]] | None = None
-) -> Mask:
-    """
-    Return what hides the sensitive values of events.
-
-    Args:
-        events: as many as there may be in one call of a receiver.
-        columns: the sensitive ones of an event; if left out, those of its table.
-    """
-    chosen = [
-        (each, columns(each) if columns else each._table.sensitive) for each in events
-    ]
+def of_events(events: Iterable[Event]) -> Mask:
+    """Return what hides the sensitive values of events."""
+    chosen = [event for event in events if event._table.sensitive]
     return Mask(
-        (value for event, names in chosen if names for value in _values(event, names)),
-        is_needed=any(names for _, names in chosen),
+        (value for event in chosen for value in values(event, event._table.sensitive)),
+        is_needed=bool(chosen),
     )
 
 
@@ -92,7 +83,7 @@ def of_call(arguments: Mapping[str, Any]) -> Mask:
     return of_events(arguments.get("events", ()))
 
 
-def _values(event: Event, columns: frozenset[str]) -> Iterator[Any]:
+def values(event: Event, columns: frozenset[str]) -> Iterator[Any]:
     """Return the values of an event's columns: the server's text, ours, the ORM's."""
     table = event._table
     places = [p for p, name in enumerate(table.column_names) if name in columns]
@@ -124,11 +115,12 @@ def _forms(value: object) -> Iterator[str]:
         if isinstance(each, str):
             yield from _spellings(each)
             continue
-        with suppress(Exception):  # of types of others, and of what is nested deeply
-            yield from (str(each), repr(each))
+        if each is value or not isinstance(each, _NESTED):
+            with suppress(Exception):  # of types of others, and of deep nesting
+                yield from (str(each), repr(each))
         if isinstance(each, Mapping):
             waiting += each.values()
-        elif isinstance(each, list | tuple | set | frozenset):
+        elif isinstance(each, _NESTED):
             waiting += each
         elif isinstance(each, bytes | bytearray | memoryview):
             yield bytes(each).hex()

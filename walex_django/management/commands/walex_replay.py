@@ -12,6 +12,7 @@ from walex_django.management import arguments
 from walex_django.management.streams import CHECKS, add_stream_option, chosen
 from walex_django.management.streams import describe as describe_failure
 from walex_django.models import ParkedEvent
+from walex_django.parked_display import ParkedDisplay
 from walex_django.parking import describe
 from walex_django.receivers_database import known_error
 from walex_django.replay import replay
@@ -71,9 +72,10 @@ class Command(BaseCommand):
 
     def _replay(self, **options: Any) -> None:
         parked_events = ParkedEvent.objects.filter(_condition(**options))
+        display = ParkedDisplay()
         if options["dry_run"]:
             for parked in parked_events:
-                self._print(parked, parked.error)
+                self._print(parked, display.mask(parked)(parked.error))
             self.stdout.write(f"{parked_events.count()} parked")
             return
         succeeded = failed = 0
@@ -82,7 +84,8 @@ class Command(BaseCommand):
                 succeeded += 1
             else:
                 failed += 1
-                self._print(parked, self.style.ERROR(describe(error)))
+                told = display.mask(parked)(describe(error))
+                self._print(parked, self.style.ERROR(told))
         self.stdout.write(f"{succeeded} delivered, {failed} failed again")
         if failed:
             raise CommandError("Those that failed stay parked.")

@@ -1,0 +1,241 @@
+"""The admin's pages of parked events, and their replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.utils import unquote
+from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from .models import ParkedEvent
+from .parked_display import ParkedDisplay, count_events, cut, cut_traceback
+from .parking import describe
+from .replay import NotConnected, replay
+
+MAX_REPLAYED = 200
+"""Parked events that one request replays: it has to end some time."""
+
+_MAX_TOLD = 10  # outcomes of which each is told by itself
+_SHORT = 100  # characters of an error in the list
+_TEMPLATES = "admin/walex_django/parkedevent"
+
+
+@admin.register(ParkedEvent)
+class ParkedEventAdmin(admin.ModelAdmin):
+    """
+    Parked events: what failed, why, and for which values.
+
+    ``view_parkedevent`` shows them; ``replay_parkedevent`` and ``delete_parkedevent``
+    say what may be done. They are never added or changed by hand.
+    """
+
+    list_filter = (
+        "stream",
+        ("receiver", admin.AllValuesFieldListFilter),
+        ("table", admin.AllValuesFieldListFilter),
+        "parked_at",
+    )
+    search_fields = ("event_id", "receiver")
+    search_help_text = gettext_lazy("Search by event id or receiver")
+    ordering = ("-pk",)
+    list_per_page = 50
+    list_max_show_all = MAX_REPLAYED
+    actions = ("replay_selected",)
+
+    def has_view_permission(  # noqa: D102
+        self, request: HttpRequest, obj: Any = None
+    ) -> bool:
+        return request.user.has_perm("walex_django.view_parkedevent")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: D102
+        return False
+
+    def has_change_permission(  # noqa: D102
+        self, request: HttpRequest, obj: Any = None
+    ) -> bool:
+        return False
+
+    def has_delete_permission(  # noqa: D102
+        self, request: HttpRequest, obj: Any = None
+    ) -> bool:
+        may = super().has_delete_permission(request, obj)
+        return may and self.has_view_permission(request, obj)
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        """Return whether receivers may be called again."""
+        return request.user.has_perm(
+            "walex_django.replay_parkedevent"
+        ) and self.has_view_permission(request)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ParkedEvent]:
+        """Return them without what may be large."""
+        return super().get_queryset(request).defer("arguments_json", "traceback")
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """Return the columns; what errors tell of sensitive values is hidden."""
+        return [
+            *("event_id", "stream", "table", "receiver", "signal"),
+            _short_error(ParkedDisplay()),
+            *("attempts", "parked_at"),
+        ]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the list, or do what was chosen to be done, if that is allowed."""
+        refused = {
+            "replay_selected": not self.has_replay_permission(request),
+            "delete_selected": not self.has_delete_permission(request),
+        }
+        if any(refused.get(action) for action in request.POST.getlist("action")):
+            raise PermissionDenied
+        title = {"title": _("Parked events"), **(extra_context or {})}
+        return super().changelist_view(request, title)
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Show a parked event."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        parked = self.get_object(request, unquote(object_id))
+        if parked is None or request.method not in {"GET", "HEAD"}:
+            # Django tells that it is gone, and refuses to change it.
+            return super().change_view(request, object_id, form_url, extra_context)
+        display = ParkedDisplay()
+        mask = display.mask(parked)
+        events = display.events(parked)
+        context = {
+            **self._page(request, _("Parked event")),
+            "parked": parked,
+            "original": parked,
+            "is_known": display.is_known(parked),
+            "events": events,
+            "more": count_events(parked) - len(events),
+            "message": display.message(parked),
+            "error": cut(mask(parked.error)),
+            "traceback": cut_traceback(mask(parked.traceback)),
+            "may_replay": self.has_replay_permission(request),
+            "may_delete": self.has_delete_permission(request, parked),
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, f"{_TEMPLATES}/detail.html", context)
+
+    @admin.action(
+        description=gettext_lazy("Replay selected parked events"),
+        permissions=["replay"],
+    )
+    def replay_selected(
+        self, request: HttpRequest, queryset: QuerySet[ParkedEvent]
+    ) -> HttpResponse | None:
+        """Call the receivers again, once that is confirmed."""
+        count = queryset.count()
+        if count > MAX_REPLAYED:
+            text = _(
+                "At most %(most)d parked events are replayed here at once, and"
+                " %(count)d were selected. For all of them run: python manage.py"
+                " walex_replay"
+            )
+            told = text % {"most": MAX_REPLAYED, "count": count}
+            self.message_user(request, told, messages.ERROR)
+            return None
+        if not request.POST.get("confirmed"):
+            context = {
+                **self._page(request, _("Replay parked events")),
+                "parked_events": queryset.order_by("pk"),
+                "count": count,
+                "action_checkbox_name": ACTION_CHECKBOX_NAME,
+            }
+            return TemplateResponse(request, f"{_TEMPLATES}/replay.html", context)
+        self._replay(request, queryset)
+        return None
+
+    def _replay(self, request: HttpRequest, queryset: QuerySet[ParkedEvent]) -> None:
+        chosen = list(queryset.values_list("pk", flat=True))
+        display, delivered, failures = ParkedDisplay(), [], []
+        for parked, error in replay(ParkedEvent.objects.filter(pk__in=chosen)):
+            if error is None:
+                delivered.append(str(parked))
+                self._log(request, parked, _("Replayed: delivered."))
+                continue
+            told = _told(error, display.mask(parked)(describe(error)))
+            failures.append(
+                _("%(parked)s failed again: %(error)s")
+                % {"parked": parked, "error": told}
+            )
+            self._log(request, parked, _("Replayed: failed again."))
+        self._tell_delivered(request, delivered)
+        for failure in failures[:_MAX_TOLD]:
+            self.message_user(request, failure, messages.ERROR)
+        if len(failures) > _MAX_TOLD:
+            told = _("%d more failed again.") % (len(failures) - _MAX_TOLD)
+            self.message_user(request, told, messages.ERROR)
+        if left := len(chosen) - len(delivered) - len(failures):
+            told = ngettext(
+                "%d was left out: somebody else is just replaying it.",
+                "%d were left out: somebody else is just replaying them.",
+                left,
+            )
+            self.message_user(request, told % left, messages.WARNING)
+
+    def _tell_delivered(self, request: HttpRequest, delivered: list[str]) -> None:
+        if len(delivered) > _MAX_TOLD:
+            told = _("%d parked events were delivered.") % len(delivered)
+            self.message_user(request, told, messages.SUCCESS)
+            return
+        for parked in delivered:
+            told = _("%s was delivered.") % parked
+            self.message_user(request, told, messages.SUCCESS)
+
+    def _page(self, request: HttpRequest, title: str) -> dict[str, Any]:
+        # So admin's templates find out which site they are of.
+        request.current_app = self.admin_site.name
+        site = self.admin_site.each_context(request)
+        return {**site, "title": title, "opts": self.opts}
+
+    def _log(self, request: HttpRequest, parked: ParkedEvent, message: str) -> None:
+        assert request.user.pk is not None
+        LogEntry.objects.create(
+            user_id=request.user.pk,
+            content_type=ContentType.objects.get_for_model(ParkedEvent),
+            object_id=str(parked.pk),
+            object_repr=str(parked)[:200],
+            action_flag=CHANGE,
+            change_message=message,
+        )
+
+
+def _short_error(display: ParkedDisplay) -> Callable[[ParkedEvent], str]:
+    @admin.display(description=_("error"))
+    def error(parked: ParkedEvent) -> str:
+        line = " ".join(display.mask(parked)(parked.error).split())
+        return line if len(line) <= _SHORT else f"{line[:_SHORT]}…"
+
+    return error
+
+
+def _told(error: BaseException, text: str) -> str:
+    """Return what is told of an error that a replay met."""
+    if isinstance(error, NotConnected):
+        return (
+            _(
+                "%s. It stays parked. Was the receiver renamed or taken away?"
+                " Connect it again, or delete the parked event."
+            )
+            % error
+        )
+    return cut(text).text
