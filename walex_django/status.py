@@ -123,14 +123,20 @@ class StreamStatus:
         if slot.active_pid is not None:
             waits = [slot.replay_lag or timedelta(0)]
             if report and report.in_hand_since:
-                waits.append(self.now - report.in_hand_since)
+                waits.append(self._waited(report.in_hand_since))
             if self.state == StreamState.PAUSED and slot.lag and self.since:
-                waits.append(self.now - self.since)
+                waits.append(self._waited(self.since))
             return max(waits)
         if slot.lag == 0:
             return timedelta(0)
         since = slot.inactive_since or (report and report.updated_at)
-        return self.now - since if since else None
+        return self._waited(since) if since else None
+
+    def _waited(self, since: datetime) -> timedelta:
+        # A server's times have a zone, and Django's only with USE_TZ.
+        if timezone.is_aware(since) and timezone.is_naive(self.now):
+            since = timezone.make_naive(since)
+        return self.now - since
 
     @property
     def events_per_second(self) -> float:
