@@ -74,11 +74,14 @@ def rate(samples: Iterable[StreamSample], now: datetime) -> Plot:
     """
     steps = list(_steps(samples, now))
     top = _round_number(max((value for _, _, value in steps), default=0))
-    line = [f"M0 {_y(0, top)}"]
+    path, before = f"M0 {HEIGHT}", 0.0
     for start, end, value in steps:
-        line.append(f"H{start:.0f}V{_y(value, top)}H{end:.0f}V{_y(0, top)}")
-    line.append(f"H{WIDTH}")
-    path = "".join(line)
+        if start > before:
+            path += f"V{HEIGHT}H{start:.0f}"
+        path += f"V{_y(value, top)}H{end:.0f}"
+        before = end
+    if before < WIDTH:
+        path += f"V{HEIGHT}H{WIDTH}"
     most = max(steps, key=lambda step: step[2], default=None)
     return Plot(
         title=_("Events a second"),
@@ -205,7 +208,7 @@ def local_time(at: datetime) -> datetime:
 
 def _number(value: float) -> str:
     """Return a rate, with no more digits than one needs."""
-    digits = 0 if value >= 10 or value == int(value) else 1 if value >= 1 else 2
+    digits = 0 if value >= 10 or value == int(value) else 1 if value >= 0.1 else 2
     return str(number_format(round(value, digits), digits, force_grouping=True))
 
 

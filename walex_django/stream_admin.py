@@ -24,6 +24,7 @@ from .conf import get_config, get_configs
 from .models import ListenerReport, ListenerState, Stream
 from .plot import Plot
 from .replication.errors import ReplicationError
+from .settings_reader import Problem
 from .status import StreamState, StreamStatus
 from .stream_config import StreamConfig
 
@@ -213,6 +214,8 @@ class Card:
     Attributes:
         status: how it is.
         tone: ``"good"``, ``"calm"``, ``"poor"`` or ``"bad"``.
+        problems: the worst first.
+        wrong: how many of them are more than advice.
         listeners: the one that reads first.
         plots: of the last hour.
         parked_url: where its parked events are listed; empty if nobody may look.
@@ -221,6 +224,8 @@ class Card:
 
     status: StreamStatus
     tone: str
+    problems: Sequence[Problem]
+    wrong: int
     listeners: Sequence[Listener]
     plots: Sequence[Plot]
     parked_url: str
@@ -228,6 +233,7 @@ class Card:
 
 
 _ALIVE = timedelta(seconds=90)  # since a report of those who wait
+_RANKS = {"E": 0, "W": 1, "I": 2}  # of problems, by what their ids begin with
 _TONES = {
     StreamState.RUNNING: "good",
     StreamState.PAUSED: "calm",
@@ -259,9 +265,14 @@ def _overview(request: HttpRequest) -> dict[str, Any]:
 
 def _card(stream: StreamStatus, request: HttpRequest) -> Card:
     samples, slot = stream.account.samples, stream.slot
+    problems = sorted(
+        stream.problems, key=lambda problem: _RANKS.get(problem.id[:1], 1)
+    )
     return Card(
         status=stream,
         tone=_TONES.get(stream.state, "bad"),
+        problems=problems,
+        wrong=sum(not problem.id.startswith("I") for problem in problems),
         listeners=sorted(
             (_listener(each, stream) for each in stream.account.reports),
             key=lambda listener: not listener.reads,
