@@ -144,7 +144,8 @@ def _slot_problems(
         return
     try:
         _require_unbroken(config, slot, connection)
-        slots.require(connection, config.slot_name)
+        if slot is None:
+            slots.require(connection, config.slot_name)
     except SlotBroken as error:
         yield Problem("W043", error.reason, error.hint)
     except SlotMissing as error:

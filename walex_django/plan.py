@@ -21,6 +21,7 @@ from .replication.errors import (
     SlotMissing,
     SlotUnusable,
 )
+from .replication.publications import TableName
 from .replication.slots import Slot
 from .stream_config import StreamConfig
 
@@ -260,10 +261,21 @@ def require_published(config: StreamConfig, connection: Connection) -> None:
         ImproperlyConfigured: a table does not exist.
     """
     publications.require(connection, config.publications)
-    if ALL_TABLES in config.subscriptions:
-        return
+    if ALL_TABLES not in config.subscriptions:
+        wanted = subscribed_tables(config, connection)
+        require_covered(config, connection, wanted)
+
+
+def require_covered(
+    config: StreamConfig, connection: Connection, wanted: Collection[TableName]
+) -> None:
+    """
+    Raise unless a stream's publications have all of these tables.
+
+    Raises:
+        PublicationMissing: they lack one.
+    """
     published = publications.covered(connection, config.publications)
-    wanted = subscribed_tables(config, connection)
     lacking = [str(table) for table in wanted if table not in published]
     if lacking:
         names = ", ".join(f'"{name}"' for name in config.publications)

@@ -8,10 +8,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import old_rows, replica_identity, surplus
 from .catalogue import ModelTables
-from .filters import Subscriptions
+from .filters import ALL_TABLES, Subscriptions
 from .named_tables import subscribed_tables
 from .old_rows import PublishedRows, listed, remedy
-from .plan import require_published
+from .plan import require_covered
 from .replication import identities, publications
 from .replication.connection import Connection
 from .replication.errors import ReplicationError
@@ -45,9 +45,10 @@ def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     names = config.publications
     found = told("W030", lambda: publications.require(connection, names))
     try:
-        subscribed_tables(config, connection)
-        if not found:
-            found += told("W031", lambda: require_published(config, connection))
+        wanted = subscribed_tables(config, connection)
+        # With all that the publication has, it lacks nothing.
+        if not found and ALL_TABLES not in config.subscriptions:
+            found += told("W031", lambda: require_covered(config, connection, wanted))
     except ImproperlyConfigured as error:
         found.append(_of_settings(error))
     described = publications.described(connection, names)
@@ -55,7 +56,8 @@ def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     found += _unsent(connection, described)
     published = published_rows(config, connection)
     sending = [each.name for each in described if each.sends_old_rows]
-    found += without_key(config, _of(published, connection, sending))
+    updated = set(publications.tables(connection, sending)) if sending else set()
+    found += without_key(config, [each for each in published if each.name in updated])
     found += _unpublished(config, connection, published, sending)
     found += _different(config, connection)
     subscriptions = Subscriptions(config.subscriptions)
@@ -116,13 +118,6 @@ def rows_of(
     ]
 
 
-def _of(
-    published: Collection[PublishedRows], connection: Connection, names: Collection[str]
-) -> list[PublishedRows]:
-    tables = set(publications.tables(connection, list(names)))
-    return [each for each in published if each.name in tables]
-
-
 def without_key(
     config: StreamConfig, published: Collection[PublishedRows]
 ) -> list[Problem]:
@@ -132,12 +127,20 @@ def without_key(
     ]
     if not keyless:
         return []
+    mends = (
+        f"{identities.statement(of.part, 'FULL').as_string()};"
+        for each in keyless
+        for of in each.identities
+        if not of.columns
+    )
+    has, it = ("has", "it") if len(keyless) == 1 else ("have", "them")
     return [
         Problem(
             NO_KEY,
-            f"{listed(keyless)}: PostgreSQL refuses UPDATE and DELETE on published"
-            " tables that have no primary key and no other replica identity.",
-            f"Give them a primary key, or {remedy(config, keyless)}",
+            f"{listed(keyless)} {has} no primary key and no other replica identity, and"
+            f" PostgreSQL refuses UPDATE and DELETE on {it} once published.",
+            f"Give {it} a primary key, or {remedy(config, keyless)}; or run:"
+            f" {' '.join(mends)}",
         )
     ]
 

@@ -57,7 +57,7 @@ def _by_id(found: Iterable[Found]) -> dict[str, Found]:
 
 def command_of(hint: str) -> list[str]:
     """Return the command that a hint names, and its options."""
-    (command,) = re.findall(r"python manage\.py ([^;]+)$", hint)
+    (command,) = re.findall(r"python manage\.py ([^;]+)", hint)
     return str(command).split()
 
 

@@ -169,7 +169,7 @@ class TestSubscriptions:
             )
             assert "legacy.keyless has no primary key" in warning
             mend = 'ALTER TABLE "legacy"."keyless" REPLICA IDENTITY FULL;'
-            assert warning.endswith(f"Run: {mend}")
+            assert warning.endswith(f"; or run: {mend}")
 
             sql.execute(mend.encode())
             assert run("walex_setup") == "default: nothing to do\n"
