@@ -52,7 +52,8 @@ def diagnose(config: StreamConfig) -> list[Problem]:
         return [Problem(id, error.reason, error.hint)]
     except psycopg.Error as error:
         known = sql_error(error)
-        return [Problem(UNREACHABLE, known.reason, known.hint)]
+        hint = known.hint or "Check that the server runs, and look at its log."
+        return [Problem(UNREACHABLE, known.reason, hint)]
     except (ImproperlyConfigured, DatabaseError) as error:
         return [_no_answer(config, error)]
     if _NO_REPLICATION.isdisjoint(problem.id for problem in found):
