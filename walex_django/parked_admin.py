@@ -77,6 +77,12 @@ class ParkedEventAdmin(admin.ModelAdmin):
             "walex_django.replay_parkedevent"
         ) and self.has_view_permission(request)
 
+    def lookup_allowed(
+        self, lookup: str, value: Any, request: HttpRequest | None = None
+    ) -> bool:
+        """Return whether an address may ask for it: not for what is hidden."""
+        return lookup.partition("__")[0] in {"stream", "receiver", "table", "parked_at"}
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[ParkedEvent]:
         """Return them without what may be large."""
         return super().get_queryset(request).defer("arguments_json", "traceback")
