@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model
 
+from . import log
 from .replication.publications import TableName
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 
 def query(
@@ -165,7 +165,7 @@ class ModelTables:
                     "The table of %s has no column %s: on the instances of its events"
                     " that field is deferred. Migrate, or mend the model.",
                     *(model._meta.label, column),
-                    extra={"database": self.alias},
+                    extra={"database": self.alias, "model": model._meta.label},
                 )
 
     def kind(self, model: type[Model]) -> str | None:

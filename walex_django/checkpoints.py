@@ -7,7 +7,6 @@ still the one that was read, and with ``ATOMIC`` which transactions are done.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,6 +24,7 @@ from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
+from . import log
 from .models import Checkpoint
 from .pgoutput.lsn import Lsn
 from .receivers_database import database, known_error
@@ -37,7 +37,7 @@ from .replication.errors import (
 from .replication.slots import RECREATE, Slot, SlotStatistics
 from .stream_config import StreamConfig
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 
 def find(system: int, slot_name: str) -> Checkpoint | None:

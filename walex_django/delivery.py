@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import chain
@@ -13,7 +12,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from django.db.models import Model
 
-from . import handlers, masking, parking
+from . import handlers, log, masking, parking
 from .counts import Counts
 from .events import Event, EventType
 from .filters import TableFilter
@@ -39,7 +38,7 @@ from .stream_config import StreamConfig
 from .tables import Table
 from .work import ConnectionBroken, Work, renew_connections
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 SIGNALS: dict[EventType, ChangeSignal] = {
     EventType.INSERT: post_db_insert,
@@ -294,7 +293,7 @@ class Delivery:
             logger.warning(
                 "%s failed at %s, again in %g s: %s",
                 *(name, subject, delay, mask(parking.describe(error))),
-                extra={"stream": config.name, "receiver": name, "event_id": subject},
+                extra={"receiver": name, "event_id": subject, "attempts": attempts},
             )
             if self._stopped.wait(delay):
                 raise Interrupted from error
@@ -331,7 +330,7 @@ class Delivery:
             "%s failed %d times at %s, %s%s",
             *(name, attempts, subject, _FATES[config.on_error], told),
             exc_info=exc_info,
-            extra={"stream": config.name, "receiver": name, "event_id": subject},
+            extra={"receiver": name, "event_id": subject, "attempts": attempts},
         )
 
 

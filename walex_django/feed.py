@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-from . import conf, handlers, runtime
+from . import conf, handlers, log, runtime
 from .catalogue import ModelTables
 from .column_types import ColumnTypes
 from .delivery import Delivery
@@ -39,7 +38,7 @@ from .replication.publications import TableName
 from .stream_config import StreamConfig
 from .tables import Table
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 """Most bytes of rows handed over at once, so that wide rows fit in memory too."""
@@ -322,7 +321,7 @@ class Feed:
                     "The table %s is gone, and nothing tells whose it was: its changes"
                     " are not delivered. Subscribe to it by its name to get them.",
                     name,
-                    extra={"stream": self._config.name},
+                    extra={"table": str(name)},
                 )
             return None
         if lineage.model:
@@ -401,7 +400,7 @@ class Feed:
             logger.warning(
                 "The message %s at %s is ignored: it holds no JSON object.",
                 *(message.prefix, message.lsn),
-                extra={"stream": self._config.name},
+                extra={"lsn": str(message.lsn)},
             )
         elif message.prefix == _CONTEXT and message.transactional:
             begin = self._transaction()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from django.db.models import Field, ForeignKey, Model
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from . import masking
+from . import log, masking
 from .catalogue import Lineage, column_fields
 from .pgoutput.messages import (
     UNCHANGED,
@@ -39,7 +38,7 @@ ALL_TABLES: Final = "*"
 
 OWN_APP = "walex_django"
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 
 class Subscriptions:
@@ -269,7 +268,7 @@ class TableFilter:
                 "The filter's where failed at %s: the event is delivered%s",
                 *(event.id, told),
                 exc_info=exc_info,
-                extra={"event_id": event.id},
+                extra={"event_id": event.id, "table": str(event._table.name)},
             )
             return True
 

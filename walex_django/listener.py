@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import time
@@ -12,6 +11,7 @@ from threading import Event, Thread
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from . import log
 from .delivery import Interrupted, ReceiverFailed
 from .models import ListenerState
 from .pgoutput.errors import ProtocolError
@@ -23,7 +23,7 @@ from .start import Start
 from .stream_config import MAX_BACKOFF, StreamConfig
 from .work import Breaks
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 _FIRST_BACKOFF = 0.5  # seconds
 _HEALTHY = 10.0  # seconds of streaming after which an old failure is forgotten
@@ -86,6 +86,15 @@ class Listener:
             ProtocolError: the server sent, twice, what is no message.
             ReceiverFailed: a receiver failed; its transaction is not acknowledged.
         """
+        with log.about(stream=self.config.name, slot=self.config.slot_name):
+            self._run()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has ever streamed."""
+        return self._streaming_since is not None
+
+    def _run(self) -> None:
         while not self._stopped.is_set():
             session = self._session = Session(
                 self.config,
@@ -100,7 +109,11 @@ class Listener:
             try:
                 session.run()
             except Interrupted:
-                logger.info("Stopped before a retry; the transaction will come again.")
+                logger.info(
+                    "Stream %s is stopped before a retry; the transaction will come"
+                    " again.",
+                    self.config.name,
+                )
                 return
             except ReplicationError as error:
                 if not (error.passing and self._may_wait):
@@ -119,7 +132,7 @@ class Listener:
 
     @property
     def _may_wait(self) -> bool:
-        return self._wait or self._streaming_since is not None
+        return self._wait or self.has_begun
 
     def _started(self, start: Start) -> None:
         if self._streaming_since is None and self._report:
@@ -128,7 +141,7 @@ class Listener:
             logger.info(
                 "Stream %s is connected again",
                 self.config.name,
-                extra={"stream": self.config.name},
+                extra={"state": ListenerState.RUNNING.value},
             )
         self._failure = None
         self._streaming_since = time.monotonic()
@@ -151,7 +164,7 @@ class Listener:
         logger.warning(
             "Stream %s: %s",
             *(self.config.name, told),
-            extra={"stream": self.config.name},
+            extra={"state": waits.value},
         )
 
     def _back_off(self, error: ReplicationError) -> None:
@@ -224,7 +237,19 @@ class Listeners:
             listener.run()
             listener.report.tell(ListenerState.STOPPED)
         except BaseException as error:  # noqa: BLE001 - whoever joins tells it
-            listener.report.tell(ListenerState.FAILED, _reason(error))
+            reason = _reason(error)
+            listener.report.tell(ListenerState.FAILED, reason)
+            if listener.has_begun:
+                # What keeps it from beginning is told to whoever has started it.
+                logger.error(  # noqa: TRY400 - and so is the traceback
+                    "Stream %s has ended: %s",
+                    *(listener.config.name, reason),
+                    extra={
+                        "stream": listener.config.name,
+                        "slot": listener.config.slot_name,
+                        "state": ListenerState.FAILED.value,
+                    },
+                )
             self.failures.append((listener, error))
             self.stop()
         finally:

@@ -270,9 +270,9 @@ def _of_orphan(other: OtherSlot) -> Sample:
 
 def _of_report(report: Report) -> Iterator[Sample]:
     counts, name = report.counts, (report.config.name,)
-    # Copies, for another thread adds to them.
+    # Of copies, made in one step, for another thread adds to them.
     for (table, type), number in counts.events.copy().items():
-        yield EVENTS, (*name, str(table), type), number
+        yield EVENTS, (*name, str(table), type.value), number
     for receiver, number in counts.retries.copy().items():
         yield RECEIVER_RETRIES, (*name, receiver), number
     for receiver, number in counts.failures.copy().items():

@@ -28,6 +28,7 @@ _SAMPLE_EVERY = 10.0  # seconds
 _SIGN_EVERY = 30.0  # seconds between two signs of those who wait
 _MUCH = 2**20  # bytes of log: a lag that is worth a sample though nothing is delivered
 _LINGER = 5.0  # seconds that the end may take
+_READS = {ListenerState.RUNNING, ListenerState.PAUSED}
 
 
 class Report:
@@ -143,12 +144,16 @@ class _Desk:
             self._failed = False
         except DatabaseError as error:
             connections.close_all()
-            if not self._failed:
+            # One that waits or has failed tells why by itself, and it may be the same.
+            if not self._failed and self._report.state in _READS:
                 self._failed = True
                 logger.warning(
                     "What the listener of stream %s does could not be written: %s",
                     *(self._stream, known_error(error) or error),
-                    extra={"stream": self._stream},
+                    extra={
+                        "stream": self._stream,
+                        "slot": self._report.config.slot_name,
+                    },
                 )
 
     def _look(self) -> None:
@@ -158,7 +163,7 @@ class _Desk:
         elif report.state in {ListenerState.STANDBY, ListenerState.RETRYING}:
             if now - self._wrote >= _SIGN_EVERY:
                 self._write(now)
-        elif report.state in {ListenerState.RUNNING, ListenerState.PAUSED}:
+        elif report.state in _READS:
             self._look_at_work(now)
 
     def _look_at_work(self, now: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -13,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.db import connections
 
-from . import conf, receivers_database, runtime
+from . import conf, log, receivers_database, runtime
 from .catalogue import ModelTables
 from .checkpoints import CheckpointWriter
 from .delivery import Delivery
@@ -36,7 +35,7 @@ from .start import StandingBy, Start, prepare, unbroken_place
 from .stream_config import StreamConfig
 from .work import AtomicWork, Breaks, Work
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 _PAUSE_POLL = 1.0  # seconds between two looks whether a stream is resumed
 _DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
@@ -263,15 +262,14 @@ class Session:
 
     def _reconfigured(self, config: StreamConfig) -> None:
         """Tell that the configuration has changed, and what it lacks."""
-        extra = {"stream": config.name}
-        logger.info("Stream %s has changed settings", config.name, extra=extra)
+        logger.info("Stream %s has changed settings", config.name)
         if config.paused:
             self._report.hold.set()
         try:
             with connect(config.connection_parameters()) as connection:
                 require_published(config, connection)
         except (ReplicationError, ImproperlyConfigured) as error:
-            logger.warning("Stream %s: %s", config.name, error, extra=extra)
+            logger.warning("Stream %s: %s", config.name, error)
 
     def _pause(self, connection: ReplicationConnection, progress: Progress) -> None:
         """
@@ -286,16 +284,18 @@ class Session:
             raise StreamPaused(
                 f"The stream {name!r} is paused.", hint=f"To resume it, run: {resume}"
             )
-        extra = {"stream": name}
         logger.warning(
-            "Stream %s is paused. To resume it, run: %s", name, resume, extra=extra
+            "Stream %s is paused. To resume it, run: %s",
+            *(name, resume),
+            extra={"state": ListenerState.PAUSED.value},
         )
         self._report.tell(ListenerState.PAUSED, backend_pid=pid)
         while self._is_to_pause() and not self._stopped.wait(_PAUSE_POLL):
             connection.send_progress(progress)
         self._report.hold.clear()
         if not self._stopped.is_set():
-            logger.info("Stream %s goes on", name, extra=extra)
+            running = {"state": ListenerState.RUNNING.value}
+            logger.info("Stream %s goes on", name, extra=running)
             self._report.tell(ListenerState.RUNNING, backend_pid=pid)
 
     def _is_to_pause(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 
 from django.db import connections, reset_queries, transaction
 
+from . import log
 from .checkpoints import CheckpointWriter
 from .parking import describe, subject
 from .pgoutput.lsn import Lsn
@@ -20,7 +20,7 @@ from .receivers_database import database
 from .replication.errors import ConnectionLost
 from .signals import Receiver, receiver_name
 
-logger = logging.getLogger(__name__)
+logger = log.logger(__name__)
 
 _TIDY_EVERY = 1.0  # seconds
 _SAVE_EVERY = 10.0  # seconds between two times that a checkpoint is stored
@@ -213,7 +213,11 @@ def _run_hook(hook: Callable[[], object], position: Lsn) -> None:
     try:
         hook()
     except Exception:
-        logger.exception("A function given to on_commit() failed at %s", position)
+        logger.exception(
+            "A function given to on_commit() failed at %s",
+            position,
+            extra={"lsn": str(position)},
+        )
 
 
 def renew_connections() -> None:
