@@ -16,7 +16,7 @@ from .conf import get_configs
 from .receivers_database import known_error
 from .replication import server, slots
 from .replication.connection import Connection, connect, sql_error
-from .replication.errors import ReplicationError, SlotMissing
+from .replication.errors import NotPrepared, ReplicationError, SlotMissing
 from .replication.slots import Slot
 from .stream_config import StreamConfig
 
@@ -71,7 +71,12 @@ def drop(config: StreamConfig, name: str) -> None:
     with _connected(config, name) as connection:
         if reason := obstacle(_find(connection, name)):
             raise ReplicationError(reason)
-        slots.drop(connection, name)
+        try:
+            slots.drop(connection, name)
+        except NotPrepared as error:
+            statement = slots.drop_statement(name).as_string(connection)
+            hint = _("Let a role do it that may: %s;") % statement
+            raise NotPrepared(error.reason, hint=hint) from error
         system, _database = server.identity(connection)
         checkpoints.forget(system, name)
 
