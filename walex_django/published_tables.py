@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 
 from django.core.exceptions import ImproperlyConfigured
 
 from . import old_rows, replica_identity, surplus
 from .catalogue import ModelTables
-from .filters import ALL_TABLES, Subscriptions
+from .filters import Subscriptions
 from .named_tables import subscribed_tables
 from .old_rows import PublishedRows, listed, remedy
 from .plan import require_covered
@@ -44,15 +45,18 @@ def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     """
     names = config.publications
     found = told("W030", lambda: publications.require(connection, names))
+    subscriptions: Subscriptions | None = None
     try:
+        subscriptions = Subscriptions(config.subscriptions)
         wanted = subscribed_tables(config, connection)
         # With all that the publication has, it lacks nothing.
-        if not found and ALL_TABLES not in config.subscriptions:
+        if not found and not subscriptions.everything:
             found += told("W031", lambda: require_covered(config, connection, wanted))
     except ImproperlyConfigured as error:
         found.append(_of_settings(error))
     described = publications.described(connection, names)
-    found += _surplus(config, connection)
+    with suppress(ImproperlyConfigured):  # another stream's, of which that is told
+        found += _surplus(config, connection)
     found += _unsent(connection, described)
     published = published_rows(config, connection)
     sending = [each.name for each in described if each.sends_old_rows]
@@ -60,14 +64,15 @@ def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     found += without_key(config, [each for each in published if each.name in updated])
     found += _unpublished(config, connection, published, sending)
     found += _different(config, connection)
-    subscriptions = Subscriptions(config.subscriptions)
-    delivered = [each for each in published if subscriptions.cover(each.lineage)]
-    return found + old_rows.problems(config, delivered)
+    if subscriptions is not None:
+        delivered = [each for each in published if subscriptions.cover(each.lineage)]
+        found += old_rows.problems(config, delivered)
+    return found
 
 
 def _of_settings(error: ImproperlyConfigured) -> Problem:
     message, _, hint = str(error).partition(". ")
-    return Problem(NO_TABLE, f"{message.rstrip('.')}.", hint)
+    return Problem(NO_TABLE, f"{message.rstrip('.')}.", hint or "Mend the name.")
 
 
 def _surplus(config: StreamConfig, connection: Connection) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from walex_django.diagnosis import problems
 from walex_django.replication import slots
 from walex_django.stream_config import StreamConfig
 
-from .checking import change_stream, checked
+from .checking import change_stream, checked, diagnosed
 from .test_commands import run
 from .test_mistakes import at
 
@@ -62,6 +62,26 @@ def test_nothing_is_an_error(durable: StreamConfig, settings: Any) -> None:
         "walex_django.I047": INFO,
     }
     assert {str(each.obj) for each in found} == {"WALEX['default']"}
+
+
+def test_a_typo_in_a_label_is_told_here_too(
+    durable: StreamConfig, settings: Any
+) -> None:
+    change_stream(settings, SUBSCRIPTIONS=["zoo.Keper", "zoo.Animal"])
+    found = diagnosed()
+
+    assert found.keys() <= {"W048", "I032", "I047"}
+    assert found["W048"].message.startswith("The app 'zoo' has no model 'Keper'; it")
+    assert found["W048"].hint == "Mend the name."
+
+
+def test_a_stream_whose_settings_are_wrong_leaves_the_others_to_be_looked_at(
+    durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
+) -> None:
+    settings.WALEX = {**settings.WALEX, "wrong": {"PUBLICATON": "zoo_events"}}
+    sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
+
+    assert ids(databases=["default"]) == {"walex_django.W031", "walex_django.I047"}
 
 
 def test_what_is_the_servers_is_told_once(

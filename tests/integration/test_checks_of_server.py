@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -29,15 +30,24 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "seco
 
 
 def test_w020_no_server(environment: dict[str, str]) -> None:
-    nowhere = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
-    env = {**environment, "ZOO_DATABASE_URL": nowhere}
-    found = checked(env)
+    # Were it Django's own, its checks of generated fields would fail (since 6.0).
+    stream = {"URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}
+    found = checked({**environment, "ZOO_STREAM": json.dumps(stream)})
 
     assert found.keys() == {"W020"}
     assert found["W020"].message.startswith("Cannot connect to PostgreSQL: ")
-    assert found["W020"].hint.startswith("Check that the server runs")
+    assert found["W020"].hint.startswith("Check that the server runs, and host")
     assert "s3cret" not in str(found)
-    assert "W020" not in checked(environment)
+
+    stream = {"URL": environment["ZOO_DATABASE_URL"]}
+    found = checked({**environment, "ZOO_STREAM": json.dumps(stream)})
+    assert "W020" not in found
+
+
+def test_w020_a_server_that_is_away_is_no_exception(settings: Any) -> None:
+    change_stream(settings, URL="postgres://zoo:s3cret@127.0.0.1:1/zoo")
+
+    assert diagnosed().keys() == {"W020"}
 
 
 def test_w022_too_old(sql: psycopg.Connection[Any]) -> None:
