@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "seco
 
 
 def test_w020_no_server(environment: dict[str, str]) -> None:
-    # Were it Django's own, its checks of generated fields would fail (since 6.0).
+    # Were it Django's own, its checks of generated fields would fail in Django 6.1.
     stream = {"URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}
     found = checked({**environment, "ZOO_STREAM": json.dumps(stream)})
 
