@@ -52,6 +52,9 @@ class ParkedEventAdmin(admin.ModelAdmin):
     list_max_show_all = MAX_REPLAYED
     actions = ("replay_selected",)
 
+    class Media:
+        css = {"all": ["walex_django/parked.css"]}
+
     def has_view_permission(  # noqa: D102
         self, request: HttpRequest, obj: Any = None
     ) -> bool:
@@ -90,9 +93,9 @@ class ParkedEventAdmin(admin.ModelAdmin):
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         """Return the columns; what errors tell of sensitive values is hidden."""
         return [
-            *("event_id", "stream", "table", "receiver", "signal"),
+            *("event_id", "table", "receiver"),
             _short_error(ParkedDisplay()),
-            *("attempts", "parked_at"),
+            *("attempts", "parked_at", "signal", "stream"),
         ]
 
     def changelist_view(
