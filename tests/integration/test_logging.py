@@ -1,0 +1,263 @@
+"""What is logged, with which fields, and what is not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from tests.listening import Connect, Listening
+from tests.process import ROOT, Process, eventually
+from tests.zoo.models import Keeper
+from walex_django import Event, runtime
+from walex_django.filters import Filter
+from walex_django.listener import Listener, Listeners
+from walex_django.models import ParkedEvent
+from walex_django.replication.connection import Connection
+from walex_django.signals import post_db_insert
+from walex_django.stream_config import StreamConfig
+
+from .stream import OwnStream, Stream
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LOGGING = (ROOT / "docs/logging.md").read_text()
+
+Logged = Callable[[str], logging.LogRecord]
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Logged:
+    """Return the only record whose message has a text in it, once it is there."""
+    caplog.set_level(logging.INFO, logger="walex_django")
+
+    def matching(text: str) -> list[logging.LogRecord]:
+        return [each for each in caplog.records if text in each.getMessage()]
+
+    def logged(text: str) -> logging.LogRecord:
+        eventually(lambda: len(matching(text)) > 0, f"a record of {text!r}")
+        (record,) = matching(text)
+        return record
+
+    return logged
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    plain = vars(logging.LogRecord("", 0, "", 0, "", None, None))
+    own = {key: value for key, value in vars(record).items() if key not in plain}
+    own.pop("message", None)
+    return own
+
+
+def test_a_receiver_that_fails(
+    durable: StreamConfig, connect: Connect, logged: Logged
+) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise RuntimeError("it would not")
+
+    connect(post_db_insert, fail, Keeper)
+    config = replace(durable, max_retries=1, retry_backoff=0.001)
+    with Listening(config) as listening:
+        Keeper.objects.create(name="Ada")
+        (event,) = listening.wait_for(1)
+    receiver = f"{fail.__module__}.{fail.__qualname__}"
+    common = {"stream": "default", "slot": "zoo_walex", "receiver": receiver}
+
+    retried = logged(f"{receiver} failed at {event.id}, again in 0.001 s")
+    assert retried.name == "walex_django.delivery"
+    assert retried.levelno == logging.WARNING
+    assert _fields(retried) == {**common, "event_id": event.id, "attempts": 1}
+    failed = logged(f"{receiver} failed 2 times at {event.id}, parked")
+    assert failed.levelno == logging.ERROR
+    assert _fields(failed) == {**common, "event_id": event.id, "attempts": 2}
+    assert failed.exc_info
+    assert str(failed.exc_info[1]) == "it would not"
+
+
+def test_a_filter_that_fails(durable: StreamConfig, logged: Logged) -> None:
+    def fail(event: Event) -> bool:
+        raise RuntimeError(event.id)
+
+    filters = {"zoo.Keeper": Filter(where=fail)}
+    with Listening(replace(durable, filters=filters)) as listening:
+        Keeper.objects.create(name="Ada")
+        (event,) = listening.wait_for(1)
+
+    assert _fields(logged("The filter's where failed")) == {
+        "stream": "default",
+        "slot": "zoo_walex",
+        "event_id": event.id,
+        "table": "public.zoo_keeper",
+    }
+
+
+def test_a_connection_that_breaks(
+    durable: StreamConfig, logged: Logged, sql: Connection
+) -> None:
+    with Listening(durable):
+        sql.execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+            " WHERE slot_name = 'zoo_walex'"
+        )
+        again = logged("Stream default is connected again")
+    common = {"stream": "default", "slot": "zoo_walex"}
+    lost = logged("Trying again until it works.")
+
+    assert lost.name == again.name == "walex_django.listener"
+    assert lost.levelno == logging.WARNING
+    assert _fields(lost) == {**common, "state": "retrying"}
+    assert again.levelno == logging.INFO
+    assert _fields(again) == {**common, "state": "running"}
+
+
+def test_a_pause(
+    durable: StreamConfig, logged: Logged, sql: psycopg.Connection[Any]
+) -> None:
+    common = {"stream": "default", "slot": "zoo_walex"}
+    with Listening(durable):
+        runtime.change(durable, "replace", "PAUSED", True)
+        try:
+            assert _fields(logged("is paused")) == {**common, "state": "paused"}
+            assert _fields(logged("has changed settings")) == common
+        finally:
+            runtime.forget(durable, "PAUSED")
+        assert _fields(logged("goes on")) == {**common, "state": "running"}
+
+
+def test_the_end_of_a_stream_that_ran(
+    durable: StreamConfig, connect: Connect, logged: Logged
+) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise RuntimeError("it would not")
+
+    connect(post_db_insert, fail, Keeper)
+    config = replace(durable, max_retries=0, on_error="stop")
+    listeners = Listeners([Listener(config)])
+    listeners.start()
+    Keeper.objects.create(name="Ada")
+    listeners.join(30)
+    assert listeners.failures
+
+    ended = logged("Stream default has ended: The receiver ")
+    assert ended.levelno == logging.ERROR
+    assert _fields(ended) == {
+        "stream": "default",
+        "slot": "zoo_walex",
+        "state": "failed",
+    }
+    assert "it would not" not in ended.getMessage()
+
+
+def test_what_keeps_a_stream_from_beginning_is_told_by_the_command_alone(
+    config: StreamConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    listeners = Listeners([Listener(replace(config, durable_slot=True))])
+    listeners.start()
+    listeners.join(30)
+
+    assert listeners.failures
+    assert not [each for each in caplog.records if "has ended" in each.getMessage()]
+
+
+def test_a_server_that_stays_away_is_told_of_once(own_stream: OwnStream) -> None:
+    port = int(conninfo_to_dict(own_stream.server.url())["port"])
+    with own_stream.listening() as listener:
+        own_stream.server.stop("fast")
+        with socket.create_server(("127.0.0.1", port)) as nobody:
+            # Each attempt connects a few times.
+            for _ in range(15):
+                nobody.accept()[0].close()
+        own_stream.server.start()
+        listener.wait_for("connected again")
+        own_stream.write("Ada")
+        eventually(lambda: own_stream.heard() == ["Ada"], "the event")
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
+    told = [line for line in listener.lines if "Trying again" in line]
+    # That it was lost, and that it cannot be made again.
+    assert len(told) == len({line.partition(" PostgreSQL")[0] for line in told}) <= 2
+    assert "Traceback" not in listener.output
+
+
+def test_a_wrong_password_is_not_told(environment: dict[str, str]) -> None:
+    for place in ({}, {"URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}):
+        env = {**environment, "ZOO_STREAM": json.dumps(place)}
+        if not place:
+            url = environment["ZOO_DATABASE_URL"]
+            env["ZOO_DATABASE_URL"] = re.sub(r"//[^@]+@", "//nobody:s3cret@", url)
+        options = ("--stream=default", "--no-wait", "--verbosity=3", "--traceback")
+        with Process("walex_listen", *options, env=env) as listener:
+            assert listener.wait() == 1
+        assert "Cannot connect to PostgreSQL" in listener.output
+        assert "s3cret" not in listener.output
+
+
+def _blocks(section: str) -> list[str]:
+    text = LOGGING.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_example_of_json_in_the_documentation(
+    stream: Stream, tmp_path: Path
+) -> None:
+    formatter, settings = _blocks("JSON")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/logs.py").write_text(formatter)
+    (tmp_path / "json_settings.py").write_text(
+        f"from tests.settings import *\n{settings}"
+    )
+    stream.env.update(
+        PYTHONPATH=str(tmp_path),
+        DJANGO_SETTINGS_MODULE="json_settings",
+        ZOO_STREAM=json.dumps({"MAX_RETRIES": 1, "RETRY_BACKOFF": 0.01}),
+    )
+    with stream.listening() as listener:
+        stream.write("raise")
+        listener.wait_for("parked: see walex_replay")
+        listener.signal(signal.SIGTERM)
+        assert listener.wait() == 0
+    retried, failed = [
+        json.loads(line) for line in listener.lines if line.startswith("{")
+    ]
+    parked = ParkedEvent.objects.get()
+    assert retried["level"] == "WARNING"
+    assert failed["level"] == "ERROR"
+    assert failed["logger"] == "walex_django.delivery"
+    for told in (retried, failed):
+        assert told["stream"] == "default"
+        assert told["slot"] == "zoo_walex"
+        assert told["receiver"] == parked.receiver
+        assert told["event_id"] == parked.event_id
+    assert "RuntimeError: the keeper said so" in failed["traceback"]
+
+
+def test_each_logger_is_told_of() -> None:
+    documented = set(re.findall(r"^\| `(walex_django\.\w+)` \|", LOGGING, re.MULTILINE))
+    there = {
+        f"walex_django.{path.stem}"
+        for path in (ROOT / "walex_django").rglob("*.py")
+        if re.search(r"^logger = ", path.read_text(), re.MULTILINE)
+    }
+
+    assert documented == there
+
+
+def test_each_field_is_told_of() -> None:
+    (fields,) = re.findall(r"FIELDS = \((.*?)\n\)", LOGGING, re.DOTALL)
+    documented = set(re.findall(r'"(\w+)"', fields))
+    used = set()
+    for path in (ROOT / "walex_django").rglob("*.py"):
+        for extra in re.findall(r"\bextra=\{(.*?)\}", path.read_text(), re.DOTALL):
+            used |= set(re.findall(r'"(\w+)":', extra))
+
+    assert documented == used | {"stream", "slot"}
