@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,10 +13,9 @@ from django.urls import include, path
 from pytest_django import Settings
 
 from tests.listening import Listening
-from tests.process import eventually
+from tests.process import Process, eventually
 from tests.zoo.models import Keeper
 from walex_django import inquiry
-from walex_django.replication import slots
 from walex_django.replication.connection import Connection
 from walex_django.stream_config import StreamConfig
 from walex_django.views import health
@@ -34,7 +31,7 @@ urlpatterns = [
     path("walex/", include("walex_django.urls")),
     path("strict/", health, {"max_lag": "1kB", "max_age": "1h"}),
     path("generous/", health, {"max_lag": 2**40, "max_age": timedelta(hours=1)}),
-    path("aged/", health, {"max_age": timedelta(0)}),
+    path("aged/", health, {"max_age": "3s"}),
     path("mistaken/", health, {"max_lag": "1XB"}),
 ]
 
@@ -86,51 +83,37 @@ def test_a_stream_that_is_not_in_the_settings(client: Client) -> None:
     assert answer.json()["reason"] == "There is no stream 'nobody'."
 
 
-def test_limits(durable: StreamConfig, client: Client, sql: Connection) -> None:
-    with _held_up(durable, sql):
+@pytest.mark.usefixtures("durable")
+def test_limits_while_a_receiver_does_not_return(
+    environment: dict[str, str], client: Client, sql: Connection
+) -> None:
+    sql.execute("SELECT pg_advisory_lock(1)")
+    one = ("walex_listen", "--stream=default")
+    with Process(*one, env=environment) as listener:
+        listener.wait_for("Quit with")
+        Keeper.objects.create(name="wait for 1")
+        Keeper.objects.bulk_create([Keeper(name="x" * 100) for _ in range(20)])
+        # Of what is in hand listeners report every ten seconds.
+        eventually(lambda: _reasons(client, "/aged/") != [], "its age")
+        lagging, aged = _reasons(client, "/strict/"), _reasons(client, "/aged/")
         for url in ("/generous/", "/walex/health/"):
             assert client.get(f"{url}?stream=default").status_code == 200
-        lagging = client.get("/strict/?stream=default")
-        aged = client.get("/aged/?stream=default")
+        sql.execute("SELECT pg_advisory_unlock(1)")
+        eventually(lambda: _reasons(client, "/aged/") == [], "the end")
 
-    assert lagging.status_code == aged.status_code == 503
-    (reason,) = lagging.json()["streams"]["default"]
-    assert reason.startswith("lag is ")
+    (reason,) = lagging
     assert reason.endswith(" bytes, more than 1024")
-    assert int(reason.split()[2]) > 1024
-    (reason,) = aged.json()["streams"]["default"]
-    assert reason.startswith("age is ")
+    assert int(reason.removeprefix("lag is ").split()[0]) > 1024
+    (reason,) = aged
+    assert reason.endswith(" s, more than 3")
+    assert int(reason.removeprefix("age is ").split()[0]) >= 3
 
 
-@contextmanager
-def _held_up(durable: StreamConfig, sql: Connection) -> Iterator[None]:
-    """Read the stream with a receiver that does not return."""
-    from walex_django.signals import post_db_insert
-
-    go, began = threading.Event(), threading.Event()
-
-    def wait(**kwargs: Any) -> None:
-        began.set()
-        assert go.wait(30)
-
-    with Listening(durable):
-        post_db_insert.connect(wait, sender=Keeper)
-        try:
-            for _ in range(20):
-                Keeper.objects.create(name="x" * 40)
-            assert began.wait(30)
-            # That of a real stream tells its age by reports and by the server's lag.
-            eventually(lambda: _lag(sql) > 1024, "the lag")
-            yield
-        finally:
-            go.set()
-            post_db_insert.disconnect(wait, sender=Keeper)
-
-
-def _lag(sql: Connection) -> int:
-    slot = slots.find(sql, "zoo_walex")
-    assert slot
-    return slot.lag or 0
+def _reasons(client: Client, url: str) -> list[str]:
+    answer = client.get(f"{url}?stream=default")
+    told = answer.json()["streams"]["default"]
+    assert answer.status_code == (503 if told else 200)
+    return list(told)
 
 
 def test_a_limit_that_is_none(client: Client) -> None:

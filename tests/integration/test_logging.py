@@ -170,7 +170,7 @@ def test_what_keeps_a_stream_from_beginning_is_told_by_the_command_alone(
 
 
 def test_a_server_that_stays_away_is_told_of_once(own_stream: OwnStream) -> None:
-    port = int(conninfo_to_dict(own_stream.server.url())["port"])
+    port = int(str(conninfo_to_dict(own_stream.server.url())["port"]))
     with own_stream.listening() as listener:
         own_stream.server.stop("fast")
         with socket.create_server(("127.0.0.1", port)) as nobody:
