@@ -89,12 +89,12 @@ def rate(samples: Iterable[StreamSample], now: datetime) -> Plot:
         if most is None
         else _("At most %(rate)s, at %(time)s.")
         % {
-            "rate": _number(most[2]),
+            "rate": number(most[2]),
             "time": _clock(now - timedelta(seconds=WIDTH - most[1])),
         },
         line=path,
         area=f"{path}V{HEIGHT}H0Z" if steps else "",
-        values=_marks(top, _number),
+        values=_marks(top, number),
         times=_times(now),
         empty=not steps,
     )
@@ -206,9 +206,9 @@ def local_time(at: datetime) -> datetime:
     return timezone.localtime(aware)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Return a rate, with no more digits than one needs."""
-    digits = 0 if value >= 10 or value == int(value) else 1 if value >= 0.1 else 2
+    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 0.1 else 2
     return str(number_format(round(value, digits), digits, force_grouping=True))
 
 

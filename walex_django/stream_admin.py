@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -214,20 +215,24 @@ class Card:
     Attributes:
         status: how it is.
         tone: ``"good"``, ``"calm"``, ``"poor"`` or ``"bad"``.
+        reason: why it is in its state, where no problem tells that.
         problems: the worst first.
         wrong: how many of them are more than advice.
         listeners: the one that reads first.
         plots: of the last hour.
+        identities: how many of its tables have which replica identity.
         parked_url: where its parked events are listed; empty if nobody may look.
         droppable: its slot can be dropped.
     """
 
     status: StreamStatus
     tone: str
+    reason: str
     problems: Sequence[Problem]
     wrong: int
     listeners: Sequence[Listener]
     plots: Sequence[Plot]
+    identities: str
     parked_url: str
     droppable: bool
 
@@ -271,6 +276,7 @@ def _card(stream: StreamStatus, request: HttpRequest) -> Card:
     return Card(
         status=stream,
         tone=_TONES.get(stream.state, "bad"),
+        reason="" if stream.state == StreamState.LOST else stream.reason,
         problems=problems,
         wrong=sum(not problem.id.startswith("I") for problem in problems),
         listeners=sorted(
@@ -281,6 +287,12 @@ def _card(stream: StreamStatus, request: HttpRequest) -> Card:
             plot.lag(samples, stream.now, slot.lag if slot else None),
             plot.rate(samples, stream.now),
         ],
+        identities=", ".join(
+            f"{count} {identity}"
+            for identity, count in Counter(
+                table.identity for table in stream.tables
+            ).most_common()
+        ),
         parked_url=_parked_url(stream.config, request),
         droppable=slot is not None and not stream_actions.obstacle(slot),
     )

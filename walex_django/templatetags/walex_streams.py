@@ -24,6 +24,12 @@ def size(value: int | None) -> str:
 
 
 @register.filter
+def rate(value: float) -> str:
+    """Return how many there are each second, with no more digits than one needs."""
+    return plot.number(value)
+
+
+@register.filter
 def duration(value: timedelta | None) -> str:
     """Return a time in its two largest units."""
     if value is None:
