@@ -82,7 +82,8 @@ LISTENERS = Family(
 )
 PARKED_CALLS = Family("walex_parked_calls", "Calls of receivers that are parked.")
 PROBLEMS = Family(
-    "walex_problems", "What is wrong between the stream's settings and its server."
+    "walex_problems",
+    "What is wrong between the stream's settings and its server, without notes.",
 )
 REPORTED_EVENTS = Family(
     "walex_reported_events_total",
@@ -247,7 +248,8 @@ def _of_stream(stream: StreamStatus) -> Iterator[Sample]:
     if not account.problems:
         yield PARKED_CALLS, name, account.parked
     if reachable:
-        yield PROBLEMS, name, len(stream.problems)
+        wrong = [each for each in stream.problems if not each.id.startswith("I")]
+        yield PROBLEMS, name, len(wrong)
         yield SLOT_ACTIVE, name, bool(slot and slot.active_pid is not None)
         yield SLOT_LOST, name, bool(slot and slot.lost)
     if stream.age is not None:

@@ -104,7 +104,7 @@ def test_listeners_and_what_they_have_done(
             second.wait_for("Waiting to take over")
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             eventually(
-                lambda: "delivered    2 events, 1 transactions, no failed" in shown(),
+                lambda: "delivered    2 events, 1 transaction, no failed" in shown(),
                 "the report",
             )
             eventually(lambda: "standing by" in shown(), "the standby's report")
@@ -183,6 +183,30 @@ def test_other_slots_of_the_server(shown: Shown, sql: Connection) -> None:
     assert other["orphaned"]
     # Of a stream that was not asked for, but is in the settings.
     assert "second_walex" not in text
+
+
+@pytest.mark.usefixtures("durable")
+def test_what_is_wrong_is_told_with_what_mends_it(
+    shown: Shown, sql: Connection
+) -> None:
+    assert not _problems(shown(), "public.zoo_keeper")
+    sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
+    text = shown()
+    (line,) = _problems(text, "public.zoo_keeper")
+    assert re.match(r"  problem      W\d{3}: ", line)
+    lines = text.splitlines()
+    hint = lines[lines.index(line) + 1]
+    assert hint.startswith("               Run: python manage.py walex_setup")
+    told = _told(shown)["problems"]
+    assert any("public.zoo_keeper" in each["message"] for each in told)
+
+
+def _problems(text: str, of: str) -> list[str]:
+    return [
+        line
+        for line in text.splitlines()
+        if line.startswith("  problem ") and of in line
+    ]
 
 
 def test_a_server_that_is_away_is_a_state(environment: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from django.utils import timezone
 from walex_django.models import ListenerReport
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
+from walex_django.settings_reader import Problem
 from walex_django.status import OtherSlot, Overview, StreamState, StreamStatus
 
 _MOST_TABLES = 10
@@ -66,10 +67,16 @@ class StatusText:
         for key, value in stream.account.changed.items():
             yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
         for problem in stream.problems:
-            id = f"{problem.id}: " if problem.id else ""
-            yield self._style.WARNING(f"  problem      {id}{problem.message}")
-            if problem.hint:
-                yield self._style.WARNING(f"               {problem.hint}")
+            yield from self._problem(problem)
+
+    def _problem(self, problem: Problem) -> Iterator[str]:
+        is_note = problem.id.startswith("I")
+        id = f"{problem.id}: " if problem.id else ""
+        lines = [f"{'note' if is_note else 'problem':<12} {id}{problem.message}"]
+        if problem.hint:
+            lines.append(f"{'':<12} {problem.hint}")
+        for line in lines:
+            yield f"  {line}" if is_note else self._style.WARNING(f"  {line}")
 
     def _state(self, stream: StreamStatus) -> str:
         colour = self._style.ERROR
@@ -152,13 +159,18 @@ def _listener(report: ListenerReport) -> str:
 def _done(report: ListenerReport) -> Iterator[str]:
     """Tell what the listener has done that reads, or that read last."""
     yield (
-        f"  delivered    {report.events} events, {report.transactions} transactions,"
-        f" {report.failures or 'no'} failed calls"
+        f"  delivered    {_count(report.events, 'event')},"
+        f" {_count(report.transactions, 'transaction')},"
+        f" {_count(report.failures, 'failed call')}"
     )
     if report.last_event_id:
         at = report.last_event_at
         committed = f", committed {_time(at)}" if at else ""
         yield f"  last event   {report.last_event_id}{committed}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'s' * (number != 1)}"
 
 
 def _time(time: datetime) -> str:
