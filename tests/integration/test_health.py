@@ -116,6 +116,15 @@ def _reasons(client: Client, url: str) -> list[str]:
     return list(told)
 
 
+@pytest.mark.usefixtures("durable")
+def test_probes_need_no_login(client: Client, settings: Settings) -> None:
+    login = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, login]
+
+    assert client.get("/walex/health/").status_code == 503
+    assert client.get("/walex/metrics/").status_code == 200
+
+
 def test_a_limit_that_is_none(client: Client) -> None:
     answer = client.get("/mistaken/")
 

@@ -63,7 +63,8 @@ class StatusText:
                 f"  publication  {', '.join(config.publications)}:"
                 f" {self._tables(stream)}"
             )
-        yield f"  parked       {stream.account.parked or 'nothing'}"
+        nothing = "not known" if stream.account.problems else "nothing"
+        yield f"  parked       {stream.account.parked or nothing}"
         for key, value in stream.account.changed.items():
             yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
         for problem in stream.problems:
