@@ -36,6 +36,7 @@ def test_pause_and_resume(site: Site, visit: Visits) -> None:
     message(page, "is to go on")
     eventually(lambda: site.state() == "running", "the listener's going on")
     eventually(lambda: site.waiting() == 0, "the delivery")
+    page.reload()
     expect(stream.locator("header")).to_contain_text("running")
     assert site.logged()[-2:] == [("default", "Paused."), ("default", "Resumed.")]
 
@@ -82,6 +83,7 @@ def test_the_slot_of_a_stopped_stream_is_dropped(site: Site, visit: Visits) -> N
     )
     # As the page of before has said.
     site.run("walex_setup", "--stream=second")
+    page.reload()
     expect(stream.locator("header")).to_contain_text("stopped")
 
 

@@ -20,12 +20,14 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 from django.db.models import Model
 from django.db.models.signals import post_save
+from django.urls import reverse
 
 from example_project.guard import end, guarded
 from example_project.postgres import Postgres
 from example_project.shop.traffic import Scene, scenes
 from walex_django.conf import get_config
 
+SERVER = {"max_slot_wal_keep_size": "1GB"}  # so that no slot can fill the disk
 MANAGE = Path(__file__).resolve().parents[4] / "manage.py"
 
 
@@ -57,7 +59,7 @@ class Command(BaseCommand):
         with ExitStack() as stack:
             self.stdout.write("Starting PostgreSQL …")
             try:
-                postgres = stack.enter_context(Postgres())
+                postgres = stack.enter_context(Postgres(settings=SERVER))
             except RuntimeError as error:
                 raise CommandError(str(error)) from error
             url = self._prepare(postgres)
@@ -67,10 +69,12 @@ class Command(BaseCommand):
             environment = self._environment(url)
             self._start_web(stack, environment, port)
             self._start_listener(stack, environment)
+            site = f"http://127.0.0.1:{port}"
+            streams = reverse("admin:walex_django_stream_changelist")
             self.stdout.write(
-                f"\n  Shop   http://127.0.0.1:{port}/\n"
-                f"  Admin  http://127.0.0.1:{port}/admin/"
-                f"  (user demo, password {password})\n"
+                f"\n  Shop     {site}/\n"
+                f"  Streams  {site}{streams}\n"
+                f"  Admin    {site}/admin/  (user demo, password {password})\n"
                 "  Quit with CONTROL-C.\n"
             )
             until = time.monotonic() + (options["seconds"] or float("inf"))
