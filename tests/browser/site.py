@@ -142,10 +142,10 @@ def running(bin: Path | None) -> Iterator[Site]:
         }
         _lose(other.url())
         site = Site(env, port)
-        web = ("runserver", "--noreload", "--insecure", f"127.0.0.1:{port}")
+        web = ("-m", "tests.browser.web")
         listener = ("walex_listen", "--stream=default")
         listening = stack.enter_context(Process(*listener, env=env))
-        stack.enter_context(Process(*web, env=env))
+        stack.enter_context(Process(str(port), program=web, env=env))
         eventually(lambda: _answers(port), "the web server")
         listening.wait_for("Quit with")
         yield site
