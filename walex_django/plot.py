@@ -132,7 +132,7 @@ def lag(samples: Iterable[StreamSample], now: datetime, present: int | None) -> 
     words = []
     if present is not None:
         words.append(_("%(size)s now.") % {"size": size(present)})
-    if most is not None:
+    if most is not None and most[1]:
         words.append(
             _("At most %(size)s, at %(time)s.")
             % {

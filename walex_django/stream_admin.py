@@ -13,6 +13,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.db import connections, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
@@ -20,7 +21,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
-from . import plot, settings_reader, status, stream_actions
+from . import inquiry, plot, settings_reader, status, stream_actions
 from .conf import get_config, get_configs
 from .models import ListenerReport, ListenerState, Stream
 from .plot import Plot
@@ -68,6 +69,9 @@ class StreamAdmin(admin.ModelAdmin):
 
         def at(route: str, view: Callable[..., HttpResponse], name: str) -> URLPattern:
             wrapped = self.admin_site.admin_view(view)
+            # Listeners are told after a COMMIT; and servers that are away take time.
+            for alias in connections:
+                wrapped = transaction.non_atomic_requests(alias)(wrapped)
             return path(route, wrapped, name=f"walex_django_stream_{name}")
 
         return [
@@ -83,7 +87,9 @@ class StreamAdmin(admin.ModelAdmin):
         """Show the streams."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        context = {**_overview(request), "current_app": self.admin_site.name}
+        # So reverse() in its templates finds out which site they are of.
+        request.current_app = self.admin_site.name
+        context = _overview(request)
         template = "streams"
         if REFRESH not in request.headers:
             context |= {**self._page(request, _("Streams")), **(extra_context or {})}
@@ -169,7 +175,6 @@ class StreamAdmin(admin.ModelAdmin):
         return TemplateResponse(request, f"{_TEMPLATES}/{action}.html", context)
 
     def _page(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        # So admin's templates find out which site they are of.
         request.current_app = self.admin_site.name
         site = self.admin_site.each_context(request)
         return {**site, "title": title, "opts": self.opts}
@@ -260,7 +265,7 @@ def _overview(request: HttpRequest) -> dict[str, Any]:
     except ImproperlyConfigured:
         _configs, problems = settings_reader.read(getattr(settings, "WALEX", None))
         return {"may": may, "problems": problems}
-    overview = status.read_all(configs.values())
+    overview = inquiry.read_all(configs.values())
     return {
         "may": may,
         "cards": [_card(each, request) for each in overview.streams],
@@ -318,8 +323,9 @@ def _listener(report: ListenerReport, stream: StreamStatus) -> Listener:
 def _parked_url(config: StreamConfig, request: HttpRequest) -> str:
     if not _may(request, "view_parkedevent"):
         return ""
+    name = "admin:walex_django_parkedevent_changelist"
     try:
-        page = reverse("admin:walex_django_parkedevent_changelist")
+        page = reverse(name, current_app=request.current_app)
     except NoReverseMatch:
         return ""
     return f"{page}?{urlencode({'stream__exact': config.name})}"

@@ -16,6 +16,7 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.test import Client
+from django.urls import resolve
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -370,6 +371,13 @@ def test_pause_and_resume(durable: StreamConfig, login: Login) -> None:
     of = ContentType.objects.get_for_model(Stream, for_concrete_model=False)
     assert {entry.content_type for entry in logged} == {of}
     assert "Resumed." not in client.get("/admin/").content.decode()
+
+
+def test_listeners_are_told_after_the_commit() -> None:
+    for path in (PAGE, PAUSE, RESUME, DROP):
+        view: Any = resolve(path).func
+        # Of ATOMIC_REQUESTS.
+        assert view._non_atomic_requests == {"default", "second"}
 
 
 def test_an_orphan_of_another_database_is_dropped(
