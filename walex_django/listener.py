@@ -16,7 +16,12 @@ from .delivery import Interrupted, ReceiverFailed
 from .models import ListenerState
 from .pgoutput.errors import ProtocolError
 from .pgoutput.lsn import Lsn
-from .replication.errors import ConnectionLost, ReplicationError, SlotInUse
+from .replication.errors import (
+    ConnectionLost,
+    PublicationMissing,
+    ReplicationError,
+    SlotInUse,
+)
 from .reporter import Report, Reporter
 from .session import Session
 from .start import Start
@@ -62,7 +67,7 @@ class Listener:
         self._drain = drain
         self._wait = wait
         self._until: Lsn | None = None
-        self._report = started
+        self._announce = started
         self._stopped = Event()
         self._session: Session | None = None
         self._breaks: Breaks = Breaks()
@@ -135,8 +140,8 @@ class Listener:
         return self._wait or self.has_begun
 
     def _started(self, start: Start) -> None:
-        if self._streaming_since is None and self._report:
-            self._report(start)
+        if self._streaming_since is None and self._announce:
+            self._announce(start)
         elif self._failure:
             logger.info(
                 "Stream %s is connected again",
@@ -238,7 +243,11 @@ class Listeners:
             listener.report.tell(ListenerState.STOPPED)
         except BaseException as error:  # noqa: BLE001 - whoever joins tells it
             reason = _reason(error)
-            listener.report.tell(ListenerState.FAILED, reason)
+            # Of a missing publication nothing may be written: the report is perhaps in
+            # the same database, and what is written there before there is a publication
+            # again, its slot cannot pass.
+            if listener.has_begun or not isinstance(error, PublicationMissing):
+                listener.report.tell(ListenerState.FAILED, reason)
             if listener.has_begun:
                 # What keeps it from beginning is told to whoever has started it.
                 logger.error(  # noqa: TRY400 - and so is the traceback

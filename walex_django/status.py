@@ -227,7 +227,9 @@ class OtherSlot:
     @property
     def orphaned(self) -> bool:  # noqa: D102
         slot = self.slot
-        return slot.active_pid is None and not (slot.temporary or slot.synced)
+        holds = slot.retained is not None or slot.lost
+        unread = slot.active_pid is None and not (slot.temporary or slot.synced)
+        return bool(holds and unread)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as values for Django's JSON encoder."""
@@ -269,13 +271,10 @@ def read_all(configs: Iterable[StreamConfig]) -> Overview:
                 with _connect(config) as connection:
                     streams.append(read(config, connection, account))
                     system, _ = server.identity(connection)
-                    others |= {
-                        (system, slot.name): OtherSlot(
-                            slot=slot, config=config, system=system
-                        )
-                        for slot in slots.every(connection)
-                        if slot.name not in configured
-                    }
+                    for slot in slots.every(connection):
+                        if slot.name not in configured:
+                            other = OtherSlot(slot=slot, config=config, system=system)
+                            others.setdefault((system, slot.name), other)
                 continue
             except psycopg.Error as error:
                 away[place] = sql_error(error, slot=config.slot_name)

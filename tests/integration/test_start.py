@@ -110,26 +110,26 @@ class TestSubscriptions:
         printed = succeeds("walex_setup", changed(env, SUBSCRIPTIONS=["*"]), *ONE)
         assert 'create the publication "zoo_events"' in printed
 
-    @pytest.mark.parametrize("entry", ["public.part_root", "public.*"])
+    @pytest.mark.parametrize("entry", ["public.aa_parted", "public.*"])
     def test_partitions_are_published_with_their_root(
         self, fresh: dict[str, Any], settings: Any, sql: Sql, entry: str
     ) -> None:
         settings.WALEX = {"default": {**fresh, "SUBSCRIPTIONS": [entry]}}
         sql.execute(
-            "CREATE TABLE part_root (id int PRIMARY KEY) PARTITION BY RANGE (id)"
+            "CREATE TABLE aa_parted (id int PRIMARY KEY) PARTITION BY RANGE (id)"
         )
         sql.execute(
-            "CREATE TABLE part_low PARTITION OF part_root FOR VALUES FROM (0) TO (9)"
+            "CREATE TABLE aa_low PARTITION OF aa_parted FOR VALUES FROM (0) TO (9)"
         )
         try:
             assert 'create the publication "zoo_fresh"' in run("walex_setup")
             assert run("walex_setup") == "default: nothing to do\n"
             tables = publications.tables(sql, ["zoo_fresh"])
-            assert ("public", "part_root") in tables
-            assert ("public", "part_low") not in tables
-            assert "public.part_root" in run("walex_listen", "--drain")
+            assert ("public", "aa_parted") in tables
+            assert ("public", "aa_low") not in tables
+            assert "public.aa_parted" in run("walex_listen", "--drain")
         finally:
-            sql.execute("DROP TABLE part_root")
+            sql.execute("DROP TABLE aa_parted")
 
     def test_an_unlogged_table_is_left_out_of_its_schema(
         self, fresh: dict[str, Any], settings: Any, sql: Sql

@@ -252,6 +252,7 @@ def test_show_tells_what_is_in_force(keepers: Stream) -> None:
         'ON_ERROR = "skip"  (changed)',
         "MAX_RETRIES = 5",
         "RETRY_BACKOFF = 0.5",
+        "PAUSED = false",
     ]
     assert change(keepers, "show", "ON_ERROR") == ['ON_ERROR = "skip"  (changed)']
 

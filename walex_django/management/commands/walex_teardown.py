@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from walex_django import checkpoints
+from walex_django import checkpoints, reporter
 from walex_django.conf import get_configs
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
 from walex_django.plan import Step, slot_plan, teardown_plan
@@ -57,6 +57,7 @@ class Command(BaseCommand):
                 if not options["dry_run"]:
                     system, _ = server.identity(connection)
                     checkpoints.forget(system, config.slot_name)
+                    reporter.forget(config.name)
 
     def _drop_slot(
         self, name: str, streams: list[StreamConfig], options: dict[str, Any]
@@ -75,6 +76,9 @@ class Command(BaseCommand):
                 steps = slot_plan(name, connection)
                 if steps:
                     self._run(config, connection, steps, options)
+                    if not options["dry_run"]:
+                        system, _ = server.identity(connection)
+                        checkpoints.forget(system, name)
                     return
         raise CommandError(f'The slot "{name}" does not exist. Nothing was dropped.')
 
