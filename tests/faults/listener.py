@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
 from example_project.postgres import Postgres
-from tests.process import Process, read_journal
+from tests.process import Process, eventually, read_journal
 
 ONE = ("--stream", "default")
 AGAIN = "Trying again until it works."  # logged when a connection is lost
@@ -39,10 +41,22 @@ def with_stream(env: Mapping[str, str], **settings: object) -> dict[str, str]:
 
 @contextmanager
 def listening(env: dict[str, str], *options: str) -> Iterator[Process]:
-    """Run a listener process, from when it streams."""
+    """Run a listener process, from when it streams and has said so."""
     with Process("walex_listen", *ONE, *options, env=env) as listener:
         listener.wait_for("Quit with")
+        # What is written to the log from now on, the test has written.
+        eventually(lambda: _has_reported(listener, env), "the listener's report")
         yield listener
+
+
+def _has_reported(listener: Process, env: Mapping[str, str]) -> bool:
+    with psycopg.connect(env["ZOO_DATABASE_URL"]) as sql:
+        found = sql.execute(
+            "SELECT FROM walex_django_listenerreport"
+            " WHERE process = %s AND state = 'running'",
+            [listener.pid],
+        )
+        return bool(found.rowcount)
 
 
 def stop(listener: Process) -> None:
