@@ -20,9 +20,9 @@ from tests.process import eventually
 from tests.urls import POLICY
 from tests.zoo.models import Animal, Keeper
 from walex_django import Event
+from walex_django.admin.parked import MAX_REPLAYED
 from walex_django.masking import MASK
 from walex_django.models import ParkedEvent
-from walex_django.parked_admin import MAX_REPLAYED
 from walex_django.signals import (
     post_db_change,
     post_db_insert,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from walex_django import plot
+from walex_django.admin import plot
 from walex_django.models import StreamSample
 
 NOW = datetime(2026, 3, 1, 12, 34, 56, tzinfo=UTC)  # 13:34 in Berlin

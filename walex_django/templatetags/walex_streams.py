@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from walex_django import plot
+from walex_django.admin import plot
 
 register = template.Library()
 

@@ -11,14 +11,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.utils.translation import gettext as _
 
-from . import checkpoints, runtime
-from .conf import get_configs
-from .receivers_database import known_error
-from .replication import server, slots
-from .replication.connection import Connection, connect, sql_error
-from .replication.errors import NotPrepared, ReplicationError, SlotMissing
-from .replication.slots import Slot
-from .stream_config import StreamConfig
+from walex_django import checkpoints, runtime
+from walex_django.conf import get_configs
+from walex_django.receivers_database import known_error
+from walex_django.replication import server, slots
+from walex_django.replication.connection import Connection, connect, sql_error
+from walex_django.replication.errors import NotPrepared, ReplicationError, SlotMissing
+from walex_django.replication.slots import Slot
+from walex_django.stream_config import StreamConfig
 
 _PATIENCE = 3  # seconds to wait for a server; somebody waits for the page
 

@@ -17,8 +17,8 @@ from django.utils import timezone
 from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
 
-from .models import StreamSample
-from .status import HISTORY
+from walex_django.models import StreamSample
+from walex_django.status import HISTORY
 
 WIDTH = HISTORY.seconds
 HEIGHT = 100

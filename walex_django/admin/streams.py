@@ -10,8 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, DELETION, LogEntry
-from django.contrib.contenttypes.models import ContentType
+from django.contrib.admin.models import CHANGE, DELETION
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -21,14 +20,17 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
-from . import inquiry, plot, settings_reader, status, stream_actions
-from .conf import get_config, get_configs
-from .models import ListenerReport, ListenerState, Stream
+from walex_django import inquiry, settings_reader, status
+from walex_django.conf import get_config, get_configs
+from walex_django.models import ListenerReport, ListenerState, Stream
+from walex_django.replication.errors import ReplicationError
+from walex_django.settings_reader import Problem
+from walex_django.status import StreamState, StreamStatus
+from walex_django.stream_config import StreamConfig
+
+from . import plot, stream_actions
 from .plot import Plot
-from .replication.errors import ReplicationError
-from .settings_reader import Problem
-from .status import StreamState, StreamStatus
-from .stream_config import StreamConfig
+from .read_only import ReadOnlyAdmin
 
 REFRESH = "X-Walex-Refresh"
 """The header of a request that wants the streams without the page around them."""
@@ -37,7 +39,7 @@ _TEMPLATES = "admin/walex_django/stream"
 
 
 @admin.register(Stream)
-class StreamAdmin(admin.ModelAdmin):
+class StreamAdmin(ReadOnlyAdmin):
     """
     How the streams are, as their servers tell.
 
@@ -50,14 +52,6 @@ class StreamAdmin(admin.ModelAdmin):
         self, request: HttpRequest, obj: Any = None
     ) -> bool:
         return _may(request, "view_stream")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: D102
-        return False
-
-    def has_change_permission(  # noqa: D102
-        self, request: HttpRequest, obj: Any = None
-    ) -> bool:
-        return False
 
     def has_delete_permission(  # noqa: D102
         self, request: HttpRequest, obj: Any = None
@@ -92,7 +86,7 @@ class StreamAdmin(admin.ModelAdmin):
         context = _overview(request)
         template = "streams"
         if REFRESH not in request.headers:
-            context |= {**self._page(request, _("Streams")), **(extra_context or {})}
+            context |= {**self.page(request, _("Streams")), **(extra_context or {})}
             template = "change_list"
         response = TemplateResponse(request, f"{_TEMPLATES}/{template}.html", context)
         patch_vary_headers(response, [REFRESH])
@@ -130,7 +124,7 @@ class StreamAdmin(admin.ModelAdmin):
         said = [_("Dropped the slot.")]
         if candidate.owners:
             said.append(_("Of: %s.") % ", ".join(candidate.owners))
-        self._log(request, DELETION, slot, " ".join([*said, reason]).strip())
+        self.note(request, DELETION, slot, " ".join([*said, reason]).strip())
         done = _("The slot “%(slot)s” is dropped.") % {"slot": slot}
         return self._back(request, messages.SUCCESS, done)
 
@@ -150,7 +144,7 @@ class StreamAdmin(admin.ModelAdmin):
             untold = stream_actions.set_paused(config, paused)
         except ReplicationError as error:
             return self._back(request, messages.ERROR, str(error))
-        self._log(request, CHANGE, stream, _("Paused.") if paused else _("Resumed."))
+        self.note(request, CHANGE, stream, _("Paused.") if paused else _("Resumed."))
         done = (
             _("The stream “%(stream)s” is to pause after the transaction in hand.")
             if paused
@@ -171,29 +165,13 @@ class StreamAdmin(admin.ModelAdmin):
         what: str,
         context: dict[str, Any],
     ) -> HttpResponse:
-        context |= {**self._page(request, title), "what": what}
+        context |= {**self.page(request, title), "what": what}
         return TemplateResponse(request, f"{_TEMPLATES}/{action}.html", context)
-
-    def _page(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        request.current_app = self.admin_site.name
-        site = self.admin_site.each_context(request)
-        return {**site, "title": title, "opts": self.opts}
 
     def _back(self, request: HttpRequest, level: int, message: str) -> HttpResponse:
         self.message_user(request, message, level)
         page = "admin:walex_django_stream_changelist"
         return HttpResponseRedirect(reverse(page, current_app=self.admin_site.name))
-
-    def _log(self, request: HttpRequest, flag: int, what: str, message: str) -> None:
-        of = ContentType.objects.get_for_model(Stream, for_concrete_model=False)
-        assert request.user.pk is not None
-        LogEntry.objects.create(
-            user_id=request.user.pk,
-            content_type=of,
-            object_repr=what[:200],
-            action_flag=flag,
-            change_message=message,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.models import CHANGE
 from django.contrib.admin.utils import unquote
-from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -17,10 +16,12 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from .models import ParkedEvent
-from .parked_display import ParkedDisplay, count_events, cut, cut_traceback
-from .parking import describe
-from .replay import NotConnected, replay
+from walex_django.models import ParkedEvent
+from walex_django.parked_display import ParkedDisplay, count_events, cut, cut_traceback
+from walex_django.parking import describe
+from walex_django.replay import NotConnected, replay
+
+from .read_only import ReadOnlyAdmin
 
 MAX_REPLAYED = 200
 """Parked events that one request replays: it has to end some time."""
@@ -31,7 +32,7 @@ _TEMPLATES = "admin/walex_django/parkedevent"
 
 
 @admin.register(ParkedEvent)
-class ParkedEventAdmin(admin.ModelAdmin):
+class ParkedEventAdmin(ReadOnlyAdmin):
     """
     Parked events: what failed, why, and for which values.
 
@@ -59,14 +60,6 @@ class ParkedEventAdmin(admin.ModelAdmin):
         self, request: HttpRequest, obj: Any = None
     ) -> bool:
         return request.user.has_perm("walex_django.view_parkedevent")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: D102
-        return False
-
-    def has_change_permission(  # noqa: D102
-        self, request: HttpRequest, obj: Any = None
-    ) -> bool:
-        return False
 
     def has_delete_permission(  # noqa: D102
         self, request: HttpRequest, obj: Any = None
@@ -129,7 +122,7 @@ class ParkedEventAdmin(admin.ModelAdmin):
         mask = display.mask(parked)
         events = display.events(parked)
         context = {
-            **self._page(request, _("Parked event")),
+            **self.page(request, _("Parked event")),
             "parked": parked,
             "original": parked,
             "is_known": display.is_known(parked),
@@ -164,7 +157,7 @@ class ParkedEventAdmin(admin.ModelAdmin):
             return None
         if not request.POST.get("confirmed"):
             context = {
-                **self._page(request, _("Replay parked events")),
+                **self.page(request, _("Replay parked events")),
                 "parked_events": queryset.order_by("pk"),
                 "count": count,
                 "action_checkbox_name": ACTION_CHECKBOX_NAME,
@@ -179,14 +172,18 @@ class ParkedEventAdmin(admin.ModelAdmin):
         for parked, error in replay(ParkedEvent.objects.filter(pk__in=chosen)):
             if error is None:
                 delivered.append(str(parked))
-                self._log(request, parked, _("Replayed: delivered."))
+                self.note(
+                    request, CHANGE, str(parked), _("Replayed: delivered."), of=parked
+                )
                 continue
             told = _told(error, display.mask(parked)(describe(error)))
             failures.append(
                 _("%(parked)s failed again: %(error)s")
                 % {"parked": parked, "error": told}
             )
-            self._log(request, parked, _("Replayed: failed again."))
+            self.note(
+                request, CHANGE, str(parked), _("Replayed: failed again."), of=parked
+            )
         self._tell_delivered(request, delivered)
         for failure in failures[:_MAX_TOLD]:
             self.message_user(request, failure, messages.ERROR)
@@ -209,23 +206,6 @@ class ParkedEventAdmin(admin.ModelAdmin):
         for parked in delivered:
             told = _("%s was delivered.") % parked
             self.message_user(request, told, messages.SUCCESS)
-
-    def _page(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        # So admin's templates find out which site they are of.
-        request.current_app = self.admin_site.name
-        site = self.admin_site.each_context(request)
-        return {**site, "title": title, "opts": self.opts}
-
-    def _log(self, request: HttpRequest, parked: ParkedEvent, message: str) -> None:
-        assert request.user.pk is not None
-        LogEntry.objects.create(
-            user_id=request.user.pk,
-            content_type=ContentType.objects.get_for_model(ParkedEvent),
-            object_id=str(parked.pk),
-            object_repr=str(parked)[:200],
-            action_flag=CHANGE,
-            change_message=message,
-        )
 
 
 def _short_error(display: ParkedDisplay) -> Callable[[ParkedEvent], str]:
