@@ -9,14 +9,16 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Event, Thread
 
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections, router
 from django.utils import timezone
 
 from .counts import Counts, total
+from .events import Event as Changed
 from .models import ListenerReport, ListenerState, StreamSample, StreamSetting
 from .receivers_database import known_error
 from .status import HISTORY
@@ -151,14 +153,14 @@ class _Desk:
                 connections.close_all()
                 self._look()
             self._failed = False
-        except DatabaseError as error:
+        except Exception as error:  # noqa: BLE001 - nobody else would look again
             connections.close_all()
             # One that waits or has failed tells why by itself, and it may be the same.
             if not self._failed and self._report.state in _READS:
                 self._failed = True
                 logger.warning(
                     "What the listener of stream %s does could not be written: %s",
-                    *(self._stream, known_error(error) or error),
+                    *(self._stream, _told(error)),
                     extra={
                         "stream": self._stream,
                         "slot": self._report.config.slot_name,
@@ -215,14 +217,14 @@ class _Desk:
                     "transactions": transactions,
                     "failures": total(counts.failures),
                     "last_event_id": last.id if last else "",
-                    "last_event_at": last.timestamp if last else None,
-                    "in_hand_since": in_hand.timestamp if in_hand else None,
+                    "last_event_at": _committed_at(last),
+                    "in_hand_since": _committed_at(in_hand),
                     "updated_at": timezone.now(),
                 },
             )
             if sample or events != self._events:
                 self._sample(now, events, transactions)
-        except DatabaseError:
+        except Exception:
             report.news = True
             raise
         self._left_in_hand = in_hand is not None
@@ -256,12 +258,28 @@ class _Desk:
         return list(kept.values_list("value", flat=True)) == [True]
 
     def _lag(self) -> int | None:
-        """Return the bytes of log that are not done, as the server has it."""
+        """Return the bytes of log that are not done, if the server tells."""
         config = self._report.config
+        if self._report.state not in _READS:
+            return None  # it may be away, and what is said of that must not wait
         with connections[config.database].cursor() as cursor:
             cursor.execute(_LAG, [config.slot_name])
             row = cursor.fetchone()
         return row[0] if row else None
+
+
+def _told(error: Exception) -> str:
+    known = known_error(error) if isinstance(error, DatabaseError) else None
+    return str(known or error)
+
+
+def _committed_at(event: Changed | None) -> datetime | None:
+    """Return when an event was committed, as Django's databases take it."""
+    if event is None:
+        return None
+    # Without USE_TZ, SQLite takes no times that have a zone.
+    at = event.timestamp
+    return at if settings.USE_TZ else timezone.make_naive(at)
 
 
 _SIGN = timedelta(seconds=_SIGN_EVERY)

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,40 @@ def test_it_is_delivered_parked_and_gone_on(apart: Stream) -> None:
     assert "RuntimeError: the keeper said so" in again.lines[0]
     mended = Stream({**apart.env, "ZOO_MENDED": "1"})
     assert mended.run("walex_replay") == ["1 delivered, 0 failed again"]
+
+
+def test_reports_are_written_where_times_have_no_zone(
+    apart: Stream, tmp_path: Path
+) -> None:
+    apart.env["ZOO_USE_TZ"] = "no"
+    apart.hear("Ada")
+    assert _reports(tmp_path) == [("stopped", 1)]
+
+
+def test_who_waits_for_the_server_says_so_once(
+    apart: Stream, own_stream: OwnStream, tmp_path: Path
+) -> None:
+    with apart.listening():
+        eventually(lambda: bool(_reports(tmp_path)))
+        apart.write("Ada")
+        eventually(lambda: apart.heard() == ["Ada"])
+        own_stream.server.stop("immediate")
+        eventually(lambda: _reports(tmp_path) == [("retrying", 1)])
+        # What was delivered is sampled, though nobody tells the lag.
+        eventually(lambda: _samples(tmp_path) == [(1, None)])
+
+
+def _reports(directory: Path) -> list[tuple[Any, ...]]:
+    return _rows(directory, "SELECT state, events FROM walex_django_listenerreport")
+
+
+def _samples(directory: Path) -> list[tuple[Any, ...]]:
+    return _rows(directory, "SELECT events, lag FROM walex_django_streamsample")
+
+
+def _rows(directory: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(directory / "zoo.sqlite3")) as file:
+        return file.execute(query).fetchall()
 
 
 def test_a_slot_made_again_is_refused(apart: Stream) -> None:
