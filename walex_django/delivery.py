@@ -107,8 +107,9 @@ class Delivery:
         self._config = config
 
     def close(self) -> None:
-        """End the threads of functions."""
+        """End the threads of functions; what was in hand may not come again."""
         self._pool.close()
+        self._counts.in_hand = None
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
         """

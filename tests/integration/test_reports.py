@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from threading import Event
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
 from tests.listening import Connect, Listening
 from tests.process import Process, eventually
@@ -156,6 +156,23 @@ def test_a_change_that_is_at_work_has_an_age(
             leave.set()
         listening.wait_for(1)
         eventually(lambda: ListenerReport.objects.get().in_hand_since is None)
+
+
+def test_what_a_temporary_slot_has_lost_is_in_nobodys_hand(
+    config: StreamConfig, connect: Connect
+) -> None:
+    def leave(**kwargs: object) -> None:
+        with connection.cursor() as cursor, suppress(OperationalError):
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        raise ValueError
+
+    connect(post_db_insert, leave)
+    with Listening(replace(config, max_retries=0)) as listening:
+        report = listening.report
+        Keeper.objects.create(name="Ada")
+        eventually(lambda: report.state == ListenerState.RETRYING)
+        eventually(lambda: report.state == ListenerState.RUNNING)
+        assert report.counts.in_hand is None
 
 
 def test_the_end_is_told(durable: StreamConfig) -> None:
