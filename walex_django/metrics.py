@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from django.core.exceptions import ImproperlyConfigured
-from django.utils import timezone
 
 from . import inquiry
 from .models import ListenerState
@@ -283,7 +283,7 @@ def _of_report(report: Report) -> Iterator[Sample]:
     for state in ListenerState:
         yield LISTENER_STATE, (*name, state.value), report.state == state
     last, in_hand = counts.last, counts.in_hand
-    waited = timezone.now() - in_hand.timestamp if in_hand else None
+    waited = datetime.now(UTC) - in_hand.timestamp if in_hand else None
     yield LISTENER_IN_HAND, name, waited.total_seconds() if waited else 0
     if last:
         yield LISTENER_LAST_EVENT, name, last.timestamp.timestamp()

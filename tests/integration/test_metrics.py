@@ -146,12 +146,13 @@ def test_a_listener_counts_retries_and_failures_by_receiver(
     assert _value(seen, metrics.REPORTED_TRANSACTIONS) == 2
 
 
+@pytest.mark.parametrize("use_tz", ["yes", "no"])
 @pytest.mark.usefixtures("durable")
 def test_a_transaction_in_hand_has_its_age(
-    environment: dict[str, str], journal: Path, sql: Connection
+    use_tz: str, environment: dict[str, str], journal: Path, sql: Connection
 ) -> None:
     sql.execute("SELECT pg_advisory_lock(1)")
-    with Process(*LISTEN, env=environment) as listener:
+    with Process(*LISTEN, env={**environment, "ZOO_USE_TZ": use_tz}) as listener:
         listener.wait_for("Quit with")
         Keeper.objects.create(name="wait for 1")
         eventually(
