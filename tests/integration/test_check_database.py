@@ -16,6 +16,7 @@ from tests.process import Process
 from walex_django.checks import check_databases
 from walex_django.diagnosis import problems
 from walex_django.replication import slots
+from walex_django.replication.connection import connect
 from walex_django.stream_config import StreamConfig
 
 from .checking import change_stream, checked, diagnosed
@@ -107,6 +108,29 @@ def test_a_database_of_tests_is_not_complained_of(
     monkeypatch.delattr(mail, "outbox")
     found = ids(databases=["default"])
     assert {"walex_django.W030", "walex_django.W040"} <= found
+
+
+def test_a_database_of_tests_is_not_complained_of_for_the_slot_of_another(
+    durable: StreamConfig, settings: Any
+) -> None:
+    change_stream(settings, PUBLICATION="nothing", SLOT_NAME="there")
+    parameters = {**durable.connection_parameters(), "dbname": "postgres"}
+    with connect(parameters) as there:
+        there.execute("SELECT pg_create_logical_replication_slot('there', 'pgoutput')")
+        try:
+            assert "W041" in diagnosed()
+            assert ids(databases=["default"]) == set()
+        finally:
+            slots.drop(there, "there")
+
+
+def test_a_database_of_tests_needs_no_publication_for_a_temporary_slot(
+    durable: StreamConfig, settings: Any
+) -> None:
+    change_stream(
+        settings, PUBLICATION="nothing", SLOT_NAME="nothing", DURABLE_SLOT=False
+    )
+    assert ids(databases=["default"]) == set()
 
 
 def test_the_shell_tells_it(durable: StreamConfig, environment: dict[str, str]) -> None:
