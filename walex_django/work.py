@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from django.db import connections, reset_queries, transaction
 
-from . import log
+from . import log, masking
 from .checkpoints import CheckpointWriter
 from .parking import describe, subject
 from .pgoutput.lsn import Lsn
@@ -141,10 +141,11 @@ class AtomicWork(Work):
             name = receiver_name(receiver)
             if self._entered:
                 self._breaks[name, subject(arguments)] += 1
+            mask = masking.of_call(arguments)
             raise ConnectionLost(
                 f"The database transaction ended in the receiver {name}:"
-                f" {describe(error)}."
-            ) from error
+                f" {mask(describe(error))}."
+            ) from (None if mask.is_needed else error)
 
     def begin(self) -> None:  # noqa: D102
         if self._transaction is None:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import connection
 
 from tests.listening import Connect, Listening
+from tests.process import eventually
 from tests.zoo.models import Keeper
 from walex_django import Event, on_insert
 from walex_django.conf import get_config
@@ -20,7 +22,7 @@ from walex_django.delivery import ReceiverFailed
 from walex_django.filters import Filter
 from walex_django.management.streams import describe
 from walex_django.masking import MASK
-from walex_django.models import ParkedEvent
+from walex_django.models import ListenerState, ParkedEvent
 from walex_django.signals import (
     post_db_insert,
     post_db_transaction,
@@ -111,6 +113,25 @@ def test_logs_tell_of_a_failure_without_the_values(
     parked = ParkedEvent.objects.get()
     assert SECRET in parked.arguments_json
     assert SECRET in parked.error
+
+
+def test_a_broken_transaction_is_told_without_the_values(
+    atomic: StreamConfig, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    def leave(event: Event, **kwargs: Any) -> None:
+        assert event.new_record is not None
+        connection.close()
+        raise ValueError(f"no mail to {event.new_record['name']}")
+
+    connect(post_db_insert, leave)
+    with Listening(sensitive(atomic)) as listening:
+        Keeper.objects.create(name=SECRET)
+        eventually(lambda: listening.report.state == ListenerState.RETRYING)
+        reason = listening.report.reason
+        eventually(ParkedEvent.objects.exists)
+
+    assert f"ValueError: no mail to {MASK}" in reason
+    assert SECRET not in caplog.text
 
 
 @pytest.mark.parametrize("entry", ["zoo.*", "public.zoo_keeper", "public.*", "*"])
