@@ -269,9 +269,11 @@ def read_all(configs: Iterable[StreamConfig]) -> Overview:
         if place not in away:
             try:
                 with _connect(config) as connection:
-                    streams.append(read(config, connection, account))
+                    found = read(config, connection, account)
                     system, _ = server.identity(connection)
-                    for slot in slots.every(connection):
+                    every = slots.every(connection)
+                    streams.append(found)
+                    for slot in every:
                         if slot.name not in configured:
                             other = OtherSlot(slot=slot, config=config, system=system)
                             others.setdefault((system, slot.name), other)
