@@ -87,7 +87,11 @@ class PublishedRows:
 
 def remedy(config: StreamConfig, tables: Iterable[PublishedRows]) -> str:
     """Return what lets tables tell all of their old rows."""
-    entries = ", ".join(f'"{each}": "FULL"' for each in _entries(tables))
+    wanted = config.replica_identity
+    missing = [each for each in _entries(tables) if wanted.get(each) != "FULL"]
+    if not missing:
+        return "run: python manage.py walex_setup"
+    entries = ", ".join(f'"{each}": "FULL"' for each in missing)
     return (
         f'add to WALEX[{config.name!r}]: "REPLICA_IDENTITY": {{{entries}}} and run:'
         " python manage.py walex_setup"

@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from . import old_rows, replica_identity, surplus
 from .catalogue import ModelTables
 from .filters import Subscriptions
-from .named_tables import subscribed_tables
+from .named_tables import named_tables, subscribed_tables
 from .old_rows import PublishedRows, listed, remedy
 from .plan import require_covered
 from .replication import identities, publications
@@ -64,6 +64,7 @@ def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     found += without_key(config, [each for each in published if each.name in updated])
     found += _unpublished(config, connection, published, sending)
     found += _different(config, connection)
+    found += _unknown_filtered(config, connection)
     if subscriptions is not None:
         delivered = [each for each in published if subscriptions.cover(each.lineage)]
         found += old_rows.problems(config, delivered)
@@ -193,3 +194,13 @@ def _different(config: StreamConfig, connection: Connection) -> Iterator[Problem
             )
     except ImproperlyConfigured as error:
         yield _of_settings(error)
+
+
+def _unknown_filtered(
+    config: StreamConfig, connection: Connection
+) -> Iterator[Problem]:
+    if config.filters:
+        try:
+            named_tables("FILTERS", config.filters, config, connection)
+        except ImproperlyConfigured as error:
+            yield _of_settings(error)

@@ -55,6 +55,18 @@ def test_w036_a_filter(chosen: dict[str, Any], type_: str, settings: Any) -> Non
     assert "W036" not in diagnosed()
 
 
+def test_what_the_settings_have_already_is_not_told_to_be_added(settings: Any) -> None:
+    chosen = {"zoo.Keeper": {"changed": ["name"]}}
+    change_stream(settings, FILTERS=chosen, REPLICA_IDENTITY={"zoo.Keeper": "FULL"})
+    found = diagnosed()
+    assert (
+        found["W036"].hint == found["W039"].hint == "Run: python manage.py walex_setup"
+    )
+
+    run_command_of(found["W036"].hint, *ONE)
+    assert not {"W036", "W039"} & diagnosed().keys()
+
+
 @pytest.mark.parametrize(
     "chosen",
     [

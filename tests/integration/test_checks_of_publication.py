@@ -34,6 +34,15 @@ def keyless(durable: StreamConfig, sql: psycopg.Connection[Any]) -> Iterator[str
     sql.execute("DROP TABLE zoo_keyless")
 
 
+@pytest.mark.parametrize("table", ["zo.Keeper", "public.zoo_keper"])
+def test_a_filter_of_a_table_that_is_not_there_is_told(
+    table: str, durable: StreamConfig, settings: Any
+) -> None:
+    change_stream(settings, FILTERS={table: {"sensitive_fields": ["name"]}})
+
+    assert diagnosed()["W048"].message.startswith(f"FILTERS has {table!r}, and there")
+
+
 def test_nothing_is_wrong_after_setup(durable: StreamConfig) -> None:
     assert diagnosed().keys() <= {"I047"}
 
