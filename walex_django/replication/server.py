@@ -123,7 +123,7 @@ def require_free_slot(server: Server) -> None:
     """Raise `NotPrepared` if a server can have no further slot."""
     if server.slots >= server.max_slots:
         raise NotPrepared(
-            "The server has none to spare: all replication slots are in use.",
+            "The server has no slot to spare: all replication slots are in use.",
             hint=_or_raise(_DROP, "max_replication_slots", server.slots),
         )
 
@@ -145,7 +145,10 @@ def _or_raise(other: str, limit: str, used: int) -> str:
     )
 
 
-_DROP = "Drop a slot that nobody reads (SELECT * FROM pg_replication_slots)"
+_DROP = (
+    "Drop a slot that nobody reads (SELECT * FROM pg_replication_slots) with:"
+    " python manage.py walex_teardown --slot NAME"
+)
 _END = "End a reader that is not needed (SELECT * FROM pg_stat_replication)"
 
 
