@@ -168,7 +168,7 @@ def teardown_plan(
         name
         for other in get_configs().values()
         if other.name not in {stream.name for stream in streams}
-        and (other.database, other.url) == (config.database, config.url)
+        and other.may_share_database(config)
         for name in other.publications
     }
     slot = slots.find(connection, config.slot_name)

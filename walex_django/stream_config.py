@@ -79,6 +79,11 @@ class StreamConfig:
             return parse_url(self.url)
         return libpq_parameters(self.database)
 
+    def may_share_database(self, other: StreamConfig) -> bool:
+        """Return whether another stream may be of the same database."""
+        same_url = self.url is not None and other.url == self.url
+        return same_url or other.database == self.database
+
 
 def libpq_parameters(alias: str) -> dict[str, Any]:
     """Return libpq's parameters for a database of Django's; they hold secrets."""

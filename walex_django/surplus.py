@@ -54,7 +54,7 @@ def _sharing(config: StreamConfig, publication: str) -> Iterator[Subscriptions]:
         if (
             other.name != config.name
             and publication in other.publications
-            and (other.database == config.database or (other.url or "") == config.url)
+            and other.may_share_database(config)
         ):
             yield Subscriptions(runtime.refreshed(other).subscriptions)
 

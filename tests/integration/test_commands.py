@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError, SystemCheckError
+from django.db import connections
 
 from walex_django.replication import publications, slots
 from walex_django.stream_config import StreamConfig
@@ -112,6 +113,21 @@ def test_a_list_of_publications_shares_the_tables(
     assert ("public", "zoo_keeper") not in one
     run("walex_teardown", "--no-input")
     assert publications.existing(sql, ["zoo_one", "zoo_two"]) == set()
+
+
+@pytest.mark.usefixtures("nothing")
+def test_a_publication_is_kept_that_a_stream_with_a_url_reads(
+    sql: psycopg.Connection[Any], settings: Any
+) -> None:
+    stream = settings.WALEX["default"]
+    at = connections["default"].settings_dict
+    url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**at)
+    other = {**stream, "SLOT_NAME": "other_walex", "URL": url}
+    settings.WALEX = {"default": stream, "other": other}
+    run("walex_setup")
+    run("walex_teardown", "--stream", "default", "--no-input")
+    assert publications.existing(sql, ["zoo_events"]) == {"zoo_events"}
+    run("walex_teardown", "--stream", "other", "--no-input")
 
 
 @pytest.mark.usefixtures("nothing")
