@@ -191,7 +191,9 @@ def _require_unbroken(
 
 
 def _left_behind(facts: Server, every: Iterable[Slot]) -> Iterator[Problem]:
-    configs, _ = settings_reader.read(getattr(settings, "WALEX", None))
+    configs, wrong = settings_reader.read(getattr(settings, "WALEX", None))
+    if wrong:
+        return  # one of them may be of a stream that cannot be read
     known = {config.slot_name for config in configs.values()}
     for slot in every:
         if (

@@ -85,6 +85,17 @@ def test_a_stream_whose_settings_are_wrong_leaves_the_others_to_be_looked_at(
     assert ids(databases=["default"]) == {"walex_django.W031", "walex_django.I047"}
 
 
+def test_the_slot_of_a_stream_whose_settings_are_wrong_is_not_left_behind(
+    durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
+) -> None:
+    settings.WALEX = {**settings.WALEX, "wrong": {"PUBLICATON": "zoo_events"}}
+    sql.execute("SELECT pg_create_logical_replication_slot('wrong_walex', 'pgoutput')")
+    try:
+        assert "walex_django.W045" not in ids(databases=["default"])
+    finally:
+        slots.drop(sql, "wrong_walex")
+
+
 def test_what_is_the_servers_is_told_once(
     durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
