@@ -17,6 +17,8 @@ from .replication.identities import IDENTITIES
 from .replication.slots import MAX_NAME_LENGTH
 from .stream_config import OnError, StreamConfig
 
+_MAX_STREAM_NAME = 200  # characters
+
 
 class Problem(NamedTuple):
     """Something wrong in the settings: the id of its check, what, and the mend."""
@@ -58,6 +60,11 @@ def _read_stream(
     if not (isinstance(name, str) and name):
         hint = "Give the stream a name, such as 'default'."
         return None, [Problem("E001", f"{path}: the key must be a string.", hint)]
+    # It is kept in tables, and stands in the addresses of the admin.
+    if len(name) > _MAX_STREAM_NAME or not name.isprintable():
+        hint = "Give the stream another name, such as 'default'."
+        limit = f"{path}: the key has at most {_MAX_STREAM_NAME} printable characters."
+        return None, [Problem("E001", limit, hint)]
     if not isinstance(options, Mapping):
         hint = f'Write {path} = {{"PUBLICATION": "…"}}.'
         return None, [Problem("E001", f"{path} must be a dict.", hint)]

@@ -157,6 +157,16 @@ def test_w001_no_setting_at_all(settings: Settings) -> None:
             "WALEX['']: the key must be a string.",
             "Give the stream a name, such as 'default'.",
         ),
+        (
+            {"a\nb": {}},
+            r"WALEX['a\nb']: the key has at most 200 printable characters.",
+            "Give the stream another name, such as 'default'.",
+        ),
+        (
+            {"a" * 201: {}},
+            f"WALEX['{'a' * 201}']: the key has at most 200 printable characters.",
+            "Give the stream another name, such as 'default'.",
+        ),
     ],
 )
 def test_e001_wrong_shape(
