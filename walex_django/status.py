@@ -378,7 +378,9 @@ def _state(
     for state in (ListenerState.RETRYING, ListenerState.STANDBY):
         for report in alive:
             if report.state == state:
-                return StreamState(state), report.reason, report.since
+                # Why it waited has passed: the other listener does not read any more.
+                waits = state == ListenerState.STANDBY
+                return StreamState(state), "" if waits else report.reason, report.since
     last = next(iter(reports), None)
     if slot is None and config.durable_slot:
         return StreamState.MISSING, "", None

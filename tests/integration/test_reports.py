@@ -242,6 +242,23 @@ def test_a_second_listener_stands_by(stream: Stream, durable: StreamConfig) -> N
         eventually(lambda: ListenerReport.objects.count() == 1)
 
 
+def test_who_was_to_take_over_is_not_told_to_stop_the_other(
+    stream: Stream, durable: StreamConfig
+) -> None:
+    with (
+        stream.listening() as first,
+        Process("walex_listen", *ONE, env=stream.env) as second,
+    ):
+        second.wait_for("Waiting to take over")
+        eventually(lambda: ListenerReport.objects.filter(state="standby").exists())
+        second.signal(signal.SIGKILL)
+        second.wait()
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0
+    eventually(lambda: told(durable).state == StreamState.STANDBY)
+    assert not told(durable).reason
+
+
 def test_a_missing_table_is_told_once_and_stops_nothing(
     durable: StreamConfig, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,10 +52,7 @@ class StatusText:
             yield f"  {'' if number else 'listeners':<12} {_listener(each)}"
         if slot:
             yield from self._log(stream, slot)
-        yield (
-            f"  rates        {stream.events_per_second:.1f} events/s,"
-            f" {stream.transactions_per_second:.1f} transactions/s"
-        )
+        yield f"  rates        {_rates(stream)}"
         if report := stream.report:
             yield from _done(report)
         if stream.state != StreamState.UNREACHABLE:
@@ -147,6 +144,15 @@ def _slot(slot: Slot | None) -> str:
     return (
         f"{kind}, read from {slot.client or 'this machine'} by process"
         f" {slot.active_pid}{since}"
+    )
+
+
+def _rates(stream: StreamStatus) -> str:
+    if stream.account.problems and not stream.account.samples:
+        return "not known"
+    return (
+        f"{stream.events_per_second:.1f} events/s,"
+        f" {stream.transactions_per_second:.1f} transactions/s"
     )
 
 
