@@ -228,8 +228,8 @@ def test_tables_that_are_not_migrated(
     assert "lacks a table of walex_django" in shown
     assert "python manage.py migrate walex_django --database default" in shown
     assert "zoo_walex durable" in shown
-    assert "Events –" in shown
-    assert "Parked –" in shown
+    assert "Events \N{EN DASH}" in shown
+    assert "Parked \N{EN DASH}" in shown
 
 
 def test_times_without_zones(
