@@ -11,7 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.contenttypes.management import create_contenttypes
 from django.db import connections
+from django.db.models.signals import post_migrate
 
 from example_project.postgres import Postgres
 from walex_django.conf import get_config
@@ -101,6 +103,29 @@ def django_db_modify_db_settings(server_url: str) -> None:
             HOST=parts["host"],
             PORT=str(parts["port"]),
         )
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """Let what `migrate` has written stay when a test's rows are deleted."""
+    # Django would write it anew after each test, which takes longer than most of them.
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.disconnect(
+        dispatch_uid="django.contrib.auth.management.create_permissions"
+    )
+    of_migrate = {"django_content_type", "auth_permission"}
+    for each in connections.all():
+        flush = each.ops.sql_flush
+
+        def flush_others(
+            style: Any,
+            tables: Any,
+            flush: Any = flush,
+            **options: Any,
+        ) -> Any:
+            return flush(style, [t for t in tables if t not in of_migrate], **options)
+
+        each.ops.sql_flush = flush_others  # type: ignore[method-assign]
 
 
 @pytest.fixture
