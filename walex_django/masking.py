@@ -76,6 +76,13 @@ def of_events(events: Iterable[Event]) -> Mask:
     )
 
 
+def is_needed(arguments: Mapping[str, Any]) -> bool:
+    """Return whether a receiver is called with sensitive values."""
+    if "event" in arguments:
+        return bool(arguments["event"]._table.sensitive)
+    return any(event._table.sensitive for event in arguments.get("events", ()))
+
+
 def of_call(arguments: Mapping[str, Any]) -> Mask:
     """Return what hides the sensitive values that a receiver is called with."""
     if "event" in arguments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -124,6 +125,7 @@ class AtomicWork(Work):
         self._alias = database()
         self._transaction: transaction.Atomic | None = None
         self._entered = False  # the receiver that is called
+        self._hides = False  # an event of the transaction has sensitive values
 
     def require_intact(
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
@@ -171,9 +173,10 @@ class AtomicWork(Work):
         # that failed.
         hooks: list[Any] = connection.run_on_commit
         hooks[:] = [
-            (savepoints, partial(_run_hook, hook, position), robust)
+            (savepoints, partial(_run_hook, hook, position, self._hides), robust)
             for savepoints, hook, robust in hooks
         ]
+        self._hides = False
         ended, self._transaction = self._transaction, None
         ended.__exit__(None, None, None)
         self._writer.done = position
@@ -192,6 +195,7 @@ class AtomicWork(Work):
             if breaks > self._max_retries:
                 raise ConnectionBroken(breaks)
         self._entered = False
+        self._hides = self._hides or masking.is_needed(arguments)
         with transaction.atomic(using=self._alias):
             self._entered = True
             receiver(**arguments)
@@ -210,14 +214,19 @@ class AtomicWork(Work):
             )
 
 
-def _run_hook(hook: Callable[[], object], position: Lsn) -> None:
+def _run_hook(hook: Callable[[], object], position: Lsn, hides: bool) -> None:
     try:
         hook()
-    except Exception:
-        logger.exception(
-            "A function given to on_commit() failed at %s",
-            position,
-            extra={"lsn": str(position)},
+    except Exception as error:
+        failed, extra = "A function given to on_commit() failed", {"lsn": str(position)}
+        if not hides:
+            logger.exception("%s at %s", failed, position, extra=extra)
+            return
+        # Which values of the transaction it quotes, nobody knows any more.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        name = type(error).__qualname__
+        logger.error(  # noqa: TRY400
+            "%s at %s\n%s%s", failed, position, frames, name, extra=extra
         )
 
 

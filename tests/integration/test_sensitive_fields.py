@@ -12,6 +12,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
+from django.db.transaction import on_commit
 
 from tests.listening import Connect, Listening
 from tests.process import eventually
@@ -132,6 +133,26 @@ def test_a_broken_transaction_is_told_without_the_values(
 
     assert f"ValueError: no mail to {MASK}" in reason
     assert SECRET not in caplog.text
+
+
+def test_what_runs_on_commit_is_logged_without_them(
+    atomic: StreamConfig, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    def announce(event: Event, **kwargs: Any) -> None:
+        def fail() -> None:
+            raise ValueError(event.instance.name)  # type: ignore[union-attr]
+
+        on_commit(fail)
+
+    connect(post_db_insert, announce, Keeper)
+    with Listening(sensitive(atomic)) as listening:
+        Keeper.objects.create(name=SECRET)
+        listening.wait_for(1)
+        eventually(lambda: "on_commit() failed" in caplog.text)
+    assert SECRET not in caplog.text
+    assert "in announce" not in caplog.text
+    assert "in fail" in caplog.text
+    assert "ValueError" in caplog.text
 
 
 @pytest.mark.parametrize("entry", ["zoo.*", "public.zoo_keeper", "public.*", "*"])

@@ -15,7 +15,7 @@ from walex_django.conf import get_config, get_configs
 from walex_django.delivery import ReceiverFailed
 from walex_django.middleware import MiddlewareFailed
 from walex_django.receivers_database import known_error
-from walex_django.replication.connection import sql_error
+from walex_django.replication.connection import one_line, sql_error
 from walex_django.replication.errors import ReplicationError
 from walex_django.stream_config import StreamConfig
 
@@ -77,6 +77,8 @@ def describe(error: BaseException) -> str:
     One line for what the user can mend, the traceback for a receiver's or our own
     mistake.
     """
+    if isinstance(error, DatabaseError) and isinstance(error.__cause__, psycopg.Error):
+        return one_line(error.__cause__)  # the rest may quote values
     if isinstance(error, ReplicationError | ImproperlyConfigured | DatabaseError):
         return " ".join(str(error).split())
     if isinstance(error, ReceiverFailed):
