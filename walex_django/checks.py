@@ -16,9 +16,8 @@ from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
-from . import diagnosis, handlers, runtime, settings_reader
-from .catalogue import concrete_models
-from .filters import Filter, Subscriptions
+from . import diagnosis, filter_names, handlers, runtime, settings_reader
+from .filters import Subscriptions
 from .middleware import resolve
 from .published_tables import NO_TABLE
 from .settings_reader import Problem
@@ -138,31 +137,7 @@ def _name_problems(config: StreamConfig) -> list[Problem]:
             except ImproperlyConfigured as error:
                 hint = "Mend the name, or write 'app.*' for all models of the app."
                 found.append(Problem("E006", f"{path}: {error}", hint))
-    for entry, chosen in config.filters.items():
-        path = f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]"
-        errors = _field_errors(entry, chosen)
-        # Of all models of an app, one may do.
-        if errors and all(errors):
-            hint = "Filters name fields of the model."
-            found.append(Problem("E008", f"{path}: {errors[0]}", hint))
-    return found
-
-
-def _field_errors(entry: str, chosen: Filter) -> list[str]:
-    """Return what is wrong with a filter for each model that it is for; or nothing."""
-    try:
-        subscriptions = Subscriptions([entry])
-    except ImproperlyConfigured:
-        return []  # told already
-    errors = []
-    for model in filter(subscriptions.covers_model, concrete_models()):
-        try:
-            chosen.require_fields(model)
-        except ImproperlyConfigured as error:
-            errors.append(str(error))
-        else:
-            errors.append("")
-    return errors
+    return found + filter_names.unknown_fields(config)
 
 
 def _path_problems(config: StreamConfig) -> list[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -14,6 +15,17 @@ from .filters import OWN_APP, Subscriptions
 from .replication.connection import Connection
 from .replication.publications import TableName
 from .stream_config import StreamConfig
+
+LISTED: Final = 10
+"""How many tables a message names."""
+
+
+def listed(tables: Iterable[object]) -> str:
+    """Return the names of tables, sorted; of many, the first ones and how many more."""
+    names = sorted(map(str, tables))
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[:LISTED])} and {len(names) - LISTED} more"
 
 
 def subscribed_tables(config: StreamConfig, connection: Connection) -> list[TableName]:
@@ -62,9 +74,9 @@ def named_tables(
                 f" Take it out of {key}."
             )
     if absent:
-        listed = ", ".join(sorted(model._meta.label for model in absent))
         raise ImproperlyConfigured(
-            f"The database {alias!r} has no table yet of {listed}."
+            f"The database {alias!r} has no table yet of"
+            f" {listed(model._meta.label for model in absent)}."
             f" Run: python manage.py migrate --database {alias}"
         )
     return sorted(tables | _existing_tables(connection, subscriptions, key))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dis
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
@@ -19,6 +20,8 @@ from .events import EventType
 from .filters import Filter, Subscriptions
 from .functions import Called
 from .handlers import Handler
+from .named_tables import LISTED, listed
+from .replica_identity import Wishes
 from .replication.identities import Identity
 from .replication.publications import TableName
 from .settings_reader import Problem
@@ -85,26 +88,59 @@ class PublishedRows:
         return self.model._meta.label if self.model else str(self.name)
 
 
-def remedy(config: StreamConfig, tables: Iterable[PublishedRows]) -> str:
-    """Return what lets tables tell all of their old rows."""
-    wanted = config.replica_identity
-    missing = [each for each in _entries(tables) if wanted.get(each) != "FULL"]
+def remedy(
+    config: StreamConfig,
+    tables: Collection[PublishedRows],
+    entry: str | None = None,
+) -> str:
+    """
+    Return what lets tables tell all of their old rows.
+
+    Args:
+        config: of the stream.
+        tables: these.
+        entry: what names them all in the settings, if something does.
+    """
+    missing = _without_wish(config.replica_identity, tables)
     if not missing:
         return "run: python manage.py walex_setup"
-    entries = ", ".join(f'"{each}": "FULL"' for each in missing)
+    entries: list[str] = []
+    if entry is not None and entry.endswith("*"):
+        rest = _without_wish({**config.replica_identity, entry: "FULL"}, missing)
+        if len(rest) < len(missing):
+            entries, missing = [entry], rest
+    entries += sorted({table.entry for table in missing})
+    written = ", ".join(f'"{each}": "FULL"' for each in entries[:LISTED])
+    more = len(entries) - LISTED
+    same = f", the same for {more} more," if more > 0 else ""
     return (
-        f'add to WALEX[{config.name!r}]: "REPLICA_IDENTITY": {{{entries}}} and run:'
-        " python manage.py walex_setup"
+        f'add to WALEX[{config.name!r}]: "REPLICA_IDENTITY": {{{written}}}{same} and'
+        " run: python manage.py walex_setup"
     )
 
 
-def _only(config: StreamConfig, tables: Iterable[PublishedRows]) -> str:
-    text = remedy(config, tables)
+def _without_wish(
+    entries: Mapping[str, str], tables: Collection[PublishedRows]
+) -> list[PublishedRows]:
+    """Return the tables that entries do not want to be ``FULL``."""
+    try:
+        wishes = Wishes(entries)
+    except ImproperlyConfigured:  # told by the check of settings
+        return list(tables)
+    return [
+        table
+        for table in tables
+        if wishes.of(table.model, table.lineage.names) != "FULL"
+    ]
+
+
+def _only(
+    config: StreamConfig,
+    tables: Collection[PublishedRows],
+    entry: str | None = None,
+) -> str:
+    text = remedy(config, tables, entry)
     return text[0].upper() + text[1:]
-
-
-def _entries(tables: Iterable[PublishedRows]) -> list[str]:
-    return sorted({table.entry for table in tables})
 
 
 def problems(config: StreamConfig, tables: Collection[PublishedRows]) -> list[Problem]:
@@ -119,22 +155,40 @@ def problems(config: StreamConfig, tables: Collection[PublishedRows]) -> list[Pr
     if not thin:
         return []
     found = []
-    for where, chosen, types, covers in _filters(config):
-        of = [table for table in thin if covers(table.lineage)]
-        found += _filter_problems(config, where, chosen, types, of)
+    for each in filters(config):
+        of = [table for table in thin if each.covers(table.lineage)]
+        found += _filter_problems(config, each, of)
     return found + _reader_problems(config, thin)
 
 
-def _filters(
-    config: StreamConfig,
-) -> Iterator[tuple[str, Filter, Collection[EventType], Callable[[Lineage], bool]]]:
-    """Yield all filters, with where they are written, and what they are for."""
+class Written(NamedTuple):
+    """
+    A filter of a stream or of a handler.
+
+    Attributes:
+        where: it is written.
+        entry: what names its tables in the settings; `None` of a handler.
+        filter: itself.
+        types: the events that it is asked of.
+        covers: whether it is for a table.
+    """
+
+    where: str
+    entry: str | None
+    filter: Filter
+    types: Collection[EventType]
+    covers: Callable[[Lineage], bool]
+
+
+def filters(config: StreamConfig) -> Iterator[Written]:
+    """Yield all filters of a stream, and of those who hear of it."""
     for entry, chosen in config.filters.items():
         path = f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]"
         with suppress(ImproperlyConfigured):  # told by the check of settings
-            yield path, chosen, tuple(EventType), Subscriptions([entry]).cover
-    for handler in _handlers(config):
-        yield handler.where, handler.filter, handler.types, handler.covers
+            covers = Subscriptions([entry]).cover
+            yield Written(path, entry, chosen, tuple(EventType), covers)
+    for each in _handlers(config):
+        yield Written(each.where, None, each.filter, each.types, each.covers)
 
 
 def _handlers(config: StreamConfig) -> Iterator[Handler]:
@@ -146,23 +200,19 @@ def _handlers(config: StreamConfig) -> Iterator[Handler]:
 
 
 def _filter_problems(
-    config: StreamConfig,
-    where: str,
-    chosen: Filter,
-    types: Collection[EventType],
-    tables: Iterable[PublishedRows],
+    config: StreamConfig, written: Written, tables: Iterable[PublishedRows]
 ) -> list[Problem]:
     asked: dict[tuple[str, EventType], list[PublishedRows]] = {}
     for table in tables:
-        for name, type_, compared in _compared(chosen, table):
-            if type_ in types and not table.tells(compared):
+        for name, type_, compared in _compared(written.filter, table):
+            if type_ in written.types and not table.tells(compared):
                 asked.setdefault((name, type_), []).append(table)
     return [
         Problem(
             "W036",
-            f"{where}: {name!r} lets each {type_.upper()} of {listed(of)} pass, for"
-            " the server does not tell enough of the old row.",
-            _only(config, of),
+            f"{written.where}: {name!r} lets each {type_.upper()} of {_names(of)}"
+            " pass, for the server does not tell enough of the old row.",
+            _only(config, of, written.entry),
         )
         for (name, type_), of in asked.items()
     ]
@@ -199,7 +249,7 @@ def _reader_problems(
         Problem(
             "W037",
             f"{name} reads event.{attribute}, which is None for an UPDATE of"
-            f" {listed(of)}.",
+            f" {_names(of)}.",
             _only(config, of),
         )
         for (name, attribute), of in sure.items()
@@ -207,7 +257,7 @@ def _reader_problems(
         Problem(
             "I038",
             f"{name} reads event.{attribute}, which is None for an UPDATE of"
-            f" {listed(of)} and has the key alone for a DELETE.",
+            f" {_names(of)} and has the key alone for a DELETE.",
             f"If that is not enough: {remedy(config, of)}",
         )
         for (name, attribute), of in unsure.items()
@@ -231,7 +281,7 @@ def _readers(
 
 
 def names_read(function: Receiver) -> frozenset[str]:
-    """Return the attributes that a function reads of anything, as its code tells."""
+    """Return the attributes that a function reads of an event, as its code tells."""
     found: set[str] = set()
     for code in _codes(function):
         found |= _attributes(code)
@@ -262,10 +312,11 @@ def _codes(function: Any) -> Iterator[CodeType]:
 
 @functools.cache
 def _attributes(code: CodeType) -> frozenset[str]:
+    every = [each for each in dis.get_instructions(code) if each.opname not in _NOTHING]
     found = {
         str(each.argval)
-        for each in dis.get_instructions(code)
-        if each.opname in {"LOAD_ATTR", "LOAD_METHOD"}
+        for place, each in enumerate(every)
+        if each.opname in {"LOAD_ATTR", "LOAD_METHOD"} and _is_event(every[:place][-2:])
     }
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -273,6 +324,28 @@ def _attributes(code: CodeType) -> frozenset[str]:
     return frozenset(found)
 
 
-def listed(tables: Iterable[PublishedRows]) -> str:
-    """Return the names of tables."""
-    return ", ".join(sorted(str(table.name) for table in tables))
+_NOTHING = {"CACHE", "EXTENDED_ARG", "NOP"}
+# From 3.13 on, one instruction may load two variables, or store one before.
+_LOAD_VARIABLE = re.compile(
+    r"(?:.+_)?LOAD_(?:FAST|FAST_CHECK|FAST_BORROW|DEREF|NAME|GLOBAL)"
+)
+_EVENTS = {"e", "ev", "evt", "each", "change"}
+
+
+def _is_event(before: Sequence[dis.Instruction]) -> bool:
+    """Return whether instructions end with what is called as events are."""
+    if not before:
+        return False
+    last = before[-1]
+    if _LOAD_VARIABLE.fullmatch(last.opname):
+        loaded = last.argval[-1] if isinstance(last.argval, tuple) else last.argval
+        name = str(loaded).lower()
+        return name in _EVENTS or "event" in name
+    is_item = last.opname == "BINARY_SUBSCR" or (
+        last.opname == "BINARY_OP" and last.argrepr == "[]"
+    )
+    return is_item and (before[0].opname, before[0].argval) == ("LOAD_CONST", "event")
+
+
+def _names(tables: Iterable[PublishedRows]) -> str:
+    return listed(table.name for table in tables)

@@ -11,7 +11,7 @@ from psycopg import sql
 from . import checkpoints, replica_identity, surplus
 from .conf import get_configs
 from .filters import ALL_TABLES
-from .named_tables import subscribed_tables
+from .named_tables import listed, subscribed_tables
 from .replication import identities, publications, server, slots
 from .replication.connection import Connection
 from .replication.errors import (
@@ -224,9 +224,9 @@ def _publication_steps(config: StreamConfig, connection: Connection) -> list[Ste
             statement = publications.create_statement(name, added)
             steps.append(Step(statement, f'create the publication "{name}"'))
         elif added:
-            listed = ", ".join(map(str, added))
+            names = ", ".join(map(str, added))
             statement = publications.add_statement(name, added)
-            steps.append(Step(statement, f'add to the publication "{name}": {listed}'))
+            steps.append(Step(statement, f'add to the publication "{name}": {names}'))
     return steps
 
 
@@ -276,11 +276,10 @@ def require_covered(
         PublicationMissing: they lack one.
     """
     published = publications.covered(connection, config.publications)
-    lacking = [str(table) for table in wanted if table not in published]
+    lacking = [table for table in wanted if table not in published]
     if lacking:
         names = ", ".join(f'"{name}"' for name in config.publications)
         raise PublicationMissing(
-            f"SUBSCRIPTIONS has what the publication {names} lacks:"
-            f" {', '.join(lacking)}.",
+            f"SUBSCRIPTIONS has what the publication {names} lacks: {listed(lacking)}.",
             hint="Run: python manage.py walex_setup",
         )

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 from django.core.exceptions import ImproperlyConfigured
 
-from . import old_rows, replica_identity, surplus
+from . import filter_names, old_rows, replica_identity, surplus
 from .catalogue import ModelTables
 from .filters import Subscriptions
-from .named_tables import named_tables, subscribed_tables
-from .old_rows import PublishedRows, listed, remedy
+from .named_tables import LISTED, listed, named_tables, subscribed_tables
+from .old_rows import PublishedRows, remedy
 from .plan import require_covered
 from .replication import identities, publications
 from .replication.connection import Connection
@@ -65,6 +65,7 @@ def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     found += _unpublished(config, connection, published, sending)
     found += _different(config, connection)
     found += _unknown_filtered(config, connection)
+    found += filter_names.unknown_columns(config, published)
     if subscriptions is not None:
         delivered = [each for each in published if subscriptions.cover(each.lineage)]
         found += old_rows.problems(config, delivered)
@@ -81,7 +82,7 @@ def _surplus(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
         yield Problem(
             "I032",
             f'The publication "{name}" has tables that no stream wants:'
-            f" {', '.join(map(str, tables))}.",
+            f" {listed(tables)}.",
             f"{SETUP} --stream {config.name} --prune",
         )
 
@@ -133,20 +134,22 @@ def without_key(
     ]
     if not keyless:
         return []
-    mends = (
+    mends = [
         f"{identities.statement(of.part, 'FULL').as_string()};"
         for each in keyless
         for of in each.identities
         if not of.columns
-    )
+    ]
+    more = f" and {len(mends) - LISTED} more" if len(mends) > LISTED else ""
+    names = listed(each.name for each in keyless)
     has, it = ("has", "it") if len(keyless) == 1 else ("have", "them")
     return [
         Problem(
             NO_KEY,
-            f"{listed(keyless)} {has} no primary key and no other replica identity, and"
+            f"{names} {has} no primary key and no other replica identity, and"
             f" PostgreSQL refuses UPDATE and DELETE on {it} once published.",
             f"Give {it} a primary key, or {remedy(config, keyless)}; or run:"
-            f" {' '.join(mends)}",
+            f" {' '.join(mends[:LISTED])}{more}",
         )
     ]
 
@@ -184,16 +187,19 @@ def _unpublished(
 
 
 def _different(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
+    parts: dict[tuple[str, str], list[TableName]] = {}
     try:
         for each in replica_identity.differences(config, connection):
-            yield Problem(
-                "W039",
-                f"The replica identity of {each.part} is {each.now}, and"
-                f" {replica_identity.KEY} wants {each.identity}.",
-                SETUP,
-            )
+            parts.setdefault((each.now, each.identity), []).append(each.part)
     except ImproperlyConfigured as error:
         yield _of_settings(error)
+    for (now, identity), of in parts.items():
+        yield Problem(
+            "W039",
+            f"The replica identity of {listed(of)} is {now}, and"
+            f" {replica_identity.KEY} wants {identity}.",
+            SETUP,
+        )
 
 
 def _unknown_filtered(

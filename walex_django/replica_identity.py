@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from operator import itemgetter
 from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
 
 from .catalogue import ModelTables
 from .filters import ALL_TABLES, Subscriptions
@@ -68,25 +70,43 @@ def differences(config: StreamConfig, connection: Connection) -> list[Difference
 
 
 def _wanted(config: StreamConfig, connection: Connection) -> dict[TableName, str]:
-    """Return what is wanted of each table: what names it alone goes before the rest."""
+    """Return what is wanted of each table."""
     entries = config.replica_identity
     if not entries:
         return {}
     tables = named_tables(KEY, entries, config, connection)
     models = dict(ModelTables(config.database).items())
-    ordered = sorted(entries, key=_width, reverse=True)
-    wanted = {}
-    for entry in ordered:
-        named = Subscriptions([entry])
-        for table in tables:
-            model = models.get(table)
-            if (
-                (model is not None and named.covers_model(model))
-                or table in named.tables
-                or table.schema in named.schemas
+    wishes = Wishes(entries)
+    wanted = {table: wishes.of(models.get(table), [table]) for table in tables}
+    return {table: wish for table, wish in wanted.items() if wish is not None}
+
+
+class Wishes:
+    """
+    What entries want of tables; one that names a table goes before the rest.
+
+    Args:
+        entries: as ``REPLICA_IDENTITY`` has them.
+
+    Raises:
+        ImproperlyConfigured: an app has no such model.
+    """
+
+    def __init__(self, entries: Mapping[str, str]) -> None:
+        self._entries = [
+            (Subscriptions([entry]), entries[entry])
+            for entry in sorted(entries, key=_width, reverse=True)
+        ]
+
+    def of(self, model: type[Model] | None, names: Collection[TableName]) -> str | None:
+        """Return what is wanted of a table, by its model and names, or `None`."""
+        wish = None
+        for named, identity in self._entries:
+            if (model is not None and named.covers_model(model)) or any(
+                name in named.tables or name.schema in named.schemas for name in names
             ):
-                wanted[table] = entries[entry]
-    return wanted
+                wish = identity
+        return wish
 
 
 def _width(entry: str) -> int:

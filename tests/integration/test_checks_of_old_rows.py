@@ -187,6 +187,22 @@ def _nested(event: Event, **kwargs: Any) -> None:
     inner()
 
 
+def _stored(**kwargs: Any) -> Any:
+    event = kwargs["event"]
+    return event.changes
+
+
+def _after_deletion(event: Any, **kwargs: Any) -> Any:
+    if kwargs:
+        del event
+    return event.changes
+
+
+def _captured(event: Event, **kwargs: Any) -> Any:
+    kwargs["later"](lambda: event)
+    return event.changes
+
+
 @pytest.mark.parametrize(
     "receiver",
     [
@@ -200,10 +216,62 @@ def _nested(event: Event, **kwargs: Any) -> None:
         _asynchronous,
         _nested,
         lambda event, **_: event.changes,
+        lambda **kwargs: kwargs["event"].changes,
+        lambda e, **_: e.changes,
+        lambda ev, **_: ev.changes.items(),
+        lambda evt, **_: [evt.changes],
+        lambda first_event, **_: (first_event, first_event.changes),
+        lambda events: [change.changes for change in events],
+        lambda events: {each.id: each.changes for each in events},
+        _stored,
+        _after_deletion,
+        _captured,
     ],
 )
 def test_what_is_read_is_found_in(receiver: Any) -> None:
     assert "changes" in names_read(receiver)
+
+
+class Form:
+    changes = old_record = old_instance = None
+
+
+def _of_call(event: Event, **kwargs: Any) -> Any:
+    return Form().changes
+
+
+def _of_variable(event: Event, **kwargs: Any) -> Any:
+    form = Form()
+    return form, event, form.changes, form.old_record
+
+
+def _written(event: Any, **kwargs: Any) -> None:
+    event.changes = event.id
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [
+        _of_call,
+        _of_variable,
+        _written,
+        lambda event, **_: event.model.changes,
+        lambda event, form, **_: (event, form.old_instance),
+        lambda **kwargs: kwargs["form"].changes,
+        lambda event, form, **_: (event.id, form.changes),
+        lambda event, **_: (event, Form.old_record),
+        lambda events, forms: (events, [form.changes for form in forms]),
+    ],
+)
+def test_what_others_have_of_that_name_is_not_read_of_the_event(receiver: Any) -> None:
+    read = names_read(receiver)
+    assert read.isdisjoint({"changes", "old_record", "old_instance"})
+
+
+def test_w037_is_not_for_what_is_read_of_something_else(connect: Connect) -> None:
+    connect(post_db_update, _of_variable, sender=Keeper)
+
+    assert "W037" not in diagnosed()
 
 
 def test_what_is_only_called_so_is_not_read() -> None:

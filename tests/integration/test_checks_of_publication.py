@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from django.core.management.base import CommandError
 
+from walex_django.checks import check_settings
 from walex_django.replication import publications
 from walex_django.stream_config import StreamConfig
 
@@ -41,6 +42,46 @@ def test_a_filter_of_a_table_that_is_not_there_is_told(
     change_stream(settings, FILTERS={table: {"sensitive_fields": ["name"]}})
 
     assert diagnosed()["W048"].message.startswith(f"FILTERS has {table!r}, and there")
+
+
+@pytest.mark.parametrize("entry", ["public.zoo_guest", "guests.*"])
+def test_w049_a_filter_of_a_column_that_no_table_has(
+    entry: str, durable: StreamConfig, settings: Any, sql: psycopg.Connection[Any]
+) -> None:
+    schema = entry.partition(".")[0]
+    sql.execute(
+        f"CREATE SCHEMA IF NOT EXISTS {schema};"
+        f"CREATE TABLE {schema}.zoo_guest (id int PRIMARY KEY, email text);"
+        f"CREATE TABLE {schema}.zoo_host (id int PRIMARY KEY, phone text);"
+        f"ALTER PUBLICATION zoo_events ADD TABLE {schema}.zoo_guest, {schema}.zoo_host"
+        "".encode()
+    )
+    try:
+        change_stream(settings, FILTERS={entry: {"sensitive_fields": ["emial"]}})
+        found = diagnosed()["W049"]
+        assert found.message.startswith(
+            f"WALEX['default']['FILTERS'][{entry!r}]: no column or field of"
+            f" {schema}.zoo_guest"
+        )
+        assert found.message.endswith(" is named 'emial'.")
+        assert found.hint == "Did you mean 'email'?"
+
+        chosen = {"sensitive_fields": ["email"], "changed": ["id"]}
+        change_stream(settings, FILTERS={entry: chosen})
+        assert "W049" not in diagnosed()
+    finally:
+        sql.execute(
+            f"DROP TABLE {schema}.zoo_guest, {schema}.zoo_host;"
+            "DROP SCHEMA IF EXISTS guests".encode()
+        )
+
+
+def test_w049_is_told_once_for_a_model(durable: StreamConfig, settings: Any) -> None:
+    chosen = {"sensitive_fields": ["nmae"]}
+    change_stream(settings, FILTERS={"public.zoo_keeper": chosen})
+
+    assert [found.id for found in check_settings()] == ["walex_django.E008"]
+    assert "W049" not in diagnosed()
 
 
 def test_nothing_is_wrong_after_setup(durable: StreamConfig) -> None:

@@ -65,6 +65,16 @@ def problems(settings: Settings, **options: Any) -> list[tuple[str, str]]:
             ("E008", "WALEX['default']['FILTERS']['*']: "),
         ),
         (
+            "public.zoo_keeper",
+            {"sensitive_fields": ["nmae"]},
+            ("E008", "WALEX['default']['FILTERS']['public.zoo_keeper']: zoo.Keeper ha"),
+        ),
+        (
+            "public.*",
+            {"sensitive_fields": ["name", "nmae"]},
+            ("E008", "WALEX['default']['FILTERS']['public.*']: "),
+        ),
+        (
             "zoo.Keeper",
             {"where": "tests.zoo.nowhere.is_it"},
             ("E009", "WALEX['default']['FILTERS']['zoo.Keeper']: where: No module"),
@@ -87,7 +97,13 @@ def test_a_wrong_filter(
         ("zoo.Animal", {"unwatched_records": {"comfort": Temperature(5)}}),
         ("zoo.Animal", {"unwatched_records": {"weight": None}}),
         ("zoo.*", {"unwatched_fields": ["height"]}),
+        ("zoo.*", {"sensitive_fields": ["height", "price paid"]}),
+        ("public.zoo_visit", {"sensitive_fields": ["paid"]}),
+        ("public.zoo_visit", {"sensitive_fields": ["price paid"]}),
+        ("public.*", {"sensitive_fields": ["paid", "height"]}),
+        # The server is asked of these.
         ("legacy.audit_log", {"unwatched_fields": ["whatever"]}),
+        ("legacy.zoo_keeper", {"sensitive_fields": ["whatever"]}),
         ("legacy.*", {"where": "tests.zoo.walex.note"}),
     ],
 )
