@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from operator import itemgetter
 from typing import NamedTuple
@@ -118,8 +119,10 @@ def _index(part: TableName, name: str, there: dict[str, str]) -> str:
         return there[name]
     except KeyError:
         known = ", ".join(sorted(set(there.values()))) or "none"
+        close = difflib.get_close_matches(name.upper(), IDENTITIES, n=1, cutoff=0.8)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
         raise ImproperlyConfigured(
             f"{KEY} names the index {name!r}, and it is none of {part} that can be a"
             " replica identity: unique, not deferrable, not partial, on columns that"
-            f" are NOT NULL. Such ones are: {known}."
+            f" are NOT NULL. Such ones are: {known}.{meant}"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from django.core.management.base import CommandError
 
 from walex_django.checks import check_settings
+from walex_django.conf import get_config
+from walex_django.plan import require_published
 from walex_django.replication import publications
+from walex_django.replication.errors import PublicationMissing
 from walex_django.stream_config import StreamConfig
 
 from .checking import (
@@ -42,6 +46,24 @@ def test_a_filter_of_a_table_that_is_not_there_is_told(
     change_stream(settings, FILTERS={table: {"sensitive_fields": ["name"]}})
 
     assert diagnosed()["W048"].message.startswith(f"FILTERS has {table!r}, and there")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("FUL", " Did you mean 'FULL'?"),
+        ("defualt", " Did you mean 'DEFAULT'?"),
+        ("keeper_nothing", ""),
+    ],
+)
+def test_w048_a_misspelt_identity(
+    written: str, meant: str, durable: StreamConfig, settings: Any
+) -> None:
+    change_stream(settings, REPLICA_IDENTITY={"zoo.Keeper": written})
+    found = diagnosed()["W048"]
+
+    assert f"names the index {written!r}" in found.message
+    assert found.hint == f"Such ones are: zoo_keeper_pkey.{meant}"
 
 
 @pytest.mark.parametrize("entry", ["public.zoo_guest", "guests.*"])
@@ -82,6 +104,82 @@ def test_w049_is_told_once_for_a_model(durable: StreamConfig, settings: Any) -> 
 
     assert [found.id for found in check_settings()] == ["walex_django.E008"]
     assert "W049" not in diagnosed()
+
+
+@pytest.fixture
+def crowd(durable: StreamConfig, sql: psycopg.Connection[Any]) -> Iterator[list[str]]:
+    """Tables of a schema that nothing publishes, more than a message names."""
+    names = [f"crowd.one_{n:03}" for n in range(200)]
+    sql.execute("CREATE SCHEMA crowd")
+    for name in names:
+        sql.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, a int)".encode())
+    yield names
+    # All at once would need more locks than there are.
+    for name in names:
+        sql.execute(f"DROP TABLE {name}".encode())
+    sql.execute("DROP SCHEMA crowd")
+
+
+def test_of_many_tables_the_first_ten_are_named(
+    crowd: list[str], settings: Any, sql: psycopg.Connection[Any]
+) -> None:
+    ten = f"{', '.join(crowd[:10])} and 190 more"
+    before = settings.WALEX["default"]["SUBSCRIPTIONS"]
+    filters = {"crowd.*": {"changed": ["a"]}}
+    change_stream(settings, SUBSCRIPTIONS=[*before, "crowd.*"], FILTERS=filters)
+    lacking = diagnosed()["W031"]
+    assert lacking.message.endswith(f" lacks: {ten}.")
+    with pytest.raises(PublicationMissing) as raised:
+        require_published(get_config("default"), sql)
+    assert raised.value.reason == lacking.message
+
+    run_command_of(lacking.hint, *ONE)
+    thin = diagnosed()["W036"]
+    assert f"lets each UPDATE of {ten} pass" in thin.message
+    assert '"REPLICA_IDENTITY": {"crowd.*": "FULL"}' in thin.hint
+
+    write_settings_of(thin.hint, settings)
+    found = diagnosed()
+    assert found["W036"].hint == "Run: python manage.py walex_setup"
+    assert found["W039"].message.startswith(f"The replica identity of {ten} is DEFAULT")
+
+    run_command_of(found["W036"].hint, *ONE)
+    assert not {"W036", "W039"} & diagnosed().keys()
+
+    change_stream(settings, SUBSCRIPTIONS=before, FILTERS={}, REPLICA_IDENTITY={})
+    found = diagnosed()
+    assert found["I032"].message.endswith(f"no stream wants: {ten}.")
+    assert max(len(each.message + each.hint) for each in found.values()) < 1000
+
+
+def test_what_mends_many_tables_names_ten(
+    crowd: list[str], settings: Any, sql: psycopg.Connection[Any]
+) -> None:
+    before = settings.WALEX["default"]["SUBSCRIPTIONS"]
+    change_stream(settings, SUBSCRIPTIONS=[*before, "crowd.*"])
+    run("walex_setup", *ONE)
+    for name in crowd[:12]:
+        sql.execute(f"ALTER TABLE {name} REPLICA IDENTITY NOTHING".encode())
+    found = diagnosed()["W034"]
+    assert found.message.startswith(f"{', '.join(crowd[:10])} and 2 more have no")
+    assert f'"{crowd[9]}": "FULL"}}, the same for 2 more, and run:' in found.hint
+    assert crowd[10] not in found.hint
+    assert found.hint.endswith('"one_009" REPLICA IDENTITY FULL; and 2 more')
+
+
+def test_an_entry_of_one_table_goes_before_that_of_its_filter(
+    crowd: list[str], settings: Any
+) -> None:
+    before = settings.WALEX["default"]["SUBSCRIPTIONS"]
+    change_stream(
+        settings,
+        SUBSCRIPTIONS=[*before, "crowd.*"],
+        FILTERS={"crowd.*": {"changed": ["a"]}},
+        REPLICA_IDENTITY={crowd[0]: "DEFAULT"},
+    )
+    run("walex_setup", *ONE)
+    wanted = {"crowd.*": "FULL", crowd[0]: "FULL"}
+    assert f'"REPLICA_IDENTITY": {json.dumps(wanted)}' in diagnosed()["W036"].hint
 
 
 def test_nothing_is_wrong_after_setup(durable: StreamConfig) -> None:
