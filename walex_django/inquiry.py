@@ -18,10 +18,16 @@ PATIENCE = 5.0
 
 _ABANDONED = 60.0  # seconds after which an inquiry without an end is made again
 
-_Key: TypeAlias = tuple[StreamConfig, ...]
+_Configs: TypeAlias = tuple[StreamConfig, ...]
+_Key: TypeAlias = tuple[_Configs, bool]
 
 
-def read_all(configs: Iterable[StreamConfig], *, seconds: float = PATIENCE) -> Overview:
+def read_all(
+    configs: Iterable[StreamConfig],
+    *,
+    seconds: float = PATIENCE,
+    diagnose: bool = True,
+) -> Overview:
     """
     Ask how streams are, all servers at the same time.
 
@@ -32,13 +38,14 @@ def read_all(configs: Iterable[StreamConfig], *, seconds: float = PATIENCE) -> O
     Args:
         configs: of the streams.
         seconds: to wait at most.
+        diagnose: see `status.read_all`.
     """
     configs = list(configs)
     places: dict[tuple[str, str | None], list[StreamConfig]] = {}
     for config in configs:
         places.setdefault((config.database, config.url), []).append(config)
     deadline = time.monotonic() + seconds
-    inquiries = [_begin(tuple(group)) for group in places.values()]
+    inquiries = [_begin(tuple(group), diagnose) for group in places.values()]
     overviews = [
         inquiry.answer(deadline - time.monotonic()) or inquiry.no_answer(seconds)
         for inquiry in inquiries
@@ -62,8 +69,9 @@ def read_all(configs: Iterable[StreamConfig], *, seconds: float = PATIENCE) -> O
 class _Inquiry:
     """`status.read_all` in a thread of its own, which nobody need wait for."""
 
-    def __init__(self, configs: _Key) -> None:
+    def __init__(self, configs: _Configs, diagnose: bool) -> None:
         self._configs = configs
+        self._diagnose = diagnose
         self._begun = time.monotonic()
         self._ended = Event()
         self._overview: Overview | None = None
@@ -97,7 +105,7 @@ class _Inquiry:
 
     def _run(self) -> None:
         try:
-            self._overview = status.read_all(self._configs)
+            self._overview = status.read_all(self._configs, diagnose=self._diagnose)
         except Exception as error:  # noqa: BLE001 - whoever asks gets it
             self._error = error
         finally:
@@ -110,11 +118,12 @@ _inquiries: dict[_Key, _Inquiry] = {}
 _lock = Lock()
 
 
-def _begin(configs: _Key) -> _Inquiry:
+def _begin(configs: _Configs, diagnose: bool) -> _Inquiry:
+    asked = configs, diagnose
     with _lock:
-        running = _inquiries.get(configs)
+        running = _inquiries.get(asked)
         if running is None or not running.may_be_shared():
             for key in [k for k, v in _inquiries.items() if not v.may_be_shared()]:
                 del _inquiries[key]
-            running = _inquiries[configs] = _Inquiry(configs)
+            running = _inquiries[asked] = _Inquiry(configs, diagnose)
         return running

@@ -245,8 +245,7 @@ def _of_stream(stream: StreamStatus) -> Iterator[Sample]:
         yield STREAM_STATE, (*name, state.value), stream.state == state
     for each in ListenerState:
         yield LISTENERS, (*name, each.value), said.count(each.value)
-    if not account.problems:
-        yield PARKED_CALLS, name, account.parked
+    yield PARKED_CALLS, name, account.parked
     if reachable:
         wrong = [each for each in stream.problems if not each.id.startswith("I")]
         yield PROBLEMS, name, len(wrong)

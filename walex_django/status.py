@@ -39,6 +39,8 @@ HISTORY = timedelta(hours=1)
 """Of how long ago samples are kept."""
 
 _ALIVE = timedelta(seconds=90)  # since a report of those who wait
+_READS = {ListenerState.RUNNING, ListenerState.PAUSED}
+_WAITS = {ListenerState.RETRYING, ListenerState.STANDBY}
 _RECENT = timedelta(minutes=1)  # for the rates
 _PATIENCE = 3  # seconds to wait for a server
 
@@ -66,16 +68,37 @@ class Account:
     Attributes:
         reports: of its listeners, the latest first.
         samples: of the last hour, in order.
-        parked: calls of receivers that are parked.
+        parked: calls of receivers that are parked; `None` where it did not tell.
         changed: settings that were changed while the stream ran, by key.
         problems: why it could not be asked, or does not fit.
     """
 
     reports: Sequence[ListenerReport] = ()
     samples: Sequence[StreamSample] = ()
-    parked: int = 0
+    parked: int | None = None
     changed: dict[str, Any] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerStatus:
+    """
+    A listener, as it says and as its server knows.
+
+    Attributes:
+        report: what it has said last.
+        reads: it has the slot.
+        gone: it said that it reads or waits, and does not.
+    """
+
+    report: ListenerReport
+    reads: bool
+    gone: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as values for Django's JSON encoder."""
+        said = {name: getattr(self.report, name) for name in _REPORTED}
+        return {**said, "reads": self.reads, "gone": self.gone}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +138,24 @@ class StreamStatus:
         )
 
     @property
+    def listeners(self) -> list[ListenerStatus]:
+        """Those that have reported, the latest first."""
+        reports = self.account.reports
+        reader = _reader(self.slot, reports)
+        told = self.state != StreamState.UNREACHABLE
+        unread = told and (self.slot is None or self.slot.active_pid is None)
+        waiting = _waiting(reports, self.now, unread=unread)
+        return [
+            ListenerStatus(
+                report=each,
+                reads=each is reader,
+                gone=(each.state in _READS and told and each is not reader)
+                or (each.state in _WAITS and each not in waiting),
+            )
+            for each in reports
+        ]
+
+    @property
     def age(self) -> timedelta | None:
         """How long the oldest change that is not done may have waited."""
         slot, report = self.slot, self.report
@@ -139,14 +180,19 @@ class StreamStatus:
         return self.now - since
 
     @property
-    def events_per_second(self) -> float:
-        """Over the last minute."""
-        return sum(each.events for each in self._recent()) / _RECENT.seconds
+    def events_per_second(self) -> float | None:
+        """Over the last minute, if that is known."""
+        return self._rate(each.events for each in self._recent())
 
     @property
-    def transactions_per_second(self) -> float:
-        """Over the last minute."""
-        return sum(each.transactions for each in self._recent()) / _RECENT.seconds
+    def transactions_per_second(self) -> float | None:
+        """Over the last minute, if that is known."""
+        return self._rate(each.transactions for each in self._recent())
+
+    def _rate(self, numbers: Iterable[int]) -> float | None:
+        if self.account.parked is None:
+            return None  # samples were not told either
+        return sum(numbers) / _RECENT.seconds
 
     def _recent(self) -> list[StreamSample]:
         since = self.now - _RECENT
@@ -175,7 +221,7 @@ class StreamStatus:
                 }
                 for table, publication, identity in self.tables
             ],
-            "listeners": [_report_as_dict(each) for each in self.account.reports],
+            "listeners": [each.as_dict() for each in self.listeners],
             "events_per_second": self.events_per_second,
             "transactions_per_second": self.transactions_per_second,
             "last_event": report and (report.last_event_id or None),
@@ -202,10 +248,6 @@ _REPORTED = (
     *("host", "process", "backend_pid", "state", "reason", "since", "events"),
     *("transactions", "failures", "in_hand_since", "updated_at"),
 )
-
-
-def _report_as_dict(report: ListenerReport) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in _REPORTED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +290,7 @@ class Overview:
     others: Sequence[OtherSlot]
 
 
-def read_all(configs: Iterable[StreamConfig]) -> Overview:
+def read_all(configs: Iterable[StreamConfig], *, diagnose: bool = True) -> Overview:
     """
     Ask how streams are.
 
@@ -257,6 +299,8 @@ def read_all(configs: Iterable[StreamConfig]) -> Overview:
 
     Args:
         configs: of the streams.
+        diagnose: ask also what is wrong, what the publications send, and for other
+            slots. With many tables this takes time.
     """
     # Which server a stream is on that is not asked, nobody knows.
     configured = {config.slot_name for config in get_configs().values()}
@@ -269,9 +313,11 @@ def read_all(configs: Iterable[StreamConfig]) -> Overview:
         if place not in away:
             try:
                 with _connect(config) as connection:
-                    found = read(config, connection, account)
-                    system, _ = server.identity(connection)
-                    every = slots.every(connection)
+                    found = read(config, connection, account, diagnose=diagnose)
+                    every: Sequence[Slot] = ()
+                    if diagnose:
+                        system, _ = server.identity(connection)
+                        every = slots.every(connection)
                     streams.append(found)
                     for slot in every:
                         if slot.name not in configured:
@@ -287,7 +333,11 @@ def read_all(configs: Iterable[StreamConfig]) -> Overview:
 
 
 def read(
-    config: StreamConfig, connection: Connection, account: Account
+    config: StreamConfig,
+    connection: Connection,
+    account: Account,
+    *,
+    diagnose: bool = True,
 ) -> StreamStatus:
     """
     Ask how a stream is.
@@ -296,12 +346,18 @@ def read(
         config: of the stream.
         connection: to its database.
         account: of the stream.
+        diagnose: ask also what is wrong, and what the publications send.
 
     Raises:
         psycopg.Error: the server did not tell.
     """
     slot = slots.find(connection, config.slot_name)
     state, reason, since = _state(config, slot, account.reports)
+    tables: Sequence[PublishedTable] = ()
+    problems = list(account.problems)
+    if diagnose:
+        tables = publications.published(connection, config.publications)
+        problems += diagnosis.problems(config, connection)
     return StreamStatus(
         config=config,
         state=state,
@@ -309,8 +365,8 @@ def read(
         since=since,
         server_version=connection.info.parameter_status("server_version") or "",
         slot=slot,
-        tables=publications.published(connection, config.publications),
-        problems=[*account.problems, *diagnosis.problems(config, connection)],
+        tables=tables,
+        problems=problems,
         account=account,
     )
 
@@ -374,9 +430,9 @@ def _state(
         return _read_state(slot, reports)
     if slot and slot.lost:
         return StreamState.LOST, slot.lost, slot.inactive_since
-    alive = [each for each in reports if timezone.now() - each.updated_at < _ALIVE]
+    waiting = _waiting(reports, timezone.now(), unread=True)
     for state in (ListenerState.RETRYING, ListenerState.STANDBY):
-        for report in alive:
+        for report in waiting:
             if report.state == state:
                 # Why it waited has passed: the other listener does not read any more.
                 waits = state == ListenerState.STANDBY
@@ -408,8 +464,30 @@ def _reader(
     """Return the report of the listener that reads from a slot."""
     if slot is None or slot.active_pid is None:
         return None
-    reading = {ListenerState.RUNNING, ListenerState.PAUSED}
     for report in reports:
-        if report.backend_pid == slot.active_pid and report.state in reading:
+        if report.backend_pid == slot.active_pid and report.state in _READS:
             return report
     return None
+
+
+def _waiting(
+    reports: Sequence[ListenerReport], now: datetime, *, unread: bool
+) -> list[ListenerReport]:
+    """Return the reports of listeners that wait and are not known to be gone."""
+    return [
+        each
+        for each in reports
+        if each.state in _WAITS
+        and now - each.updated_at < _ALIVE
+        and not (unread and _is_outlived(each, reports))
+    ]
+
+
+def _is_outlived(waiting: ListenerReport, reports: Iterable[ListenerReport]) -> bool:
+    """Return whether one that began later has read and ended since a report."""
+    return any(
+        each.pk > waiting.pk
+        and each.updated_at > waiting.updated_at
+        and each.state not in _WAITS
+        for each in reports
+    )

@@ -45,7 +45,8 @@ def health(
         if strange := [name for name in names if name not in known]:
             return _failing(f"There is no stream {strange[0]!r}.", status=404)
         chosen = [get_config(name) for name in dict.fromkeys(names or known)]
-        told = judge.verdict(inquiry.read_all(chosen).streams, **allowed)
+        overview = inquiry.read_all(chosen, diagnose=False)
+        told = judge.verdict(overview.streams, **allowed)
     except ImproperlyConfigured:
         return _failing(_WRONG_SETTINGS)
     except ValueError as error:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 from django.urls import include, path
 from pytest_django import Settings
@@ -15,7 +16,8 @@ from pytest_django import Settings
 from tests.listening import Listening
 from tests.process import Process, eventually
 from tests.zoo.models import Keeper
-from walex_django import inquiry
+from walex_django import diagnosis, inquiry
+from walex_django.replication import publications, slots
 from walex_django.replication.connection import Connection
 from walex_django.stream_config import StreamConfig
 from walex_django.views import health
@@ -64,6 +66,27 @@ def test_a_stream_that_nobody_reads(client: Client) -> None:
         "status": "failing",
         "streams": {"default": ["state is stopped"]},
     }
+
+
+def test_probes_do_without_what_takes_time(
+    durable: StreamConfig,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def long(*args: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(diagnosis, "problems", long)
+    monkeypatch.setattr(publications, "published", long)
+    monkeypatch.setattr(slots, "every", long)
+    with Listening(durable):
+        assert client.get(ONE).json() == {"status": "ok", "streams": {"default": []}}
+        call_command("walex_status", "--check", "--stream=default")
+        # Who wants to know all does ask.
+        with pytest.raises(AssertionError):
+            call_command("walex_status", "--stream=default")
+    assert capsys.readouterr().out == "default: OK\n"
 
 
 def test_all_streams_are_asked(durable: StreamConfig, client: Client) -> None:

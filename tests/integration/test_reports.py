@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from datetime import timedelta
 from threading import Event
 
 import pytest
+from django.core.management import call_command
 from django.db import OperationalError, connection
 
 from tests.listening import Connect, Listening
@@ -29,6 +31,8 @@ from .stream import Stream
 from .test_mistakes import ONE
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+AWAY = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
 
 
 @pytest.fixture
@@ -223,6 +227,72 @@ def test_who_is_killed_ends_without_a_word(
         eventually(lambda: ListenerReport.objects.count() == 1)
 
 
+def test_who_is_killed_is_gone(
+    stream: Stream, durable: StreamConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stream.listening() as listener:
+        eventually(lambda: ListenerReport.objects.filter(state="running").exists())
+        (alive,) = told(durable).listeners
+        assert (alive.reads, alive.gone) == (True, False)
+        listener.signal(signal.SIGKILL)
+        listener.wait()
+    becomes(durable, StreamState.STOPPED)
+    (killed,) = told(durable).listeners
+    assert (killed.reads, killed.gone) == (False, True)
+    # A server that is away does not tell who reads.
+    (unknown,) = told(replace(durable, url=AWAY)).listeners
+    assert (unknown.reads, unknown.gone) == (False, False)
+
+    call_command("walex_status", "--stream=default")
+    assert (
+        f"process {listener.pid}: gone (was running since " in capsys.readouterr().out
+    )
+    call_command("walex_status", "--stream=default", "--json")
+    ((said,),) = (
+        each["listeners"] for each in json.loads(capsys.readouterr().out)["streams"]
+    )
+    assert (said["state"], said["reads"], said["gone"]) == ("running", False, True)
+
+
+def test_who_waited_is_not_waited_for_when_a_later_one_has_ended(
+    stream: Stream, durable: StreamConfig
+) -> None:
+    with (
+        stream.listening() as first,
+        Process("walex_listen", *ONE, env=stream.env) as second,
+    ):
+        second.wait_for("Waiting to take over")
+        eventually(lambda: ListenerReport.objects.filter(state="standby").exists())
+        for listener in (second, first):
+            listener.signal(signal.SIGKILL)
+            listener.wait()
+    # It may still wait, as far as anybody knows.
+    becomes(durable, StreamState.STANDBY)
+    assert _gone(durable) == {first.pid}
+
+    with stream.listening() as third:
+        becomes(durable, StreamState.RUNNING)
+        eventually(lambda: ListenerReport.objects.filter(state="running").exists())
+        assert _gone(durable) == set()
+        third.signal(signal.SIGTERM)
+        assert third.wait() == 0
+    becomes(durable, StreamState.STOPPED)
+    assert not told(durable).reason
+    assert _gone(durable) == {second.pid}
+
+    with stream.listening() as fourth:
+        eventually(lambda: ListenerReport.objects.filter(state="running").exists())
+        fourth.signal(signal.SIGKILL)
+        fourth.wait()
+    becomes(durable, StreamState.STOPPED)
+    assert told(durable).reason == "The listener ended without a word."
+    assert _gone(durable) == {second.pid, fourth.pid}
+
+
+def _gone(config: StreamConfig) -> set[int]:
+    return {each.report.process for each in told(config).listeners if each.gone}
+
+
 def test_a_second_listener_stands_by(stream: Stream, durable: StreamConfig) -> None:
     with (
         stream.listening() as first,
@@ -274,6 +344,9 @@ def test_a_missing_table_is_told_once_and_stops_nothing(
             stream = told(durable)
         assert caplog.text.count("migrate walex_django") == 1
         assert any("migrate walex_django" in each.hint for each in stream.problems)
+        said = stream.as_dict()
+        for key in ("parked", "events_per_second", "transactions_per_second"):
+            assert said[key] is None
     finally:
         with connection.cursor() as cursor:
             cursor.execute(rename.format(away, table))
@@ -294,8 +367,7 @@ def test_a_program_that_is_no_listener_is_told(durable: StreamConfig) -> None:
 
 
 def test_a_server_that_is_away_is_a_state(durable: StreamConfig) -> None:
-    config = replace(durable, url="postgres://zoo:s3cret@127.0.0.1:1/zoo")
-    stream = told(config)
+    stream = told(replace(durable, url=AWAY))
     assert stream.state == StreamState.UNREACHABLE
     assert "Cannot connect" in stream.reason
     assert "s3cret" not in str(stream.as_dict())

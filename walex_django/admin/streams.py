@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -22,10 +21,10 @@ from django.utils.translation import gettext as _
 
 from walex_django import inquiry, settings_reader, status
 from walex_django.conf import get_config, get_configs
-from walex_django.models import ListenerReport, ListenerState, Stream
+from walex_django.models import Stream
 from walex_django.replication.errors import ReplicationError
 from walex_django.settings_reader import Problem
-from walex_django.status import StreamState, StreamStatus
+from walex_django.status import ListenerStatus, StreamState, StreamStatus
 from walex_django.stream_config import StreamConfig
 
 from . import plot, stream_actions
@@ -136,7 +135,7 @@ class StreamAdmin(ReadOnlyAdmin):
         if request.method != "POST":
             title = _("Pause stream") if paused else _("Resume stream")
             context = {
-                "stream": status.read_all([config]).streams[0],
+                "stream": status.read_all([config], diagnose=False).streams[0],
                 "pausing": paused,
             }
             return self._confirm(request, "pause", title, stream, context)
@@ -175,22 +174,6 @@ class StreamAdmin(ReadOnlyAdmin):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """
-    A listener, as it says and as its server knows.
-
-    Attributes:
-        report: what it has said last.
-        reads: it has the slot.
-        gone: it said that it reads or waits, and does not.
-    """
-
-    report: ListenerReport
-    reads: bool
-    gone: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """
     A stream, as the page shows it.
@@ -213,14 +196,13 @@ class Card:
     reason: str
     problems: Sequence[Problem]
     wrong: int
-    listeners: Sequence[Listener]
+    listeners: Sequence[ListenerStatus]
     plots: Sequence[Plot]
     identities: str
     parked_url: str
     droppable: bool
 
 
-_ALIVE = timedelta(seconds=90)  # since a report of those who wait
 _RANKS = {"E": 0, "W": 1, "I": 2}  # of problems, by what their ids begin with
 _TONES = {
     StreamState.RUNNING: "good",
@@ -262,10 +244,7 @@ def _card(stream: StreamStatus, request: HttpRequest) -> Card:
         reason="" if stream.state == StreamState.LOST else stream.reason,
         problems=problems,
         wrong=sum(not problem.id.startswith("I") for problem in problems),
-        listeners=sorted(
-            (_listener(each, stream) for each in stream.account.reports),
-            key=lambda listener: not listener.reads,
-        ),
+        listeners=sorted(stream.listeners, key=lambda listener: not listener.reads),
         plots=[
             plot.lag(samples, stream.now, slot.lag if slot else None),
             plot.rate(samples, stream.now),
@@ -279,23 +258,6 @@ def _card(stream: StreamStatus, request: HttpRequest) -> Card:
         parked_url=_parked_url(stream.config, request),
         droppable=slot is not None and not stream_actions.obstacle(slot),
     )
-
-
-def _listener(report: ListenerReport, stream: StreamStatus) -> Listener:
-    reading = {ListenerState.RUNNING, ListenerState.PAUSED}
-    slot = stream.slot
-    reads = (
-        report.state in reading
-        and slot is not None
-        and slot.active_pid is not None
-        and slot.active_pid == report.backend_pid
-    )
-    if report.state in reading:
-        gone = not reads and stream.state != StreamState.UNREACHABLE
-    else:
-        waits = report.state in {ListenerState.STANDBY, ListenerState.RETRYING}
-        gone = waits and stream.now - report.updated_at > _ALIVE
-    return Listener(report=report, reads=reads, gone=gone)
 
 
 def _parked_url(config: StreamConfig, request: HttpRequest) -> str:

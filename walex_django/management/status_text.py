@@ -14,7 +14,13 @@ from walex_django.models import ListenerReport
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
 from walex_django.settings_reader import Problem
-from walex_django.status import OtherSlot, Overview, StreamState, StreamStatus
+from walex_django.status import (
+    ListenerStatus,
+    OtherSlot,
+    Overview,
+    StreamState,
+    StreamStatus,
+)
 
 _MOST_TABLES = 10
 
@@ -48,7 +54,7 @@ class StatusText:
         yield f"  state        {self._state(stream)}"
         if stream.state != StreamState.UNREACHABLE:
             yield f"  slot         {config.slot_name}: {_slot(slot)}"
-        for number, each in enumerate(stream.account.reports):
+        for number, each in enumerate(stream.listeners):
             yield f"  {'' if number else 'listeners':<12} {_listener(each)}"
         if slot:
             yield from self._log(stream, slot)
@@ -60,8 +66,8 @@ class StatusText:
                 f"  publication  {', '.join(config.publications)}:"
                 f" {self._tables(stream)}"
             )
-        nothing = "not known" if stream.account.problems else "nothing"
-        yield f"  parked       {stream.account.parked or nothing}"
+        parked = stream.account.parked
+        yield f"  parked       {'not known' if parked is None else parked or 'nothing'}"
         for key, value in stream.account.changed.items():
             yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
         for problem in stream.problems:
@@ -148,19 +154,17 @@ def _slot(slot: Slot | None) -> str:
 
 
 def _rates(stream: StreamStatus) -> str:
-    if stream.account.problems and not stream.account.samples:
+    events, transactions = stream.events_per_second, stream.transactions_per_second
+    if events is None or transactions is None:
         return "not known"
-    return (
-        f"{stream.events_per_second:.1f} events/s,"
-        f" {stream.transactions_per_second:.1f} transactions/s"
-    )
+    return f"{events:.1f} events/s, {transactions:.1f} transactions/s"
 
 
-def _listener(report: ListenerReport) -> str:
-    label = report.get_state_display()
-    return (
-        f"{report.host}, process {report.process}: {label} since {_time(report.since)}"
-    )
+def _listener(listener: ListenerStatus) -> str:
+    report = listener.report
+    said = f"{report.get_state_display()} since {_time(report.since)}"
+    told = f"gone (was {said})" if listener.gone else said
+    return f"{report.host}, process {report.process}: {told}"
 
 
 def _done(report: ListenerReport) -> Iterator[str]:

@@ -93,7 +93,7 @@ class Command(BaseCommand):
     def _check(
         self, configs: list[StreamConfig], limits: dict[str, Any], *, as_json: bool
     ) -> None:
-        streams = _read(configs).streams
+        streams = _read(configs, diagnose=False).streams
         verdict = health.verdict(streams, **limits)
         if as_json:
             self.stdout.write(json.dumps(verdict))
@@ -148,9 +148,9 @@ class Command(BaseCommand):
             self.stdout.write(_END, ending="")
 
 
-def _read(configs: list[StreamConfig]) -> Overview:
+def _read(configs: list[StreamConfig], *, diagnose: bool = True) -> Overview:
     try:
-        return inquiry.read_all(configs)
+        return inquiry.read_all(configs, diagnose=diagnose)
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
 
