@@ -16,10 +16,11 @@ from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
-from . import diagnosis, filter_names, handlers, runtime, settings_reader
+from . import diagnosis, handlers, runtime, settings_reader
+from .diagnosis import filter_names
+from .diagnosis.published_tables import NO_TABLE
 from .filters import Subscriptions
 from .middleware import resolve
-from .published_tables import NO_TABLE
 from .settings_reader import Problem
 from .signals import ALL
 from .stream_config import StreamConfig

@@ -28,7 +28,7 @@ def test_each_key_of_the_settings_has_its_row() -> None:
 
 def test_each_check_has_its_row() -> None:
     documented = re.findall(r"^\| `walex_django\.([EWI]\d+)`", CHECKS, re.MULTILINE)
-    sources = "".join(path.read_text() for path in ROOT.glob("walex_django/*.py"))
+    sources = "".join(path.read_text() for path in ROOT.glob("walex_django/**/*.py"))
 
     assert sorted(documented) == sorted(set(re.findall(r'"([EWI]\d{3})"', sources)))
 

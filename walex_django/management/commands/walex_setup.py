@@ -8,10 +8,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from walex_django import (
     checkpoints,
     diagnosis,
-    published_tables,
     replica_identity,
     runtime,
 )
+from walex_django.diagnosis import published_tables
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
 from walex_django.named_tables import subscribed_tables
 from walex_django.plan import Step, setup_plan

@@ -7,19 +7,21 @@ from contextlib import suppress
 
 from django.core.exceptions import ImproperlyConfigured
 
-from . import filter_names, old_rows, replica_identity, surplus
-from .catalogue import ModelTables
-from .filters import Subscriptions
-from .named_tables import LISTED, listed, named_tables, subscribed_tables
+from walex_django import replica_identity, surplus
+from walex_django.catalogue import ModelTables
+from walex_django.filters import Subscriptions
+from walex_django.named_tables import LISTED, listed, named_tables, subscribed_tables
+from walex_django.plan import require_covered
+from walex_django.replication import identities, publications
+from walex_django.replication.connection import Connection
+from walex_django.replication.errors import ReplicationError
+from walex_django.replication.identities import Identity
+from walex_django.replication.publications import Publication, TableName
+from walex_django.settings_reader import Problem
+from walex_django.stream_config import StreamConfig
+
+from . import filter_names, old_rows
 from .old_rows import PublishedRows, remedy
-from .plan import require_covered
-from .replication import identities, publications
-from .replication.connection import Connection
-from .replication.errors import ReplicationError
-from .replication.identities import Identity
-from .replication.publications import Publication, TableName
-from .settings_reader import Problem
-from .stream_config import StreamConfig
 
 NO_TABLE = "W048"
 NO_KEY = "W034"

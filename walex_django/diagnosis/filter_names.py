@@ -8,14 +8,15 @@ from collections.abc import Collection, Iterator
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 
+from walex_django.catalogue import bare, concrete_models
+from walex_django.filters import Filter, Subscriptions
+from walex_django.named_tables import listed
+from walex_django.replication.publications import TableName
+from walex_django.settings_reader import Problem
+from walex_django.stream_config import StreamConfig
+
 from . import old_rows
-from .catalogue import bare, concrete_models
-from .filters import Filter, Subscriptions
-from .named_tables import listed
 from .old_rows import PublishedRows
-from .replication.publications import TableName
-from .settings_reader import Problem
-from .stream_config import StreamConfig
 
 _DEFAULT_SCHEMA = "public"
 

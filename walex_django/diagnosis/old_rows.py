@@ -14,25 +14,25 @@ from typing import Any, NamedTuple
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 
-from . import handlers
-from .catalogue import Lineage, column_fields
-from .events import EventType
-from .filters import Filter, Subscriptions
-from .functions import Called
-from .handlers import Handler
-from .named_tables import LISTED, listed
-from .replica_identity import Wishes
-from .replication.identities import Identity
-from .replication.publications import TableName
-from .settings_reader import Problem
-from .signals import (
+from walex_django import handlers
+from walex_django.catalogue import Lineage, column_fields
+from walex_django.events import EventType
+from walex_django.filters import Filter, Subscriptions
+from walex_django.functions import Called
+from walex_django.handlers import Handler
+from walex_django.named_tables import LISTED, listed
+from walex_django.replica_identity import Wishes
+from walex_django.replication.identities import Identity
+from walex_django.replication.publications import TableName
+from walex_django.settings_reader import Problem
+from walex_django.signals import (
     Receiver,
     post_db_change,
     post_db_update,
     receiver_name,
     unwrapped,
 )
-from .stream_config import StreamConfig
+from walex_django.stream_config import StreamConfig
 
 _ALWAYS = frozenset({"changes"})
 # Of a DELETE there is always some of the old row.

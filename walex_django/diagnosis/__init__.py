@@ -9,14 +9,18 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.db import transaction
-from django.template.defaultfilters import filesizeformat
 
-from . import checkpoints, published_tables, settings_reader
-from .published_tables import told
-from .receivers_database import database
-from .replication import server, slots
-from .replication.connection import PAST_POOLER, Connection, connect, sql_error
-from .replication.errors import (
+from walex_django import checkpoints, settings_reader
+from walex_django.limits import format_size
+from walex_django.receivers_database import database
+from walex_django.replication import server, slots
+from walex_django.replication.connection import (
+    PAST_POOLER,
+    Connection,
+    connect,
+    sql_error,
+)
+from walex_django.replication.errors import (
     CannotConnect,
     ReplicationError,
     SlotBroken,
@@ -25,11 +29,14 @@ from .replication.errors import (
     SlotUnusable,
     SlotWaiting,
 )
-from .replication.server import Server
-from .replication.slots import Slot
-from .settings_reader import Problem
-from .start import require_one_database
-from .stream_config import StreamConfig
+from walex_django.replication.server import Server
+from walex_django.replication.slots import Slot
+from walex_django.settings_reader import Problem
+from walex_django.start import require_one_database
+from walex_django.stream_config import StreamConfig
+
+from . import published_tables
+from .published_tables import told
 
 UNREACHABLE = "W020"
 POOLER = "W021"
@@ -202,11 +209,11 @@ def _left_behind(facts: Server, every: Iterable[Slot]) -> Iterator[Problem]:
             and not (slot.temporary or slot.synced)
             and slot.name not in known
         ):
-            size = "some" if slot.retained is None else filesizeformat(slot.retained)
+            size = "some" if slot.retained is None else format_size(slot.retained)
             yield Problem(
                 LEFT_BEHIND,
                 f'Nobody reads the slot "{slot.name}" and no stream in WALEX has it,'
-                f" and the server keeps {size.replace(chr(160), ' ')} of its log for"
+                f" and the server keeps {size} of its log for"
                 " it.",
                 "If nobody will read it again, run: python manage.py walex_teardown"
                 f" --slot {slot.name}",
