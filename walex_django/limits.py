@@ -1,9 +1,11 @@
-"""Limits of lag and age as people write them."""
+"""Sizes and ages as people write them."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
+
+from django.utils.formats import number_format
 
 _SIZES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([kmgt]?b)?", re.ASCII | re.IGNORECASE)
@@ -28,6 +30,21 @@ def parse_size(text: str) -> int:
             f"{text!r} is no size: write a number and kB, MB, GB or TB, such as 500MB"
         )
     return int(float(match[1]) * _SIZES[(match[2] or "b").lower()])
+
+
+def format_size(size: float) -> str:
+    """
+    Return a number of bytes with the unit that suits it, as `parse_size` takes it.
+
+    Args:
+        size: in bytes.
+    """
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = 0
+    while abs(size) >= 1024 and power < len(units) - 1:
+        size, power = size / 1024, power + 1
+    digits = 0 if power == 0 or size >= 100 or size == int(size) else 1
+    return f"{number_format(round(size, digits), digits)} {units[power]}"
 
 
 def parse_age(text: str) -> timedelta:

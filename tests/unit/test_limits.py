@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from walex_django.limits import parse_age, parse_size
+from walex_django.limits import format_size, parse_age, parse_size
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,8 @@ def test_ages(text: str, age: timedelta) -> None:
 def test_what_is_no_age(text: str) -> None:
     with pytest.raises(ValueError, match="is no age: write a number and s, m, h or d"):
         parse_age(text)
+
+
+@pytest.mark.parametrize("size", [0, 1023, 1536, 300 * 2**20, 5 * 2**40])
+def test_a_size_is_told_as_it_may_be_written(size: int) -> None:
+    assert parse_size(format_size(size)) == size

@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
 
+from walex_django import limits
 from walex_django.models import StreamSample
 from walex_django.status import HISTORY
 
@@ -226,11 +227,5 @@ def _round_size(value: int) -> int:
 
 
 def size(value: float) -> str:
-    """Return bytes as people say them."""
-    units = ("B", "kB", "MB", "GB", "TB")
-    power = 0
-    while abs(value) >= 1024 and power < len(units) - 1:
-        value, power = value / 1024, power + 1
-    digits = 0 if power == 0 or value >= 100 or value == int(value) else 1
-    # A no-break space.
-    return f"{number_format(round(value, digits), digits)}\u00a0{units[power]}"
+    """Return bytes as people say them, on one line."""
+    return limits.format_size(value).replace(" ", "\u00a0")

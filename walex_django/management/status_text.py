@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from django.core.management.color import Style
-from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 
+from walex_django.limits import format_size
 from walex_django.models import ListenerReport
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
@@ -95,16 +95,20 @@ class StatusText:
     def _log(self, stream: StreamStatus, slot: Slot) -> Iterator[str]:
         if slot.lag is not None:
             age = "" if stream.age is None else f", {_age(stream.age)} old"
-            yield f"  lag          {_size(slot.lag)}{age}"
+            yield f"  lag          {format_size(slot.lag)}{age}"
         yield f"  retained     {self._retained(slot)}"
 
     def _retained(self, slot: Slot) -> str:
-        told = "nothing" if slot.retained is None else f"{_size(slot.retained)} of log"
+        told = (
+            "nothing"
+            if slot.retained is None
+            else f"{format_size(slot.retained)} of log"
+        )
         if slot.wal_status:
             told += f", wal_status {slot.wal_status}"
         if slot.safe_wal_size is not None:
             left = max(slot.safe_wal_size, 0)
-            told += f", lost when {_size(left)} more are written"
+            told += f", lost when {format_size(left)} more are written"
         if slot.wal_status in {"unreserved", "lost"}:
             return self._style.WARNING(told)
         return told
@@ -125,7 +129,7 @@ class StatusText:
     def _other(self, other: OtherSlot) -> str:
         slot = other.slot
         of = f", database {slot.database}" if slot.database else ""
-        kept = "" if slot.retained is None else f", {_size(slot.retained)} of log"
+        kept = "" if slot.retained is None else f", {format_size(slot.retained)} of log"
         told = f"{slot.name}: {slot.slot_type}{of}, {_slot(slot)}{kept}"
         if other.orphaned:
             return self._style.WARNING(f"{told}; orphaned")
@@ -192,7 +196,3 @@ def _time(time: datetime) -> str:
 def _age(age: timedelta) -> str:
     seconds = age.total_seconds()
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=int(seconds)))
-
-
-def _size(size: int) -> str:
-    return filesizeformat(size).replace("\xa0", " ")
