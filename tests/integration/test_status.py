@@ -13,13 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from tests.listening import Listening
-from tests.process import ROOT, Process, eventually
+from tests.process import ROOT, Process, eventually, read_journal
 from tests.zoo.models import Keeper
 from walex_django import runtime, status
 from walex_django.models import ListenerReport, ParkedEvent
@@ -95,25 +96,28 @@ def test_a_stream_without_its_slot(config: StreamConfig, shown: Shown) -> None:
 
 @pytest.mark.usefixtures("durable")
 def test_listeners_and_what_they_have_done(
-    environment: dict[str, str], shown: Shown
+    environment: dict[str, str], journal: Path, shown: Shown
 ) -> None:
     one = ("walex_listen", "--stream=default")
     with Process(*one, env=environment) as first:
         first.wait_for("Quit with")
         with Process(*one, env=environment) as second:
             second.wait_for("Waiting to take over")
-            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
-            eventually(
-                lambda: "delivered    2 events, 1 transaction, no failed" in shown(),
-                "the report",
-            )
             eventually(lambda: "standing by" in shown(), "the standby's report")
             text = shown()
             told = _told(shown)
+            Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
+            eventually(lambda: len(read_journal(journal)) == 2, "the events")
+            # At their end they report once more, and not after ten seconds only.
+            for listener in (second, first):
+                listener.signal(signal.SIGTERM)
+                assert listener.wait() == 0
+    ended = shown()
     assert f"listeners    {socket.gethostname()}, process " in text
     assert f"process {first.pid}: running since " in text
     assert f"process {second.pid}: standing by since " in text
-    assert re.search(r"last event   [0-9A-F]+/[0-9A-F]+:\d+, committed 20", text)
+    assert "delivered    2 events, 1 transaction, no failed calls" in ended
+    assert re.search(r"last event   [0-9A-F]+/[0-9A-F]+:\d+, committed 20", ended)
     assert {each["state"] for each in told["listeners"]} == {"running", "standby"}
 
 
