@@ -175,7 +175,7 @@ def test_a_server_that_stays_away_is_told_of_once(own_stream: OwnStream) -> None
         own_stream.server.stop("fast")
         with socket.create_server(("127.0.0.1", port)) as nobody:
             # Each attempt connects a few times.
-            for _ in range(15):
+            for _ in range(8):
                 nobody.accept()[0].close()
         own_stream.server.start()
         listener.wait_for("connected again")
