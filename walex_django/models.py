@@ -126,6 +126,13 @@ class ListenerState(models.TextChoices):
     FAILED = "failed", _("failed")
 
 
+READS = frozenset({ListenerState.RUNNING, ListenerState.PAUSED})
+"""The states of a listener that has the slot."""
+
+WAITS = frozenset({ListenerState.STANDBY, ListenerState.RETRYING})
+"""Of one that waits for it, or for the server."""
+
+
 class ListenerReport(models.Model):
     """
     What a listener says of itself that its server does not know.

@@ -19,7 +19,14 @@ from django.utils import timezone
 
 from .counts import Counts, total
 from .events import Event as Changed
-from .models import ListenerReport, ListenerState, StreamSample, StreamSetting
+from .models import (
+    READS,
+    WAITS,
+    ListenerReport,
+    ListenerState,
+    StreamSample,
+    StreamSetting,
+)
 from .receivers_database import known_error
 from .status import HISTORY
 from .stream_config import StreamConfig
@@ -31,7 +38,6 @@ _SAMPLE_EVERY = 10.0  # seconds
 _SIGN_EVERY = 30.0  # seconds between two signs of those who wait
 _MUCH = 2**20  # bytes of log: a lag that is worth a sample though nothing is delivered
 _LINGER = 5.0  # seconds that the end may take
-_READS = {ListenerState.RUNNING, ListenerState.PAUSED}
 
 
 class Report:
@@ -156,7 +162,7 @@ class _Desk:
         except Exception as error:  # noqa: BLE001 - nobody else would look again
             connections.close_all()
             # One that waits or has failed tells why by itself, and it may be the same.
-            if not self._failed and self._report.state in _READS:
+            if not self._failed and self._report.state in READS:
                 self._failed = True
                 logger.warning(
                     "What the listener of stream %s does could not be written: %s",
@@ -171,10 +177,10 @@ class _Desk:
         report, now = self._report, time.monotonic()
         if report.news:
             self._write(now, begin=report.state == ListenerState.RUNNING)
-        elif report.state in {ListenerState.STANDBY, ListenerState.RETRYING}:
+        elif report.state in WAITS:
             if now - self._wrote >= _SIGN_EVERY:
                 self._write(now)
-        elif report.state in _READS:
+        elif report.state in READS:
             self._look_at_work(now)
 
     def _look_at_work(self, now: float) -> None:
@@ -247,9 +253,8 @@ class _Desk:
         """Delete what others said: who has the slot knows that they have not."""
         rows = ListenerReport.objects.using(router.db_for_write(ListenerReport))
         others = rows.filter(stream=self._stream).exclude(listener=self._report.id)
-        waiting = {ListenerState.STANDBY, ListenerState.RETRYING}
         others.exclude(
-            state__in=waiting, updated_at__gt=timezone.now() - 3 * _SIGN
+            state__in=WAITS, updated_at__gt=timezone.now() - 3 * _SIGN
         ).delete()
 
     def _is_paused(self) -> bool:
@@ -260,7 +265,7 @@ class _Desk:
     def _lag(self) -> int | None:
         """Return the bytes of log that are not done, if the server tells."""
         config = self._report.config
-        if self._report.state not in _READS:
+        if self._report.state not in READS:
             return None  # it may be away, and what is said of that must not wait
         with connections[config.database].cursor() as cursor:
             cursor.execute(_LAG, [config.slot_name])

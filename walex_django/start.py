@@ -142,11 +142,8 @@ def unbroken_place(start: Start, replication: ReplicationConnection) -> SlotPlac
     name = config.slot_name
     if slot is None and config.failover and start.standby:
         raise SlotWaiting(f'This standby has no copy of the slot "{name}" yet.')
-    if slot and config.failover and not slot.failover:
-        raise NotPrepared(
-            f'Standbys keep no copy of the slot "{name}", and FAILOVER is set.',
-            hint="Run: python manage.py walex_setup",
-        )
+    if slot and config.failover:
+        slots.require_copied(slot)
     system, timeline = replication.identify()
     checkpoint = checkpoints.find(system, name)
     statistics = slots.statistics(replication.sql, name)

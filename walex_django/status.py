@@ -21,10 +21,16 @@ from django.utils.translation import gettext_lazy
 
 from . import diagnosis, receivers_database, runtime
 from .conf import get_configs
-from .models import ListenerReport, ListenerState, ParkedEvent, StreamSample
+from .models import (
+    READS,
+    WAITS,
+    ListenerReport,
+    ListenerState,
+    ParkedEvent,
+    StreamSample,
+)
 from .replication import publications, server, slots
 from .replication.connection import (
-    BoundedConnection,
     Connection,
     connect,
     sql_error,
@@ -39,8 +45,6 @@ HISTORY = timedelta(hours=1)
 """Of how long ago samples are kept."""
 
 _ALIVE = timedelta(seconds=90)  # since a report of those who wait
-_READS = {ListenerState.RUNNING, ListenerState.PAUSED}
-_WAITS = {ListenerState.RETRYING, ListenerState.STANDBY}
 _RECENT = timedelta(minutes=1)  # for the rates
 _PATIENCE = 3  # seconds to wait for a server
 
@@ -149,8 +153,8 @@ class StreamStatus:
             ListenerStatus(
                 report=each,
                 reads=each is reader,
-                gone=(each.state in _READS and told and each is not reader)
-                or (each.state in _WAITS and each not in waiting),
+                gone=(each.state in READS and told and each is not reader)
+                or (each.state in WAITS and each not in waiting),
             )
             for each in reports
         ]
@@ -312,7 +316,8 @@ def read_all(configs: Iterable[StreamConfig], *, diagnose: bool = True) -> Overv
         config, account = _account(written)
         if place not in away:
             try:
-                with _connect(config) as connection:
+                parameters = config.connection_parameters()
+                with connect(parameters, patience=_PATIENCE) as connection:
                     found = read(config, connection, account, diagnose=diagnose)
                     every: Sequence[Slot] = ()
                     if diagnose:
@@ -369,13 +374,6 @@ def read(
         problems=problems,
         account=account,
     )
-
-
-def _connect(config: StreamConfig) -> BoundedConnection:
-    parameters = config.connection_parameters()
-    connection = connect({**parameters, "connect_timeout": _PATIENCE})
-    connection.patience = _PATIENCE
-    return connection
 
 
 def _unreachable(
@@ -465,7 +463,7 @@ def _reader(
     if slot is None or slot.active_pid is None:
         return None
     for report in reports:
-        if report.backend_pid == slot.active_pid and report.state in _READS:
+        if report.backend_pid == slot.active_pid and report.state in READS:
             return report
     return None
 
@@ -477,7 +475,7 @@ def _waiting(
     return [
         each
         for each in reports
-        if each.state in _WAITS
+        if each.state in WAITS
         and now - each.updated_at < _ALIVE
         and not (unread and _is_outlived(each, reports))
     ]
@@ -488,6 +486,6 @@ def _is_outlived(waiting: ListenerReport, reports: Iterable[ListenerReport]) -> 
     return any(
         each.pk > waiting.pk
         and each.updated_at > waiting.updated_at
-        and each.state not in _WAITS
+        and each.state not in WAITS
         for each in reports
     )

@@ -126,10 +126,7 @@ def _connected(config: StreamConfig, slot: str) -> Iterator[Connection]:
 
 
 def _connect(config: StreamConfig) -> Connection:
-    parameters = config.connection_parameters()
-    connection = connect({**parameters, "connect_timeout": _PATIENCE})
-    connection.patience = _PATIENCE
-    return connection
+    return connect(config.connection_parameters(), patience=_PATIENCE)
 
 
 def _find(connection: Connection, name: str) -> Slot:

@@ -160,12 +160,8 @@ def _slot_problems(
         # One that was never there loses nothing.
         id = "W040" if slots.RECREATE not in error.hint else "W043"
         yield Problem(id, error.reason, error.hint)
-    if slot and config.failover and not slot.failover:
-        yield Problem(
-            "W046",
-            f'Standbys keep no copy of the slot "{slot.name}", and FAILOVER is set.',
-            "Run: python manage.py walex_setup",
-        )
+    if slot and config.failover:
+        yield from told("W046", lambda: slots.require_copied(slot))
 
 
 def _unusable(config: StreamConfig, slot: Slot | None, connection: Connection) -> str:

@@ -94,7 +94,11 @@ def parse_url(url: str) -> dict[str, Any]:
 
 
 def connect(
-    parameters: Mapping[str, Any], *, replication: bool = False, name: str = ""
+    parameters: Mapping[str, Any],
+    *,
+    replication: bool = False,
+    name: str = "",
+    patience: int | None = None,
 ) -> BoundedConnection:
     """
     Connect with every setting pinned that shapes the text of values.
@@ -104,6 +108,8 @@ def connect(
         replication: make it a connection for logical replication, which understands
             simple queries only; so does every cursor of the connection then send.
         name: what the server shows as ``application_name``.
+        patience: seconds to wait for the server, and then for each answer; by default
+            as long as ``parameters`` and `BoundedConnection` say.
 
     Raises:
         CannotConnect: no server there, or it refused.
@@ -117,10 +123,12 @@ def connect(
         "client_encoding": "UTF8",
     }
     arguments.pop("replication", None)
+    if patience is not None:
+        arguments["connect_timeout"] = patience
     if replication:
         arguments["replication"] = "database"
     try:
-        return BoundedConnection.connect(
+        connection = BoundedConnection.connect(
             **arguments,
             autocommit=True,
             prepare_threshold=None,
@@ -132,6 +140,9 @@ def connect(
             hint=_connect_hint(error, replication=replication),
             passing=may_pass(arguments, error),
         ) from error
+    if patience is not None:
+        connection.patience = patience
+    return connection
 
 
 def _connect_hint(error: psycopg.Error, *, replication: bool) -> str:

@@ -17,7 +17,7 @@ from psycopg import sql
 from walex_django.pgoutput.lsn import Lsn
 
 from .connection import BoundedConnection, Connection, sql_error
-from .errors import SlotInUse, SlotMissing, SlotUnusable, SlotWaiting
+from .errors import NotPrepared, SlotInUse, SlotMissing, SlotUnusable, SlotWaiting
 
 PLUGIN = "pgoutput"
 MAX_NAME_LENGTH = 63
@@ -240,6 +240,20 @@ def check(slot: Slot, *, database: str, durable: bool) -> None:
             f'The slot "{slot.name}" is lost ({_LOST.get(slot.lost, slot.lost)}){read}.'
             " What was written since cannot be delivered.",
             hint=f"To go on from the end of the log, run: {RECREATE}",
+        )
+
+
+def require_copied(slot: Slot) -> None:
+    """
+    Raise unless standbys keep a copy of the slot.
+
+    Raises:
+        NotPrepared: they do not.
+    """
+    if not slot.failover:
+        raise NotPrepared(
+            f'Standbys keep no copy of the slot "{slot.name}", and FAILOVER is set.',
+            hint="Run: python manage.py walex_setup",
         )
 
 
