@@ -103,8 +103,8 @@ def _ours(url: str, contender: str) -> Callable[[], None]:
     configure(url, slot="run", **options)
 
     from walex_django import Event, on_insert
-    from walex_django.conf import get_config
-    from walex_django.listener import Listener
+    from walex_django.conf.configs import get_config
+    from walex_django.listening.listener import Listener
     from walex_django.signals import post_db_insert
 
     from .models import BenchRow

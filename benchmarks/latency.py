@@ -120,8 +120,8 @@ def _notified(url: str, changes: int) -> list[float]:
 def _ours(url: str, changes: int) -> list[float]:
     configure(url, slot="latency")
 
-    from walex_django.conf import get_config
-    from walex_django.listener import Listener
+    from walex_django.conf.configs import get_config
+    from walex_django.listening.listener import Listener
     from walex_django.signals import post_db_insert
 
     from .models import BenchRow

@@ -16,12 +16,12 @@ from django.db import connections
 from django.db.models.signals import post_migrate
 
 from example_project.postgres import Postgres
-from walex_django.conf import get_config
-from walex_django.plan import setup_plan, teardown_plan
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
+from walex_django.provisioning.plan import setup_plan, teardown_plan
 from walex_django.replication import connection as replication
 from walex_django.replication import slots
 from walex_django.signals import StreamSignal
-from walex_django.stream_config import StreamConfig
 
 from . import versions
 from .listening import Connect, Listening

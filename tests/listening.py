@@ -9,11 +9,11 @@ from typing import Any, Self
 from django.db import connections
 
 from walex_django import Event
-from walex_django.listener import Listener
-from walex_django.reporter import Report
+from walex_django.conf.stream import StreamConfig
+from walex_django.listening.listener import Listener
+from walex_django.listening.start import Start
+from walex_django.monitoring.reporter import Report
 from walex_django.signals import post_db_change
-from walex_django.start import Start
-from walex_django.stream_config import StreamConfig
 
 Connect = Callable[..., None]
 """The type of the fixture `connect`: signal, receiver and perhaps a sender."""

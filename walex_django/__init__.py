@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .events import Change, Event, EventType
-from .filters import ALL_TABLES
-from .handlers import on_delete, on_event, on_insert, on_truncate, on_update
+from .events.event import Change, Event, EventType
+from .events.table import Source
+from .handlers.registry import on_delete, on_event, on_insert, on_truncate, on_update
 from .pgoutput.lsn import Lsn
 from .pgoutput.messages import UNCHANGED
 from .pgoutput.values import ExactText
-from .tables import Source
+from .subscriptions import ALL_TABLES
 from .version import __version__
 
 __all__ = [

@@ -18,12 +18,15 @@ class WalexConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:  # noqa: D102
-        from . import context, handlers, settings_reader
         from .checks import check_databases, check_settings
+        from .conf import configs, reader
+        from .context import writer
+        from .handlers import registry
 
         register(check_settings, self.name)
         register(check_databases, Tags.database)
-        context.install()
+        writer.install()
         # What is wrong with the settings, the check tells.
-        configs, _ = settings_reader.read(getattr(settings, "WALEX", None))
-        handlers.load(chain(*(config.modules for config in configs.values())))
+        streams, _ = reader.read(getattr(settings, "WALEX", None))
+        registry.load(chain(*(config.modules for config in streams.values())))
+        configs.load_modules_with(registry.load)

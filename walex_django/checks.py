@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from django.apps import AppConfig
@@ -16,21 +15,21 @@ from django.db import Error as DatabaseError
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
-from . import diagnosis, handlers, runtime, settings_reader
-from .diagnosis import filter_names
+from .conf import reader, stored
+from .conf.names import unknown_names
+from .conf.reader import Problem
+from .conf.stream import StreamConfig
+from .diagnosis.problems import diagnose
 from .diagnosis.published_tables import NO_TABLE
-from .filters import Subscriptions
-from .middleware import resolve
-from .settings_reader import Problem
+from .handlers import registry
 from .signals import ALL
-from .stream_config import StreamConfig
 
 
 def check_settings(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Check the shape of ``WALEX``; asks no server."""
-    configs, problems = settings_reader.read(getattr(settings, "WALEX", None))
+    configs, problems = reader.read(getattr(settings, "WALEX", None))
     found = list(problems)
     for config in configs.values():
         found += unknown_names(config)
@@ -53,7 +52,7 @@ def check_databases(
         app_configs: of no account.
         databases: aliases; the streams on others are not looked at.
     """
-    configs, _ = settings_reader.read(getattr(settings, "WALEX", None))
+    configs, _ = reader.read(getattr(settings, "WALEX", None))
     found: dict[Problem, str] = {}
     for written in configs.values():
         if written.database in (databases or ()):
@@ -66,8 +65,8 @@ def check_databases(
 def _database_problems(written: StreamConfig) -> list[Problem]:
     config = written
     with suppress(ImproperlyConfigured, DatabaseError):  # the commands tell
-        config = runtime.refreshed(written)
-    found = diagnosis.diagnose(config)
+        config = stored.refreshed(written)
+    found = diagnose(config)
     ids = {problem.id for problem in found}
     # Each run of the tests makes such a database, perhaps beside the one with the slot.
     unprepared = "W030" in ids and (
@@ -98,16 +97,11 @@ def _message(problem: Problem, stream: str | None = None) -> CheckMessage:
 _KINDS = {"E": checks.Error, "W": checks.Warning, "I": checks.Info}
 
 
-def unknown_names(config: StreamConfig) -> list[Problem]:
-    """Return what a stream's settings name and is not there; asks no server."""
-    return _name_problems(config) + _path_problems(config)
-
-
 def _stream_problems(configs: Mapping[str, StreamConfig]) -> list[Problem]:
     """Return who hears of a stream that there is not, and so of nothing."""
     waiting = [
         (f"{handler.where}: the handler", handler.stream)
-        for handler in [*handlers.registry.values()]
+        for handler in [*registry.handlers.values()]
         if handler.stream is not None
     ]
     waiting += [
@@ -121,44 +115,3 @@ def _stream_problems(configs: Mapping[str, StreamConfig]) -> list[Problem]:
         for who, stream in waiting
         if stream not in configs
     ]
-
-
-def _name_problems(config: StreamConfig) -> list[Problem]:
-    """Return what names no model or field."""
-    found = []
-    for key, entries in (
-        ("SUBSCRIPTIONS", config.subscriptions),
-        ("FILTERS", config.filters),
-        ("REPLICA_IDENTITY", config.replica_identity),
-    ):
-        path = f"WALEX[{config.name!r}][{key!r}]"
-        for entry in entries:
-            try:
-                Subscriptions([entry])
-            except ImproperlyConfigured as error:
-                hint = "Mend the name, or write 'app.*' for all models of the app."
-                found.append(Problem("E006", f"{path}: {error}", hint))
-    return found + filter_names.unknown_fields(config)
-
-
-def _path_problems(config: StreamConfig) -> list[Problem]:
-    """Return what cannot be imported."""
-    hint = "Mend the dotted path."
-    path = f"WALEX[{config.name!r}]"
-    found = [
-        Problem("E009", f"{path}['MODULES']: there is no module {module!r}.", hint)
-        for module in config.modules
-        if not handlers.exists(module)
-    ]
-    resolvers: list[tuple[str, Callable[[], object]]] = [
-        (f"{path}['FILTERS'][{entry!r}]", chosen.condition)
-        for entry, chosen in config.filters.items()
-    ]
-    if config.message_middleware:
-        resolvers.append((path, partial(resolve, config.message_middleware)))
-    for where, look_up in resolvers:
-        try:
-            look_up()
-        except ImproperlyConfigured as error:
-            found.append(Problem("E009", f"{where}: {error}.", hint))
-    return found

@@ -7,17 +7,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Field, ForeignKey, Model
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from . import log, masking
-from .catalogue import Lineage, column_fields
+from . import log
+from .events import masking
+from .events.catalogue import column_fields
+from .events.event import Event
+from .events.table import Table
 from .pgoutput.messages import (
     UNCHANGED,
     PartialRow,
@@ -27,103 +29,10 @@ from .pgoutput.messages import (
     Update,
     Value,
 )
-from .replication.publications import TableName
-
-if TYPE_CHECKING:
-    from .events import Event
-    from .tables import Table
-
-ALL_TABLES: Final = "*"
-"""In ``SUBSCRIPTIONS``: every table that the publication has."""
-
-OWN_APP = "walex_django"
 
 logger = log.logger(__name__)
 
-
-class Subscriptions:
-    """
-    The tables that a stream delivers.
-
-    Args:
-        entries: ``"app.Model"``, ``"app.*"``, ``"schema.table"``, ``"schema.*"`` or
-            `ALL_TABLES`. Where the part before the dot is the label of an installed
-            app, the rest names a model of it.
-
-    Raises:
-        ImproperlyConfigured: an app has no such model.
-    """
-
-    def __init__(self, entries: Iterable[str]) -> None:
-        self.everything = False
-        self.app_labels: set[str] = set()
-        self.models: set[type[Model]] = set()
-        self.schemas: set[str] = set()
-        self.tables: set[TableName] = set()
-        for entry in entries:
-            self._add(entry)
-
-    def _add(self, entry: str) -> None:
-        owner, _, name = entry.partition(".")
-        if entry == ALL_TABLES:
-            self.everything = True
-        elif owner in {config.label for config in apps.get_app_configs()}:
-            if name == "*":
-                self.app_labels.add(owner)
-            else:
-                self.models.add(_model(owner, name))
-        elif name == "*":
-            self.schemas.add(owner)
-        else:
-            self.tables.add(TableName(owner, name))
-
-    def cover(self, lineage: Lineage) -> bool:
-        """Return whether the changes of a table are delivered."""
-        model = lineage.model
-        if model is not None and model._meta.app_label == OWN_APP:
-            return False
-        return (
-            self.everything
-            or any(map(self.covers_model, lineage.models))
-            or any(
-                name.schema in self.schemas or name in self.tables
-                for name in lineage.names
-            )
-        )
-
-    def may_cover(self, model: type[Model]) -> bool:
-        """Return whether a model's table can be among them, whatever its schema."""
-        names = {table.name for table in self.tables}
-        return (
-            self.covers_model(model)
-            or bool(self.schemas)
-            or any(name in model._meta.db_table for name in names)
-        )
-
-    def covers_model(self, model: type[Model]) -> bool:
-        """Return whether a concrete model is named, by itself or with its app."""
-        return (
-            self.everything
-            or model in self.models
-            or model._meta.app_label in self.app_labels
-        )
-
-
-def _model(label: str, name: str) -> type[Model]:
-    try:
-        model = apps.get_model(label, name)
-    except LookupError:
-        known = sorted(
-            model.__name__ for model in apps.get_app_config(label).get_models()
-        )
-        raise ImproperlyConfigured(
-            f"The app {label!r} has no model {name!r}; it has {', '.join(known)}."
-        ) from None
-    concrete: type[Model] = model._meta.concrete_model
-    return concrete
-
-
-Where: TypeAlias = "Callable[[Event], object]"
+Where: TypeAlias = Callable[[Event], object]
 
 _MEMORY = 1000  # values of which a pair remembers whether they are its own
 _MEMORABLE = 100  # bytes

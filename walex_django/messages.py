@@ -10,8 +10,10 @@ from django.db import DEFAULT_DB_ALIAS, NotSupportedError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from .filters import OWN_APP
 from .pgoutput.lsn import Lsn
+
+OWN_PREFIX = "walex_django."
+"""The beginning of the prefixes that walex_django keeps for its own messages."""
 
 
 def emit(
@@ -39,7 +41,7 @@ def emit(
 
     Source: PostgreSQL, "System Administration Functions", pg_logical_emit_message.
     """
-    if prefix.startswith(f"{OWN_APP}."):
+    if prefix.startswith(OWN_PREFIX):
         raise ValueError(
             f"The prefix {prefix!r} is one of walex_django's own: choose another."
         )

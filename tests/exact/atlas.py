@@ -13,10 +13,10 @@ from psycopg import sql
 from tests.listening import TIMEOUT, Listening
 from tests.process import eventually
 from walex_django import Event
-from walex_django.conf import get_config
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import connection as replication
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
 
 PUBLICATION, MARKS, SLOT = "atlas_events", "atlas_marks", "atlas_walex"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from tests.listening import Listening
 from walex_django import Event, ExactText
-from walex_django.conf import get_config
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import connection as replication
-from walex_django.stream_config import StreamConfig
 
 
 class Hearing:

@@ -15,8 +15,8 @@ import pytest
 
 from tests.listening import Listening
 from walex_django import Event
-from walex_django.conf import get_config
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
 
 from .random_changes import Changes
 from .random_session import Connection

@@ -14,7 +14,8 @@ from django.test.utils import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from walex_django import Event, ExactText, payload
+from walex_django import Event, ExactText
+from walex_django.events import json_form
 
 from .field_models import Country, Embassy, Everything, Generated, Ticket
 from .hearing import Hearing, hearing
@@ -47,7 +48,7 @@ def heard(request: pytest.FixtureRequest, database: None) -> Iterator[Hearing]:
             cursor.execute("CREATE EXTENSION IF NOT EXISTS citext")
         connection.close()  # the next one learns the extension's types
         # A process has one set of settings, and what it makes of events keeps to them.
-        payload._table.cache_clear()
+        json_form._table.cache_clear()
         for model in MODELS:
             with connection.schema_editor() as editor:
                 editor.create_model(model)

@@ -14,7 +14,7 @@ from psycopg.types.composite import CompositeInfo, register_composite
 from psycopg.types.enum import EnumInfo, register_enum
 
 from tests.listening import Listening
-from walex_django.plan import setup_plan
+from walex_django.provisioning.plan import setup_plan
 from walex_django.replication.connection import Connection, connect
 
 from .hearing import stream

@@ -15,7 +15,7 @@ from psycopg.sql import SQL
 
 from tests.listening import Listening
 from walex_django import Event
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

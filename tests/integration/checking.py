@@ -13,8 +13,8 @@ from django.core.management import call_command
 
 from example_project.postgres import Postgres
 from tests.process import Process
-from walex_django.conf import get_config
-from walex_django.diagnosis import diagnose
+from walex_django.conf.configs import get_config
+from walex_django.diagnosis.problems import diagnose
 
 
 class Found(NamedTuple):

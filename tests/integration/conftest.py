@@ -10,8 +10,8 @@ import pytest
 
 from example_project.postgres import Postgres
 from tests.copies import Copy
-from walex_django import handlers
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
+from walex_django.handlers import registry
 
 from .stream import OwnStream, Stream
 from .test_mistakes import ONE, at
@@ -62,8 +62,8 @@ def own_stream(
 @pytest.fixture
 def own_handlers() -> Iterator[None]:
     """Take the handlers out again that the test registers."""
-    before = set(handlers.registry)
+    before = set(registry.handlers)
     yield
-    for key, handler in list(handlers.registry.items()):
+    for key, handler in list(registry.handlers.items()):
         if key not in before:
-            handlers.unregister(handler.function)
+            registry.unregister(handler.function)

@@ -12,8 +12,8 @@ import psycopg
 
 from tests.listening import Listening
 from walex_django import Event, on_event
-from walex_django.settings_reader import read_filter
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.reader import read_filter
+from walex_django.conf.stream import StreamConfig
 
 from .handling import Heard, label, wait_until_done
 

@@ -13,10 +13,10 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper, Mascot
 from walex_django import Event
-from walex_django.delivery import ReceiverFailed
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.models import ParkedEvent
 from walex_django.signals import post_db_insert, post_db_transaction
-from walex_django.stream_config import StreamConfig
 
 from .mascots import (
     Gate,

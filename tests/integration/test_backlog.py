@@ -15,10 +15,10 @@ from django.db import connections
 from tests.listening import Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper
-from walex_django.plan import setup_plan
+from walex_django.conf.stream import StreamConfig
+from walex_django.provisioning.plan import setup_plan
 from walex_django.replication.errors import PublicationMissing
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.zoo.models import Animal, Keeper
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 from .filtering import Filtering, Sql, identity
 

@@ -14,10 +14,10 @@ from django.db import connections
 from example_project.postgres import Postgres
 from tests.process import Process
 from walex_django.checks import check_databases
-from walex_django.diagnosis import problems
+from walex_django.conf.stream import StreamConfig
+from walex_django.diagnosis.problems import find_problems
 from walex_django.replication import slots
 from walex_django.replication.connection import connect
-from walex_django.stream_config import StreamConfig
 
 from .checking import change_stream, checked, diagnosed
 from .test_commands import run
@@ -176,9 +176,9 @@ def test_migrate_goes_on(own_server: Postgres, environment: dict[str, str]) -> N
 
 def test_it_is_cheap(durable: StreamConfig, sql: psycopg.Connection[Any]) -> None:
     run("walex_setup", "--stream", "default")
-    problems(durable, sql)
+    find_problems(durable, sql)
     start = time.monotonic()
     for _ in range(10):
-        problems(durable, sql)
+        find_problems(durable, sql)
     assert time.monotonic() - start < 5
     assert connections["default"].in_atomic_block is False

@@ -13,7 +13,7 @@ from django.db import connections
 
 from example_project.guard import end
 from tests.process import Process, eventually
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 from .checking import checked
 from .test_context_pooled import answers, free_port, start

@@ -13,9 +13,9 @@ from django.db.models import Model
 from tests.listening import Connect
 from tests.zoo.models import Keeper
 from walex_django import Event, on_event, on_update
+from walex_django.conf.stream import StreamConfig
 from walex_django.diagnosis.old_rows import names_read
 from walex_django.signals import post_db_change, post_db_delete, post_db_update
-from walex_django.stream_config import StreamConfig
 
 from .checking import change_stream, diagnosed, run_command_of, write_settings_of
 

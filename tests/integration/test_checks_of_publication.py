@@ -11,11 +11,11 @@ import pytest
 from django.core.management.base import CommandError
 
 from walex_django.checks import check_settings
-from walex_django.conf import get_config
-from walex_django.plan import require_published
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
+from walex_django.provisioning.requirements import require_published
 from walex_django.replication import publications
 from walex_django.replication.errors import PublicationMissing
-from walex_django.stream_config import StreamConfig
 
 from .checking import (
     change_stream,

@@ -12,9 +12,9 @@ from django.db import connections
 
 from example_project.postgres import Postgres
 from tests.process import Process
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import server
 from walex_django.replication.errors import NotPrepared
-from walex_django.stream_config import StreamConfig
 
 from .checking import (
     change_stream,

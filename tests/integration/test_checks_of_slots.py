@@ -13,8 +13,8 @@ from django.core.management.base import CommandError
 
 from tests.listening import Listening
 from tests.process import eventually
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import slots
-from walex_django.stream_config import StreamConfig
 
 from .checking import change_stream, checked, command_of, diagnosed, run_command_of
 from .stream import OwnStream, Stream

@@ -11,8 +11,8 @@ from django.core.management import call_command
 from django.core.management.base import CommandError, SystemCheckError
 from django.db import connections
 
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import publications, slots
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 

@@ -22,12 +22,12 @@ from psycopg.sql import SQL, Identifier
 from tests.listening import TIMEOUT, Listening
 from tests.zoo.models import Animal, Keeper
 from walex_django import Event
-from walex_django.conf import get_config
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
 from walex_django.context import attach, context, current
 from walex_django.messages import emit
-from walex_django.plan import setup_plan
+from walex_django.provisioning.plan import setup_plan
 from walex_django.replication import connection as replication
-from walex_django.stream_config import StreamConfig
 
 from .log import Log
 

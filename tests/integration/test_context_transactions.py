@@ -12,7 +12,8 @@ from django.test.utils import CaptureQueriesContext
 
 from tests.listening import Listening
 from tests.zoo.models import Keeper
-from walex_django.context import context, current, install
+from walex_django.context import context, current
+from walex_django.context.writer import install
 
 from .log import Log
 

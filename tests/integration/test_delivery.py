@@ -15,7 +15,8 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper, TameAnimal
 from walex_django import Event
-from walex_django.delivery import ReceiverFailed
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.replication import slots
 from walex_django.signals import (
     ALL,
@@ -27,7 +28,6 @@ from walex_django.signals import (
     post_db_transaction,
     post_db_update,
 )
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

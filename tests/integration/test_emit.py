@@ -18,12 +18,12 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper
 from walex_django import Lsn, messages
-from walex_django.conf import get_config
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
 from walex_django.messages import emit
 from walex_django.pgoutput.messages import LogicalMessage
 from walex_django.replication import connection as replication
 from walex_django.signals import post_db_insert, post_db_message
-from walex_django.stream_config import StreamConfig
 
 from .log import Log
 

@@ -13,14 +13,10 @@ from django.db import OperationalError, connections
 from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper, Mascot
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import Checkpoint, ParkedEvent
 from walex_django.pgoutput.messages import LogicalMessage
-from walex_django.signals import (
-    post_db_insert,
-    post_db_message,
-    post_db_transaction,
-)
-from walex_django.stream_config import StreamConfig
+from walex_django.signals import post_db_insert, post_db_message, post_db_transaction
 
 from .mascots import (
     Gates,

@@ -13,9 +13,9 @@ import pytest
 from tests.listening import Listening
 from tests.zoo.models import Animal, Building, Keeper
 from walex_django import Event, EventType, on_event, on_update
+from walex_django.conf.reader import read_filter
+from walex_django.conf.stream import StreamConfig
 from walex_django.filters import matches
-from walex_django.settings_reader import read_filter
-from walex_django.stream_config import StreamConfig
 
 from .filtering import Filtering, Sql
 from .handling import Heard, label, wait_until_done

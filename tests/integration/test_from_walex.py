@@ -32,11 +32,12 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from tests.listening import Listening
 from tests.process import Process, eventually
-from walex_django import Event, __version__, handlers
-from walex_django.conf import get_config
+from walex_django import Event, __version__
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
 from walex_django.filters import matches
+from walex_django.handlers import registry
 from walex_django.models import ParkedEvent
-from walex_django.stream_config import StreamConfig
 
 from .inbox import Inbox
 from .page import EXAMPLES, PAGE, Project
@@ -136,13 +137,13 @@ def app(todos: Project) -> Iterator[Callable[[str], ModuleType]]:
     def write(name: str) -> ModuleType:
         module = todos.write(name)
         written.append(module)
-        handlers.load(get_config("default").modules)
+        registry.load(get_config("default").modules)
         return importlib.import_module(module)
 
     yield write
-    for handler in list(handlers.registry.values()):
+    for handler in list(registry.handlers.values()):
         if handler.function.__module__ in written:
-            handlers.unregister(handler.function)
+            registry.unregister(handler.function)
     for module in written:
         sys.modules.pop(module, None)
         # As a submodule the package has it, too.

@@ -22,9 +22,9 @@ from tests.listening import Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper, Mascot
 from walex_django import Event, on_insert
-from walex_django.delivery import ReceiverFailed
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.models import ParkedEvent
-from walex_django.stream_config import StreamConfig
 
 from .handling import Function, Heard, label, wait_until_done
 from .mascots import Gate, will_have_adopted

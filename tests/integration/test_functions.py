@@ -20,7 +20,7 @@ from tests.listening import TIMEOUT, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper, Temperature
 from walex_django import Event, on_event, on_insert
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 from .handling import Function, Heard, label, wait_until_done
 from .mascots import Gate, acknowledged

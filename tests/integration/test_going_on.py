@@ -10,7 +10,7 @@ from django.core.management import call_command
 
 from tests.listening import Listening
 from tests.zoo.models import Keeper
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 from .stream import OwnStream, Stream
 from .test_mistakes import ONE

@@ -16,10 +16,10 @@ from django.db import connection
 from tests.listening import Connect, Listening
 from tests.zoo.models import Keeper, Mascot
 from walex_django import Event, on_insert
-from walex_django.delivery import ReceiverFailed
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.models import ParkedEvent
 from walex_django.signals import post_db_insert, post_db_transaction
-from walex_django.stream_config import StreamConfig
 
 from .handling import Heard, label, wait_until_done
 from .mascots import Gate, adopted, will_have_adopted

@@ -18,18 +18,18 @@ from walex_django import (
     ALL_TABLES,
     Event,
     EventType,
-    handlers,
     on_delete,
     on_event,
     on_insert,
     on_truncate,
     on_update,
 )
-from walex_django.conf import get_config
-from walex_django.plan import setup_plan
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
+from walex_django.handlers import registry
+from walex_django.provisioning.plan import setup_plan
 from walex_django.replication import connection as replication
 from walex_django.signals import post_db_change, post_db_insert, post_db_transaction
-from walex_django.stream_config import StreamConfig
 
 from .handling import Heard, label
 
@@ -242,7 +242,7 @@ class TestLists:
         Keeper.objects.create(name="Ada")
         listening.wait_for(1)
         listening.wait_until(lambda: bool(first.lists))
-        handlers.unregister(first)
+        registry.unregister(first)
         on_insert(Keeper)(second)
         Keeper.objects.create(name="Bob")
         listening.wait_for(2)

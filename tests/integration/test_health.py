@@ -16,11 +16,11 @@ from pytest_django import Settings
 from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper
-from walex_django import diagnosis, inquiry, reporter
+from walex_django.conf.stream import StreamConfig
+from walex_django.monitoring import inquiry, reporter, status
+from walex_django.monitoring.views import health
 from walex_django.replication import publications, slots
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
-from walex_django.views import health
 
 from .test_reports import reported
 from .test_status import silent_server
@@ -78,7 +78,7 @@ def test_probes_do_without_what_takes_time(
     def long(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(diagnosis, "problems", long)
+    monkeypatch.setattr(status, "find_problems", long)
     monkeypatch.setattr(publications, "published", long)
     monkeypatch.setattr(slots, "every", long)
     with Listening(durable):

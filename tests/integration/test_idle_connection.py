@@ -11,9 +11,9 @@ from django.db import connection, connections
 from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import ParkedEvent
 from walex_django.signals import post_db_insert, post_db_transaction
-from walex_django.stream_config import StreamConfig
 
 from .mascots import Sql, adopt, will_have_adopted
 

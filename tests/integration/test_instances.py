@@ -27,7 +27,7 @@ from tests.zoo.models import (
     Visit,
 )
 from walex_django import Event, ExactText
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -14,8 +14,8 @@ from django.db import connections
 
 from tests.process import Process, eventually, read_journal
 from tests.zoo.models import Keeper
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import slots
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 

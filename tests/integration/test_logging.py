@@ -19,13 +19,14 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.listening import Connect, Listening
 from tests.process import ROOT, Process, eventually
 from tests.zoo.models import Keeper
-from walex_django import Event, runtime
+from walex_django import Event
+from walex_django.conf import stored
+from walex_django.conf.stream import StreamConfig
 from walex_django.filters import Filter
-from walex_django.listener import Listener, Listeners
+from walex_django.listening.listener import Listener, Listeners
 from walex_django.models import ParkedEvent
 from walex_django.replication.connection import Connection
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
 
 from .stream import OwnStream, Stream
 
@@ -125,12 +126,12 @@ def test_a_pause(
 ) -> None:
     common = {"stream": "default", "slot": "zoo_walex"}
     with Listening(durable):
-        runtime.change(durable, "replace", "PAUSED", True)
+        stored.change(durable, "replace", "PAUSED", True)
         try:
             assert _fields(logged("is paused")) == {**common, "state": "paused"}
             assert _fields(logged("has changed settings")) == common
         finally:
-            runtime.forget(durable, "PAUSED")
+            stored.forget(durable, "PAUSED")
         assert _fields(logged("goes on")) == {**common, "state": "running"}
 
 

@@ -23,13 +23,13 @@ from pytest_django import Settings
 from tests.listening import Listening
 from tests.process import ROOT, Process, eventually, read_journal
 from tests.zoo.models import Building, Keeper
-from walex_django import metrics
-from walex_django.metrics import Family
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import ListenerReport, ParkedEvent
+from walex_django.monitoring import metrics
+from walex_django.monitoring.metrics import Family
+from walex_django.monitoring.status import StreamState
 from walex_django.replication import slots
 from walex_django.replication.connection import Connection
-from walex_django.status import StreamState
-from walex_django.stream_config import StreamConfig
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "second"]),

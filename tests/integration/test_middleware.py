@@ -18,10 +18,12 @@ from pytest_django import Settings
 from tests.listening import Connect, Listening
 from tests.process import Process, eventually
 from tests.zoo.models import Animal, Keeper
-from walex_django import Event, conf, runtime
+from walex_django import Event
 from walex_django.checks import check_settings
-from walex_django.listener import Listener
-from walex_django.middleware import StreamEnded
+from walex_django.conf import configs, stored
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.middleware import StreamEnded
+from walex_django.listening.listener import Listener
 from walex_django.models import StreamSetting
 from walex_django.pgoutput.messages import Commit, Insert, Message
 from walex_django.signals import (
@@ -30,7 +32,6 @@ from walex_django.signals import (
     post_db_message,
     post_db_transaction,
 )
-from walex_django.stream_config import StreamConfig
 
 from .stream import Stream
 from .test_mistakes import ONE
@@ -179,7 +180,7 @@ def test_one_that_passes_everything_on_changes_nothing(
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(10))
             Animal.objects.create(name="Leo", story="x" * 5000)
             Animal.objects.update(name="Rex")
-            runtime.tell(config)
+            stored.tell(config)
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_logical_emit_message(true, 'zoo', 'a')")
             Keeper.objects.filter(name__gt="5").delete()
@@ -448,14 +449,14 @@ def test_changed_settings_take_the_same_way(
     settings.WALEX = dict(settings.WALEX)
     holding = Holding()
     config = replace(config, subscriptions=("zoo.Keeper",), message_middleware=holding)
-    conf.replace_config("default", "SUBSCRIPTIONS", ["zoo.Keeper"])
+    configs.replace_config("default", "SUBSCRIPTIONS", ["zoo.Keeper"])
     with Listening(config) as listening:
         Animal.objects.create(name="nobody's")
         # As if another process did it: this one would follow by itself.
         StreamSetting.objects.create(
             stream="default", key="SUBSCRIPTIONS", value=["zoo.Animal"]
         )
-        runtime.tell(config)
+        stored.tell(config)
         Animal.objects.create(name="Leo")
         eventually(lambda: sum(type(m) is Commit for m, _ in holding.held) >= 3)
         holding.let_go()

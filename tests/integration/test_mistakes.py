@@ -9,7 +9,7 @@ import pytest
 
 from example_project.postgres import Postgres
 from tests.process import Process
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -12,8 +12,8 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper
 from walex_django import Event
+from walex_django.conf.stream import StreamConfig
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
 
 from .mascots import Moody, Sql, adopt, adopted, name_of, will_have_adopted
 

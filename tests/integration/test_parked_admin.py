@@ -21,7 +21,8 @@ from tests.urls import POLICY
 from tests.zoo.models import Animal, Keeper
 from walex_django import Event
 from walex_django.admin.parked import MAX_REPLAYED
-from walex_django.masking import MASK
+from walex_django.conf.stream import StreamConfig
+from walex_django.events.masking import MASK
 from walex_django.models import ParkedEvent
 from walex_django.signals import (
     post_db_change,
@@ -29,7 +30,6 @@ from walex_django.signals import (
     post_db_message,
     post_db_transaction,
 )
-from walex_django.stream_config import StreamConfig
 
 from .handling import wait_until_done
 from .mascots import Sql

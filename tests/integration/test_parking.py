@@ -18,7 +18,8 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper
 from walex_django import Event
-from walex_django.delivery import ReceiverFailed
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.models import ParkedEvent
 from walex_django.signals import (
     post_db_change,
@@ -26,7 +27,6 @@ from walex_django.signals import (
     post_db_message,
     post_db_transaction,
 )
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -14,13 +14,14 @@ from django.db import transaction
 from tests.listening import Connect, Listening
 from tests.process import Process, eventually
 from tests.zoo.models import Keeper
-from walex_django import reporter, runtime
+from walex_django.conf import stored
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import ListenerState, StreamSetting
+from walex_django.monitoring import reporter
+from walex_django.monitoring.reporter import Reporter
 from walex_django.replication import slots
 from walex_django.replication.connection import Connection
-from walex_django.reporter import Reporter
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
 
 from .stream import OwnStream, Stream
 from .test_mistakes import ONE
@@ -29,14 +30,14 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def pause(config: StreamConfig, *, paused: bool = True) -> None:
-    runtime.change(config, "replace", "PAUSED", paused)
+    stored.change(config, "replace", "PAUSED", paused)
 
 
 @pytest.fixture(autouse=True)
 def resumed(durable: StreamConfig) -> Iterator[None]:
     """Let it run again after the test."""
     yield
-    runtime.forget(durable, "PAUSED")
+    stored.forget(durable, "PAUSED")
 
 
 def names(listening: Listening) -> list[str]:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.process import eventually
-from walex_django import checkpoints
-from walex_django.checkpoints import CheckpointWriter, SlotPlace
-from walex_django.conf import get_config
+from walex_django.conf.configs import get_config
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import Checkpoint
 from walex_django.pgoutput.lsn import Lsn
+from walex_django.provisioning import checkpoints
+from walex_django.provisioning.checkpoints import CheckpointWriter, SlotPlace
 from walex_django.replication.errors import SlotBroken, SlotInUse, SlotWaiting
 from walex_django.replication.slots import Slot
-from walex_django.stream_config import StreamConfig
 
 from .stream import OwnStream, Stream
 from .test_mistakes import fails

@@ -21,6 +21,7 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Aviary, Building, Keeper, TameAnimal, Temperature
 from walex_django import Event, ExactText
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import ParkedEvent
 from walex_django.signals import (
     ChangeSignal,
@@ -30,7 +31,6 @@ from walex_django.signals import (
     post_db_message,
     post_db_transaction,
 )
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

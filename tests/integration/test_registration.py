@@ -14,7 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from tests.process import Process, eventually
 from tests.zoo.models import Animal, Keeper
-from walex_django import ALL_TABLES, Event, handlers, on_event, on_insert, on_update
+from walex_django import ALL_TABLES, Event, on_event, on_insert, on_update
+from walex_django.handlers import registry
 
 from .handling import Heard
 from .stream import Stream
@@ -127,13 +128,13 @@ class TestWrong:
         on_insert(Keeper, functions=functions)(keepers)
         place = f"{__file__}:{sys._getframe().f_lineno - 1}, @on_insert: "
         with pytest.raises(ImproperlyConfigured) as caught:
-            handlers.load()
+            registry.load()
         assert str(caught.value).startswith(place + problem)
 
     def test_where_is_nowhere(self) -> None:
         on_insert(Keeper, where="nowhere.is_it")(keepers)
         with pytest.raises(ImproperlyConfigured, match="on_insert: where: No module"):
-            handlers.load()
+            registry.load()
 
     @pytest.mark.parametrize("function", [lambda: None, like_a_receiver, by_keyword])
     def test_what_cannot_be_called_with_a_list(self, function: Any) -> None:
@@ -142,7 +143,7 @@ class TestWrong:
 
 
 def _registered() -> bool:
-    return any(each.function is keepers for each in handlers.registry.values())
+    return any(each.function is keepers for each in registry.handlers.values())
 
 
 class TestFound:
@@ -159,9 +160,9 @@ class TestFound:
         )
         monkeypatch.syspath_prepend(tmp_path)
         on_insert(Keeper, functions=["far_away.note"])(Heard())
-        handlers.load()
+        registry.load()
 
-        animals = handlers.registry["on_insert", "far_away.animals"]
+        animals = registry.handlers["on_insert", "far_away.animals"]
         assert [each.__qualname__ for each in animals.functions] == ["note"]
 
     def test_names_of_objects_without_one(self) -> None:
@@ -170,7 +171,7 @@ class TestFound:
                 pass
 
         on_insert(Keeper)(Handler())
-        names = [name for _, name in handlers.registry]
+        names = [name for _, name in registry.handlers]
         assert [each for each in names if each.endswith("<locals>.Handler")]
 
 

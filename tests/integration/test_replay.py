@@ -14,9 +14,9 @@ from tests.listening import Connect, Listening
 from tests.process import Process
 from tests.zoo.models import Animal, Keeper, Mascot
 from walex_django import Event
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import ParkedEvent
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
 
 from .mascots import Sql, name_of
 

@@ -18,14 +18,14 @@ from django.db import OperationalError, connection
 from tests.listening import Connect, Listening
 from tests.process import Process, eventually
 from tests.zoo.models import Animal, Keeper
-from walex_django import reporter, status
-from walex_django.listener import Listener, Listeners
+from walex_django.conf.stream import StreamConfig
+from walex_django.listening.listener import Listener, Listeners
 from walex_django.models import ListenerReport, ListenerState, StreamSample
+from walex_django.monitoring import reporter, status
+from walex_django.monitoring.reporter import Reporter
+from walex_django.monitoring.status import StreamState, StreamStatus
 from walex_django.replication import connection as replication
-from walex_django.reporter import Reporter
 from walex_django.signals import post_db_insert
-from walex_django.status import StreamState, StreamStatus
-from walex_django.stream_config import StreamConfig
 
 from .stream import Stream
 from .test_mistakes import ONE

@@ -19,11 +19,18 @@ from pytest_django import Settings
 from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Building, Keeper
-from walex_django import Event, handlers, runtime
-from walex_django.conf import add_config, get_config, remove_config, replace_config
+from walex_django import Event
+from walex_django.conf import stored
+from walex_django.conf.configs import (
+    add_config,
+    get_config,
+    remove_config,
+    replace_config,
+)
+from walex_django.conf.stream import StreamConfig
+from walex_django.handlers import registry
 from walex_django.models import ParkedEvent, StreamSetting
 from walex_django.signals import post_db_insert, post_db_message, post_db_transaction
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -164,7 +171,7 @@ def test_our_own_messages_are_nobody_elses(
 
     connect(post_db_message, hear)
     with Listening(replace(config, messages=("*",))):
-        runtime.tell(config)
+        stored.tell(config)
         emit("walex_django.context")
         emit("walex_django.else", transactional=False)
         emit("walex_djangoish")
@@ -200,7 +207,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     )
     yield "late_handlers"
     if loaded := sys.modules.pop("late_handlers", None):
-        handlers.unregister(loaded.hear)
+        registry.unregister(loaded.hear)
 
 
 def test_a_module_with_handlers_is_imported(config: StreamConfig, module: str) -> None:
@@ -265,7 +272,7 @@ def test_a_lacking_table_is_logged_and_comes_when_it_is_published(
 def test_changes_are_kept_for_the_next_listener(keepers: StreamConfig) -> None:
     replace_config("default", "SUBSCRIPTIONS", ["zoo.Keeper"])
     with Listening(keepers) as listening:
-        runtime.change(keepers, "add", "SUBSCRIPTIONS", "zoo.Animal")
+        stored.change(keepers, "add", "SUBSCRIPTIONS", "zoo.Animal")
         Animal.objects.create(name="Leo")
         listening.wait_for(1)
     with Listening(keepers) as listening:
@@ -278,9 +285,7 @@ def test_what_json_cannot_keep_is_refused(
 ) -> None:
     settings.WALEX = {"default": {"FILTERS": {"zoo.Keeper": {"where": bool}}}}
     with pytest.raises(ImproperlyConfigured, match="functions as dotted paths"):
-        runtime.change(
-            config, "add", "FILTERS", {"zoo.Animal": {"changed": ["weight"]}}
-        )
+        stored.change(config, "add", "FILTERS", {"zoo.Animal": {"changed": ["weight"]}})
 
     assert not StreamSetting.objects.exists()
     assert list(get_config("default").filters) == ["zoo.Keeper"]
@@ -293,7 +298,7 @@ def test_settings_that_do_not_fit_end_the_listener_that_is_told(
         StreamSetting.objects.create(
             stream="default", key="MODULES", value=["gone.handlers"]
         )
-        runtime.tell(config)
+        stored.tell(config)
         error = listening.wait_for_end()
 
     assert isinstance(error, ImproperlyConfigured)

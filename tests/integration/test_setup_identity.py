@@ -10,7 +10,7 @@ import pytest
 from django.core.management.base import CommandError
 
 from walex_django.checks import check_settings
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 from .checking import change_stream, diagnosed, run_command_of
 from .test_commands import run

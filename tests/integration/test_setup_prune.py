@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import publications
-from walex_django.stream_config import StreamConfig
 
 from .checking import change_stream, diagnosed
 from .test_commands import run

@@ -12,9 +12,9 @@ from django.core.management.base import CommandError
 
 from tests.listening import Connect, Listening
 from tests.zoo.models import Keeper
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication.errors import SlotBroken, SlotMissing
 from walex_django.signals import post_db_insert
-from walex_django.stream_config import StreamConfig
 
 from .mascots import Gates, cut_stream
 from .stream import OwnStream, Stream, reached

@@ -21,11 +21,11 @@ from example_project.postgres import Postgres
 from tests.integration.test_mistakes import ONE, at, fails
 from tests.process import Process, eventually, read_journal
 from tests.zoo.models import Keeper, Visit
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication import publications, slots
 from walex_django.replication.errors import SlotMissing
 from walex_django.replication.stream import ReplicationConnection
 from walex_django.signals import post_db_insert, post_db_message
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 

@@ -22,11 +22,12 @@ from django.core.management import CommandError, call_command
 from tests.listening import Listening
 from tests.process import ROOT, Process, eventually, read_journal
 from tests.zoo.models import Keeper
-from walex_django import runtime, status
+from walex_django.conf import stored
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import ListenerReport, ParkedEvent
+from walex_django.monitoring import status
 from walex_django.replication import slots
 from walex_django.replication.connection import Connection
-from walex_django.stream_config import StreamConfig
 
 from .stream import OwnStream
 
@@ -125,12 +126,12 @@ def test_changed_settings_and_parked_calls(durable: StreamConfig, shown: Shown) 
     ParkedEvent.objects.create(
         stream="default", signal="post_db_insert", receiver="zoo.adopt", attempts=6
     )
-    runtime.change(durable, "add", "SUBSCRIPTIONS", "legacy.nobody_knows")
+    stored.change(durable, "add", "SUBSCRIPTIONS", "legacy.nobody_knows")
     try:
         text = shown()
         changed = _told(shown)["changed"]
     finally:
-        runtime.forget(durable, "SUBSCRIPTIONS")
+        stored.forget(durable, "SUBSCRIPTIONS")
 
     assert "parked       1" in text
     assert '  changed      SUBSCRIPTIONS = ["zoo.*", "legacy.*",' in text
@@ -351,7 +352,7 @@ def test_check_of_a_stream_that_is_paused(
     one = ("walex_listen", "--stream=default")
     with Process(*one, env=environment) as listener:
         listener.wait_for("Quit with")
-        runtime.change(durable, "replace", "PAUSED", True)
+        stored.change(durable, "replace", "PAUSED", True)
         try:
             listener.wait_for("is paused")
             Keeper.objects.create(name="waits")
@@ -367,7 +368,7 @@ def test_check_of_a_stream_that_is_paused(
             (line,) = _check(capsys, "--max-age=0s", ends=1)
             assert re.fullmatch(r"default: failing: age is \d+ s, more than 0", line)
         finally:
-            runtime.forget(durable, "PAUSED")
+            stored.forget(durable, "PAUSED")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from tests.listening import Listening
-from walex_django import runtime
+from walex_django.conf import stored
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import (
     Checkpoint,
     ListenerReport,
@@ -31,7 +32,6 @@ from walex_django.models import (
 )
 from walex_django.replication import server
 from walex_django.replication.connection import Connection
-from walex_django.stream_config import StreamConfig
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 
@@ -282,7 +282,7 @@ def test_view_shows_and_does_nothing_else(
     for action in (PAUSE, RESUME, DROP, f"{PAGE}default/drop/{orphan}/"):
         assert client.get(action).status_code == 403
         assert client.post(action, {"reason": "I want to."}).status_code == 403
-    assert runtime.kept("default") == {}
+    assert stored.kept("default") == {}
     assert {"zoo_walex", "left_behind"} <= _slots(sql)
     assert not LogEntry.objects.exists()
 
@@ -350,10 +350,10 @@ def test_pause_and_resume(durable: StreamConfig, login: Login) -> None:
     asked = _shown(client, PAUSE)
     assert "Pause the stream “ default ”?" in asked
     assert "The server keeps its log for the slot meanwhile" in asked
-    assert runtime.kept("default") == {}
+    assert stored.kept("default") == {}
     try:
         assert "to pause" in _said(client, PAUSE)
-        assert runtime.kept("default") == {"PAUSED": True}
+        assert stored.kept("default") == {"PAUSED": True}
         assert "It is to pause" in _shown(client)
         links = client.get(PAGE).content.decode()
         assert RESUME in links
@@ -361,9 +361,9 @@ def test_pause_and_resume(durable: StreamConfig, login: Login) -> None:
 
         assert "Resume the stream “ default ”?" in _shown(client, RESUME)
         assert "to go on" in _said(client, RESUME)
-        assert runtime.kept("default") == {"PAUSED": False}
+        assert stored.kept("default") == {"PAUSED": False}
     finally:
-        runtime.forget(durable, "PAUSED")
+        stored.forget(durable, "PAUSED")
     logged = LogEntry.objects.order_by("pk")
     assert [(entry.object_repr, entry.change_message) for entry in logged] == [
         ("default", "Paused."),

@@ -13,9 +13,9 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Animal, Keeper
 from walex_django import Event, on_event, on_insert
+from walex_django.conf.stream import StreamConfig
 from walex_django.filters import Filter
 from walex_django.signals import post_db_change, post_db_message, post_db_transaction
-from walex_django.stream_config import StreamConfig
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -14,7 +14,7 @@ from psycopg.types.range import TimestamptzRange
 from tests.listening import Listening
 from tests.zoo.models import Animal, Keeper, Temperature
 from walex_django import on_insert
-from walex_django.stream_config import StreamConfig
+from walex_django.conf.stream import StreamConfig
 
 from .filtering import Filtering, Sql, identity
 from .handling import Heard

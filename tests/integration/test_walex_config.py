@@ -14,8 +14,8 @@ from django.db import connections
 from example_project.postgres import Postgres
 from tests.process import Process, eventually, read_journal
 from tests.zoo.models import Keeper
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import StreamSetting
-from walex_django.stream_config import StreamConfig
 
 from .stream import Stream
 from .test_mistakes import ONE, at, fails

@@ -10,11 +10,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from pytest_django import Settings
 
-from walex_django import settings_reader
 from walex_django.checks import check_settings
-from walex_django.conf import get_config, get_configs
-from walex_django.settings_reader import slot_name
-from walex_django.stream_config import StreamConfig
+from walex_django.conf import reader
+from walex_django.conf.configs import get_config, get_configs
+from walex_django.conf.reader import slot_name
+from walex_django.conf.stream import StreamConfig
 
 
 def check(settings: Settings, walex: object) -> tuple[str, str, str | None]:
@@ -26,7 +26,7 @@ def check(settings: Settings, walex: object) -> tuple[str, str, str | None]:
 
 
 def test_stream_has_defaults() -> None:
-    configs, problems = settings_reader.read({"shop": {}})
+    configs, problems = reader.read({"shop": {}})
 
     assert not problems
     assert configs["shop"] == StreamConfig(
@@ -55,7 +55,7 @@ def test_every_key_is_read() -> None:
         "STATUS_INTERVAL": 0.5,
         "MESSAGES": ["shop"],
     }
-    configs, problems = settings_reader.read({"default": options})
+    configs, problems = reader.read({"default": options})
 
     assert not problems
     assert configs["default"] == StreamConfig(
@@ -83,7 +83,7 @@ def test_every_key_is_read() -> None:
     ],
 )
 def test_slot_name_is_normalised(written: str, name: str) -> None:
-    configs, _ = settings_reader.read(
+    configs, _ = reader.read(
         {"named": {"SLOT_NAME": written}, written: {"PUBLICATION": "p"}}
     )
 
@@ -94,20 +94,18 @@ def test_slot_name_is_normalised(written: str, name: str) -> None:
 
 
 def test_slot_name_of_63_characters_is_the_longest() -> None:
-    configs, problems = settings_reader.read({"default": {"SLOT_NAME": "s" * 63}})
+    configs, problems = reader.read({"default": {"SLOT_NAME": "s" * 63}})
     assert not problems
     assert configs["default"].slot_name == "s" * 63
 
-    configs, problems = settings_reader.read({"default": {"SLOT_NAME": "s" * 64}})
+    configs, problems = reader.read({"default": {"SLOT_NAME": "s" * 64}})
     assert not configs
     assert [problem.id for problem in problems] == ["E003"]
     assert "['SLOT_NAME'] is longer than 63 characters" in problems[0].message
 
 
 def test_wrong_stream_leaves_the_others_readable() -> None:
-    configs, problems = settings_reader.read(
-        {"shop": {}, "crm": {"MAX_BATCH": 0}, "hr": {}}
-    )
+    configs, problems = reader.read({"shop": {}, "crm": {"MAX_BATCH": 0}, "hr": {}})
 
     assert list(configs) == ["shop", "hr"]
     assert [problem.id for problem in problems] == ["E003"]
@@ -179,8 +177,8 @@ def test_e001_wrong_shape(
     ("key", "hint"),
     [
         ("PUBLCATION", "Did you mean 'PUBLICATION'?"),
-        ("xyz", f"Known are: {', '.join(settings_reader.KEYS)}."),
-        (1, f"Known are: {', '.join(settings_reader.KEYS)}."),
+        ("xyz", f"Known are: {', '.join(reader.KEYS)}."),
+        (1, f"Known are: {', '.join(reader.KEYS)}."),
     ],
 )
 def test_e002_unknown_key(settings: Settings, key: object, hint: str) -> None:
@@ -401,9 +399,7 @@ def test_password_is_not_in_what_is_said_of_a_wrong_url(
 
 
 def test_url_is_used_alone() -> None:
-    configs, _ = settings_reader.read(
-        {"default": {"URL": "postgres://walex@db:5433/shop"}}
-    )
+    configs, _ = reader.read({"default": {"URL": "postgres://walex@db:5433/shop"}})
 
     assert configs["default"].connection_parameters() == {
         "user": "walex",
@@ -414,7 +410,7 @@ def test_url_is_used_alone() -> None:
 
 
 def test_without_url_the_database_of_django_is_used_and_nothing_but_libpqs() -> None:
-    configs, _ = settings_reader.read({"default": {}})
+    configs, _ = reader.read({"default": {}})
     parameters: dict[str, Any] = configs["default"].connection_parameters()
 
     database = connections["default"].settings_dict

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from walex_django import settings_reader
 from walex_django.checks import check_settings
+from walex_django.conf import reader
 
 
 @pytest.mark.parametrize("key", ["ATOMIC", "FAILOVER"])
@@ -37,7 +37,7 @@ def test_e007_is_told_of_each_key(settings: Settings) -> None:
     ],
 )
 def test_e007_is_not_told(options: dict[str, Any]) -> None:
-    configs, problems = settings_reader.read({"default": options})
+    configs, problems = reader.read({"default": options})
 
     assert not problems
     config = configs["default"]

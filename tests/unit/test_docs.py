@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from walex_django import settings_reader
+from walex_django.conf import reader
 from walex_django.signals import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ CHECKS = (ROOT / "docs/checks.md").read_text()
 def test_each_key_of_the_settings_has_its_row() -> None:
     documented = re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE)
 
-    assert sorted(documented) == sorted(settings_reader.KEYS)
+    assert sorted(documented) == sorted(reader.KEYS)
 
 
 def test_each_check_has_its_row() -> None:
@@ -71,6 +71,6 @@ def test_the_settings_of_the_readme_are_right() -> None:
     namespace: dict[str, object] = {}
     exec(block, namespace)  # noqa: S102 - it is our own
 
-    configs, problems = settings_reader.read(namespace["WALEX"])
+    configs, problems = reader.read(namespace["WALEX"])
     assert problems == []
     assert configs["default"].slot_name == "shop_walex"

@@ -9,8 +9,9 @@ import pytest
 from pytest_django import Settings
 
 from tests.zoo.models import Keeper, Temperature
-from walex_django import Event, handlers, on_insert
+from walex_django import Event, on_insert
 from walex_django.checks import check_settings
+from walex_django.handlers import registry
 from walex_django.signals import post_db_insert, post_db_transaction
 
 
@@ -18,7 +19,7 @@ from walex_django.signals import post_db_insert, post_db_transaction
 def own_handler() -> Iterator[None]:
     """Take the handler of a test out again."""
     yield
-    handlers.unregister(keepers)
+    registry.unregister(keepers)
 
 
 def keepers(events: list[Event]) -> None:

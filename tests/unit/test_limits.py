@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from walex_django.limits import format_size, parse_age, parse_size
+from walex_django.units import format_size, parse_age, parse_size
 
 
 @pytest.mark.parametrize(

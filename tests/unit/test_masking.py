@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from walex_django.masking import MASK, Mask
+from walex_django.events.masking import MASK, Mask
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
-from walex_django import conf
-from walex_django.conf import (
+from walex_django.conf import configs
+from walex_django.conf.configs import (
     add_config,
     follow,
     get_config,
@@ -131,13 +131,13 @@ def test_a_configuration_follows_what_was_changed_alone() -> None:
     ],
 )
 def test_what_is_wrong_is_refused_and_changes_nothing(change: Any, told: str) -> None:
-    before, generation = get_config("shop"), conf.generation
+    before, generation = get_config("shop"), configs.generation
 
     with pytest.raises(ImproperlyConfigured) as refused:
         change()
 
     assert told in str(refused.value)
-    assert (get_config("shop"), conf.generation) == (before, generation)
+    assert (get_config("shop"), configs.generation) == (before, generation)
     assert written("shop")["MESSAGES"] == "audit"
 
 

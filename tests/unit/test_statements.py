@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from walex_django.statements import first_word, writing_word
+from walex_django.context.statements import first_word, writing_word
 
 
 @pytest.mark.parametrize(

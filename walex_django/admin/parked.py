@@ -16,10 +16,15 @@ from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from walex_django.delivery.parking import describe
+from walex_django.delivery.replay import NotConnected, replay
 from walex_django.models import ParkedEvent
-from walex_django.parked_display import ParkedDisplay, count_events, cut, cut_traceback
-from walex_django.parking import describe
-from walex_django.replay import NotConnected, replay
+from walex_django.monitoring.parked_display import (
+    ParkedDisplay,
+    count_events,
+    cut,
+    cut_traceback,
+)
 
 from .read_only import ReadOnlyAdmin
 

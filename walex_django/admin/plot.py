@@ -17,9 +17,9 @@ from django.utils import timezone
 from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
 
-from walex_django import limits
+from walex_django import units
 from walex_django.models import StreamSample
-from walex_django.status import HISTORY
+from walex_django.monitoring.status import HISTORY
 
 WIDTH = HISTORY.seconds
 HEIGHT = 100
@@ -228,4 +228,4 @@ def _round_size(value: int) -> int:
 
 def size(value: float) -> str:
     """Return bytes as people say them, on one line."""
-    return limits.format_size(value).replace(" ", "\u00a0")
+    return units.format_size(value).replace(" ", "\u00a0")

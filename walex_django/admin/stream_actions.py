@@ -11,14 +11,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.utils.translation import gettext as _
 
-from walex_django import checkpoints, runtime
-from walex_django.conf import get_configs
-from walex_django.receivers_database import known_error
+from walex_django.conf import stored
+from walex_django.conf.configs import get_configs
+from walex_django.conf.receivers_database import known_error
+from walex_django.conf.stream import StreamConfig
+from walex_django.provisioning import checkpoints
 from walex_django.replication import server, slots
 from walex_django.replication.connection import Connection, connect, sql_error
 from walex_django.replication.errors import NotPrepared, ReplicationError, SlotMissing
 from walex_django.replication.slots import Slot
-from walex_django.stream_config import StreamConfig
 
 _PATIENCE = 3  # seconds to wait for a server; somebody waits for the page
 
@@ -95,7 +96,7 @@ def set_paused(config: StreamConfig, paused: bool) -> str:
         ReplicationError: it was not done.
     """
     try:
-        runtime.change(config, "replace", "PAUSED", paused)
+        stored.change(config, "replace", "PAUSED", paused)
     except (DatabaseError, ImproperlyConfigured) as error:
         reason = _reason(error)
         if not _is_kept(config, paused):
@@ -106,7 +107,7 @@ def set_paused(config: StreamConfig, paused: bool) -> str:
 
 def _is_kept(config: StreamConfig, paused: bool) -> bool:
     try:
-        return runtime.kept(config.name).get("PAUSED") is paused
+        return stored.kept(config.name).get("PAUSED") is paused
     except DatabaseError:
         return False
 

@@ -19,13 +19,14 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
-from walex_django import inquiry, settings_reader, status
-from walex_django.conf import get_config, get_configs
+from walex_django.conf import reader
+from walex_django.conf.configs import get_config, get_configs
+from walex_django.conf.reader import Problem
+from walex_django.conf.stream import StreamConfig
 from walex_django.models import Stream
+from walex_django.monitoring import inquiry, status
+from walex_django.monitoring.status import ListenerStatus, StreamState, StreamStatus
 from walex_django.replication.errors import ReplicationError
-from walex_django.settings_reader import Problem
-from walex_django.status import ListenerStatus, StreamState, StreamStatus
-from walex_django.stream_config import StreamConfig
 
 from . import plot, stream_actions
 from .plot import Plot
@@ -223,7 +224,7 @@ def _overview(request: HttpRequest) -> dict[str, Any]:
     try:
         configs = get_configs()
     except ImproperlyConfigured:
-        _configs, problems = settings_reader.read(getattr(settings, "WALEX", None))
+        _configs, problems = reader.read(getattr(settings, "WALEX", None))
         return {"may": may, "problems": problems}
     overview = inquiry.read_all(configs.values())
     return {

@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 
-from walex_django import handlers
-from walex_django.catalogue import Lineage, column_fields
-from walex_django.events import EventType
-from walex_django.filters import Filter, Subscriptions
-from walex_django.functions import Called
-from walex_django.handlers import Handler
-from walex_django.named_tables import LISTED, listed
-from walex_django.replica_identity import Wishes
+from walex_django.conf.reader import Problem
+from walex_django.conf.stream import StreamConfig
+from walex_django.events.catalogue import Lineage, column_fields
+from walex_django.events.event import EventType
+from walex_django.filters import Filter
+from walex_django.handlers import registry
+from walex_django.handlers.functions import Called
+from walex_django.handlers.registry import Handler
+from walex_django.provisioning.named_tables import LISTED, listed
+from walex_django.provisioning.replica_identity import Wishes
 from walex_django.replication.identities import Identity
 from walex_django.replication.publications import TableName
-from walex_django.settings_reader import Problem
 from walex_django.signals import (
     Receiver,
     post_db_change,
@@ -32,7 +33,7 @@ from walex_django.signals import (
     receiver_name,
     unwrapped,
 )
-from walex_django.stream_config import StreamConfig
+from walex_django.subscriptions import Subscriptions
 
 _ALWAYS = frozenset({"changes"})
 # Of a DELETE there is always some of the old row.
@@ -192,7 +193,7 @@ def filters(config: StreamConfig) -> Iterator[Written]:
 
 
 def _handlers(config: StreamConfig) -> Iterator[Handler]:
-    for handler in [*handlers.registry.values()]:
+    for handler in [*registry.handlers.values()]:
         if handler.stream in {None, config.name}:
             with suppress(ImproperlyConfigured):
                 handler.prepare()
@@ -274,10 +275,10 @@ def _readers(
     for handler in _handlers(config):
         if EventType.UPDATE in handler.types and handler.covers(table.lineage):
             only = handler.types == {EventType.UPDATE}
-            yield handlers.dotted(handler), handler.function, only
+            yield registry.dotted(handler), handler.function, only
             for function in handler.functions:
                 if not function.is_task:
-                    yield handlers.dotted(function), function.function, only
+                    yield registry.dotted(function), function.function, only
 
 
 def names_read(function: Receiver) -> frozenset[str]:

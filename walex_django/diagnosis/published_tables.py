@@ -7,18 +7,23 @@ from contextlib import suppress
 
 from django.core.exceptions import ImproperlyConfigured
 
-from walex_django import replica_identity, surplus
-from walex_django.catalogue import ModelTables
-from walex_django.filters import Subscriptions
-from walex_django.named_tables import LISTED, listed, named_tables, subscribed_tables
-from walex_django.plan import require_covered
+from walex_django.conf.reader import Problem
+from walex_django.conf.stream import StreamConfig
+from walex_django.events.catalogue import ModelTables
+from walex_django.provisioning import replica_identity, unwanted_tables
+from walex_django.provisioning.named_tables import (
+    LISTED,
+    listed,
+    named_tables,
+    subscribed_tables,
+)
+from walex_django.provisioning.requirements import require_covered
 from walex_django.replication import identities, publications
 from walex_django.replication.connection import Connection
 from walex_django.replication.errors import ReplicationError
 from walex_django.replication.identities import Identity
 from walex_django.replication.publications import Publication, TableName
-from walex_django.settings_reader import Problem
-from walex_django.stream_config import StreamConfig
+from walex_django.subscriptions import Subscriptions
 
 from . import filter_names, old_rows
 from .old_rows import PublishedRows, remedy
@@ -80,7 +85,7 @@ def _of_settings(error: ImproperlyConfigured) -> Problem:
 
 
 def _surplus(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
-    for name, tables in surplus.find(config, connection).items():
+    for name, tables in unwanted_tables.find(config, connection).items():
         yield Problem(
             "I032",
             f'The publication "{name}" has tables that no stream wants:'

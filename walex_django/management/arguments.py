@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from datetime import timedelta
 
-from walex_django import limits
+from walex_django import units
 
 
 def age(text: str) -> timedelta:
     """Return an age, such as ``90m``; see `limits.parse_age`."""
     try:
-        return limits.parse_age(text)
+        return units.parse_age(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -19,7 +19,7 @@ def age(text: str) -> timedelta:
 def size(text: str) -> int:
     """Return a number of bytes, such as ``1GB``; see `limits.parse_size`."""
     try:
-        return limits.parse_size(text)
+        return units.parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -9,18 +9,18 @@ from datetime import datetime, timedelta
 from django.core.management.color import Style
 from django.utils import timezone
 
-from walex_django.limits import format_size
+from walex_django.conf.reader import Problem
 from walex_django.models import ListenerReport
-from walex_django.replication.publications import PublishedTable
-from walex_django.replication.slots import Slot
-from walex_django.settings_reader import Problem
-from walex_django.status import (
+from walex_django.monitoring.status import (
     ListenerStatus,
     OtherSlot,
     Overview,
     StreamState,
     StreamStatus,
 )
+from walex_django.replication.publications import PublishedTable
+from walex_django.replication.slots import Slot
+from walex_django.units import format_size
 
 _MOST_TABLES = 10
 

@@ -11,13 +11,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 
-from walex_django.conf import get_config, get_configs
-from walex_django.delivery import ReceiverFailed
-from walex_django.middleware import MiddlewareFailed
-from walex_django.receivers_database import known_error
+from walex_django.conf.configs import get_config, get_configs
+from walex_django.conf.receivers_database import known_error
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.dispatch import ReceiverFailed
+from walex_django.delivery.middleware import MiddlewareFailed
 from walex_django.replication.connection import one_line, sql_error
 from walex_django.replication.errors import ReplicationError
-from walex_django.stream_config import StreamConfig
 
 CHECKS = ["walex_django"]
 """

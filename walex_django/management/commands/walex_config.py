@@ -6,12 +6,12 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from walex_django import conf, runtime
+from walex_django.conf import configs, stored
+from walex_django.conf.stream import StreamConfig
 from walex_django.management.streams import CHECKS, chosen, reported
-from walex_django.plan import require_published
+from walex_django.provisioning.requirements import require_published
 from walex_django.replication.connection import connect
 from walex_django.replication.errors import ReplicationError
-from walex_django.stream_config import StreamConfig
 
 _SHOW, _RESET = "show", "reset"
 
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("stream", metavar="STREAM", help="A key of settings.WALEX.")
         parser.add_argument(
             "verb",
-            choices=[_SHOW, *runtime.VERBS, _RESET],
+            choices=[_SHOW, *stored.VERBS, _RESET],
             help="show: what is in force. add, remove: entries of a list, or of"
             " FILTERS. replace: the whole. reset: back to what settings.WALEX has.",
         )
@@ -51,26 +51,26 @@ class Command(BaseCommand):
         with reported(config):
             # What no version of ours would take can be kept all the same, by hand.
             if key not in {None, *_KEYS} and not (
-                verb == _RESET and runtime.forget(config, key)
+                verb == _RESET and stored.forget(config, key)
             ):
                 raise CommandError(f"{key} is none of {', '.join(_KEYS)}.")
             if verb == _SHOW:
-                runtime.load(config.name)
+                stored.load(config.name)
             elif verb == _RESET:
-                runtime.forget(config, key)
+                stored.forget(config, key)
             elif not values:
                 raise CommandError(f"{verb} needs a VALUE.")
             else:
-                runtime.change(config, verb, key, _value(verb, key, values))
+                stored.change(config, verb, key, _value(verb, key, values))
             self._show(config, [key] if key in _KEYS else _KEYS)
             if verb != _SHOW:
-                self._warn(conf.follow(config))
+                self._warn(configs.follow(config))
 
     def _show(self, config: StreamConfig, keys: list[str]) -> None:
-        kept = runtime.kept(config.name)
-        written = conf.written(config.name)
+        kept = stored.kept(config.name)
+        written = configs.written(config.name)
         for key in keys:
-            value = written.get(key, getattr(config, conf.attribute(key)))
+            value = written.get(key, getattr(config, configs.attribute(key)))
             text = json.dumps(value, ensure_ascii=False, default=str)
             mark = "  (changed)" if key in kept else ""
             self.stdout.write(f"{key} = {text}{mark}")
@@ -84,7 +84,7 @@ class Command(BaseCommand):
             self.stderr.write(self.style.WARNING(f"Warning: {error}"))
 
 
-_KEYS = [key for key in conf.RUNTIME if key not in {"URL", "STATUS_INTERVAL"}]
+_KEYS = [key for key in configs.RUNTIME if key not in {"URL", "STATUS_INTERVAL"}]
 
 
 def _value(verb: str, key: str, values: list[str]) -> Any:

@@ -15,16 +15,17 @@ from django.db import Error as DatabaseError
 from django.db import connections
 from django.utils import autoreload
 
-from walex_django import handlers, runtime
-from walex_django.catalogue import concrete_models
-from walex_django.conf import get_configs
-from walex_django.filters import Subscriptions
-from walex_django.listener import Listener, Listeners
+from walex_django.conf import stored
+from walex_django.conf.configs import get_configs
+from walex_django.conf.stream import StreamConfig
+from walex_django.events.catalogue import concrete_models
+from walex_django.handlers import registry
+from walex_django.listening.listener import Listener, Listeners
+from walex_django.listening.start import Start
 from walex_django.management import arguments
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, describe
 from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
-from walex_django.start import Start
-from walex_django.stream_config import StreamConfig
+from walex_django.subscriptions import Subscriptions
 from walex_django.version import __version__
 
 _MOST_TABLES = 10  # named in the banner
@@ -175,7 +176,7 @@ class Command(BaseCommand):
             yield ""
             return
         try:
-            from walex_django import metrics
+            from walex_django.monitoring import metrics
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         with ExitStack() as stack:
@@ -237,7 +238,7 @@ def _warnings() -> Iterator[str]:
                 f"Receivers wait for {model._meta.label}, which is in the"
                 " SUBSCRIPTIONS of no stream."
             )
-    for handler in handlers.registry.values():
+    for handler in registry.handlers.values():
         for model in handler.look_up().models:
             if not any(each.may_cover(model) for each in subscriptions):
                 yield (
@@ -250,7 +251,7 @@ def _refresh() -> None:
     """Take over what is kept of all streams; what is wrong, their start tells."""
     with suppress(DatabaseError, ImproperlyConfigured):
         for config in get_configs().values():
-            runtime.refreshed(config)
+            stored.refreshed(config)
     connections.close_all()
 
 
@@ -279,7 +280,7 @@ def _require_durable(configs: Sequence[StreamConfig]) -> None:
 
 
 def _count_receivers() -> int:
-    return sum(signal.count() for signal in ALL) + len(handlers.registry)
+    return sum(signal.count() for signal in ALL) + len(registry.handlers)
 
 
 def _quit_command() -> str:

@@ -8,14 +8,14 @@ from django.db import Error as DatabaseError
 from django.db.models import Q
 from django.utils import timezone
 
+from walex_django.conf.receivers_database import known_error
+from walex_django.delivery.parking import describe
+from walex_django.delivery.replay import replay
 from walex_django.management import arguments
 from walex_django.management.streams import CHECKS, add_stream_option, chosen
 from walex_django.management.streams import describe as describe_failure
 from walex_django.models import ParkedEvent
-from walex_django.parked_display import ParkedDisplay
-from walex_django.parking import describe
-from walex_django.receivers_database import known_error
-from walex_django.replay import replay
+from walex_django.monitoring.parked_display import ParkedDisplay
 
 
 class Command(BaseCommand):

@@ -5,19 +5,16 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from walex_django import (
-    checkpoints,
-    diagnosis,
-    replica_identity,
-    runtime,
-)
+from walex_django.conf import stored
+from walex_django.conf.stream import StreamConfig
 from walex_django.diagnosis import published_tables
+from walex_django.diagnosis.problems import LEFT_BEHIND, find_problems
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
-from walex_django.named_tables import subscribed_tables
-from walex_django.plan import Step, setup_plan
+from walex_django.provisioning import checkpoints, replica_identity
+from walex_django.provisioning.named_tables import subscribed_tables
+from walex_django.provisioning.plan import Step, setup_plan
 from walex_django.replication import server, slots
 from walex_django.replication.connection import Connection, connect
-from walex_django.stream_config import StreamConfig
 
 
 class Command(BaseCommand):
@@ -58,7 +55,7 @@ class Command(BaseCommand):
                 reported(written),
                 connect(written.connection_parameters()) as connection,
             ):
-                config = runtime.refreshed(written)
+                config = stored.refreshed(written)
                 # A slot is created when all who are writing have ended.
                 connection.patience = math.inf
                 recreate = options["recreate_slot"] and config.durable_slot
@@ -134,7 +131,7 @@ class Command(BaseCommand):
         if not planned:
             wrong += [
                 problem
-                for problem in diagnosis.problems(config, connection)
+                for problem in find_problems(config, connection)
                 if problem.id.startswith("W") and problem.id not in _NOT_TOLD
             ]
         for each in wrong:
@@ -143,4 +140,4 @@ class Command(BaseCommand):
 
 
 # That of keys is told before the tables are published, too.
-_NOT_TOLD = {published_tables.NO_KEY, diagnosis.LEFT_BEHIND}
+_NOT_TOLD = {published_tables.NO_KEY, LEFT_BEHIND}

@@ -13,12 +13,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 
-from walex_django import health, inquiry
+from walex_django.conf.stream import StreamConfig
 from walex_django.management import arguments
 from walex_django.management.status_text import StatusText
 from walex_django.management.streams import CHECKS, add_stream_option, chosen
-from walex_django.status import Overview, StreamState
-from walex_django.stream_config import StreamConfig
+from walex_django.monitoring import health, inquiry
+from walex_django.monitoring.status import Overview, StreamState
 
 _INTERVAL = 2.0  # seconds
 

@@ -4,13 +4,14 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from walex_django import checkpoints, reporter
-from walex_django.conf import get_configs
+from walex_django.conf.configs import get_configs
+from walex_django.conf.stream import StreamConfig
 from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
-from walex_django.plan import Step, slot_plan, teardown_plan
+from walex_django.monitoring import reporter
+from walex_django.provisioning import checkpoints
+from walex_django.provisioning.plan import Step, slot_plan, teardown_plan
 from walex_django.replication import server
 from walex_django.replication.connection import Connection, connect
-from walex_django.stream_config import StreamConfig
 
 
 class Command(BaseCommand):

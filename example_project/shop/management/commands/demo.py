@@ -25,7 +25,7 @@ from django.urls import reverse
 from example_project.guard import end, guarded
 from example_project.postgres import Postgres
 from example_project.shop.traffic import Scene, scenes
-from walex_django.conf import get_config
+from walex_django.conf.configs import get_config
 
 SERVER = {"max_slot_wal_keep_size": "1GB"}  # so that no slot can fill the disk
 MANAGE = Path(__file__).resolve().parents[4] / "manage.py"

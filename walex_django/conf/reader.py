@@ -1,0 +1,378 @@
+"""``settings.WALEX``, read and checked."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, get_args
+
+from django.conf import settings
+from django.db import connections
+
+from walex_django.filters import Filter
+from walex_django.replication.connection import parse_url
+from walex_django.replication.identities import IDENTITIES
+from walex_django.replication.slots import MAX_NAME_LENGTH
+from walex_django.subscriptions import ALL_TABLES
+
+from .stream import OnError, StreamConfig
+
+_MAX_STREAM_NAME = 200  # characters
+
+
+class Problem(NamedTuple):
+    """Something wrong in the settings: the id of its check, what, and the mend."""
+
+    id: str
+    message: str
+    hint: str
+
+
+def read(walex: object) -> tuple[dict[str, StreamConfig], list[Problem]]:
+    """
+    Read ``settings.WALEX``.
+
+    Returns the streams that are right, by name, and what is wrong with the others.
+    """
+    if walex is None or walex == {}:
+        hint = 'Add WALEX = {"default": {"PUBLICATION": "…"}} to your settings.'
+        return {}, [Problem("W001", "WALEX describes no stream.", hint)]
+    if not isinstance(walex, Mapping):
+        hint = 'Write WALEX = {"default": {…}}: stream names with their settings.'
+        return {}, [Problem("E001", "WALEX must be a dict.", hint)]
+    if walex.keys() <= KEYS.keys():
+        hint = 'Put them under the name of a stream: WALEX = {"default": {…}}.'
+        return {}, [Problem("E001", "WALEX has the settings of a stream.", hint)]
+    configs: dict[str, StreamConfig] = {}
+    problems: list[Problem] = []
+    for name, options in walex.items():
+        config, wrong = _read_stream(name, options)
+        problems += wrong
+        if config:
+            configs[config.name] = config
+    return configs, problems + _shared_slots(configs.values())
+
+
+def _read_stream(
+    name: object, options: object
+) -> tuple[StreamConfig | None, list[Problem]]:
+    path = f"WALEX[{name!r}]"
+    if not (isinstance(name, str) and name):
+        hint = "Give the stream a name, such as 'default'."
+        return None, [Problem("E001", f"{path}: the key must be a string.", hint)]
+    # It is kept in tables, and stands in the addresses of the admin.
+    if len(name) > _MAX_STREAM_NAME or not name.isprintable():
+        hint = "Give the stream another name, such as 'default'."
+        limit = f"{path}: the key has at most {_MAX_STREAM_NAME} printable characters."
+        return None, [Problem("E001", limit, hint)]
+    if not isinstance(options, Mapping):
+        hint = f'Write {path} = {{"PUBLICATION": "…"}}.'
+        return None, [Problem("E001", f"{path} must be a dict.", hint)]
+    default_name = slot_name(f"{name}_walex")
+    values: dict[str, Any] = {}
+    problems = []
+    options = {"PUBLICATION": default_name, "SLOT_NAME": default_name, **options}
+    for key, value in options.items():
+        if key not in KEYS:
+            problems.append(
+                Problem(
+                    "E002",
+                    f"{path} has an unknown key {key!r}.",
+                    did_you_mean(key, KEYS),
+                )
+            )
+            continue
+        attribute, parse = KEYS[key]
+        try:
+            values[attribute] = parse(value)
+        except ValueError as error:
+            problem, _, hint = str(error).partition("\n")
+            if problem.startswith("must be") and key != "URL":  # a secret
+                problem = f"{problem}, not {value!r}"
+            problems.append(Problem("E003", f"{path}[{key!r}] {problem}.", hint))
+    if problems:
+        return None, problems
+    config = StreamConfig(name=name, **values)
+    problems = _database_problems(path, config) + _slot_problems(path, config)
+    return (None if problems else config), problems
+
+
+def _database_problems(path: str, config: StreamConfig) -> list[Problem]:
+    if config.database not in settings.DATABASES:
+        return [
+            Problem(
+                "E004",
+                f"{path}['DATABASE'] is {config.database!r}, which DATABASES lacks.",
+                did_you_mean(config.database, settings.DATABASES),
+            )
+        ]
+    if connections[config.database].vendor != "postgresql":
+        return [
+            Problem(
+                "E004",
+                f"{path}: the database {config.database!r} is not PostgreSQL.",
+                "Set DATABASE to an alias with the engine"
+                " django.db.backends.postgresql.",
+            )
+        ]
+    return []
+
+
+def _slot_problems(path: str, config: StreamConfig) -> list[Problem]:
+    if config.durable_slot:
+        return []
+    return [
+        Problem(
+            "E007",
+            f"{path}[{key!r}] is for durable slots, and this stream has a temporary"
+            " one.",
+            f"Add 'DURABLE_SLOT': True, or leave {key!r} out.",
+        )
+        for key, chosen in (("ATOMIC", config.atomic), ("FAILOVER", config.failover))
+        if chosen
+    ]
+
+
+def _shared_slots(configs: Iterable[StreamConfig]) -> list[Problem]:
+    problems = []
+    first: dict[object, StreamConfig] = {}
+    for config in configs:
+        place = (config.database, config.url, config.slot_name)
+        other = first.setdefault(place, config)
+        if other is not config:
+            problems.append(
+                Problem(
+                    "E005",
+                    f"The streams {other.name!r} and {config.name!r} share the slot"
+                    f" {config.slot_name!r}.",
+                    "Give each a SLOT_NAME of its own.",
+                )
+            )
+    return problems
+
+
+def slot_name(text: str) -> str:
+    """Return ``text`` as a slot may be called: in lower case, the rest underscores."""
+    return re.sub(r"[^a-z0-9_]", "_", text.lower())
+
+
+def did_you_mean(wrong: object, known: Any) -> str:
+    """Return which of the known names was meant, or all of them."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(wrong).lower(), names, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {names[close[0]]!r}?"
+    return f"Known are: {', '.join(known)}."
+
+
+# Parsers: a setting's value in, ours out; ValueError("must be …\nhint").
+
+
+def _string(value: object) -> str:
+    if not (isinstance(value, str) and value):
+        raise ValueError("must be a string that is not empty")
+    return value
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be True or False")
+    return value
+
+
+def read_strings(value: object) -> tuple[str, ...]:
+    """Return one or several strings; raises as all of these parsers."""
+    values = (value,) if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not all(
+        isinstance(each, str) for each in values
+    ):
+        raise ValueError("must be a string or a list of strings")
+    return tuple(values)
+
+
+def _publications(value: object) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(map(_string, read_strings(value))))
+    for name in names:
+        if len(name.encode()) > MAX_NAME_LENGTH:
+            raise ValueError(
+                f"has a name of more than {MAX_NAME_LENGTH} bytes: {name!r}"
+            )
+    if not names:
+        raise ValueError("must name a publication")
+    return names
+
+
+def _slot_name(value: object) -> str:
+    name = slot_name(_string(value))
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"is longer than {MAX_NAME_LENGTH} characters\nChoose a shorter one."
+        )
+    return name
+
+
+def _subscriptions(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ValueError("must be a list of strings")
+    entries = tuple(_string(entry) for entry in value)
+    if not entries:
+        raise ValueError(
+            f"is empty: nothing would ever arrive\nWrite [{ALL_TABLES!r}] for all."
+        )
+    return tuple(map(_entry, entries))
+
+
+def _entry(entry: str) -> str:
+    owner, dot, name = entry.partition(".")
+    if entry != ALL_TABLES and (owner in {"", "*"} or not dot or not name):
+        raise ValueError(
+            f"has the entry {entry!r}, which names no table\n"
+            "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'."
+        )
+    return entry
+
+
+def _filters(value: object) -> dict[str, Filter]:
+    tables = read_filters_by_table(value)
+    return {_entry(_string(table)): _filter(table, of) for table, of in tables.items()}
+
+
+def read_filters_by_table(value: object) -> Mapping[Any, object]:
+    """Return what is written of ``FILTERS``."""
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a dict of tables with their filters")
+    return value
+
+
+def _filter(table: str, options: object) -> Filter:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"has no dict for {table!r}")
+    try:
+        return read_filter(options)
+    except ValueError as error:
+        raise ValueError(f"has a wrong filter for {table!r}: {error}") from None
+
+
+def read_filter(options: Mapping[Any, object]) -> Filter:
+    """
+    Return the filter that is written so in the settings.
+
+    Args:
+        options: values by key, in whatever case this is written.
+
+    Raises:
+        ValueError: says which key is unknown, or which value is none.
+    """
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        name = str(key).lower()
+        if name not in _FILTER_KEYS:
+            raise ValueError(f"unknown key {key!r}\n{did_you_mean(key, _FILTER_KEYS)}")
+        if name in values:
+            raise ValueError(f"{name} is there twice")
+        try:
+            values[name] = _FILTER_KEYS[name](value)
+        except ValueError as error:
+            raise ValueError(f"{key} {error}, not {value!r}") from None
+    return Filter(**values)
+
+
+def _identities(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(identity, str) and identity for identity in value.values()
+    ):
+        raise ValueError(
+            "must be a dict of tables with 'FULL', 'DEFAULT', 'NOTHING' or the name of"
+            " a unique index"
+        )
+    return {
+        _entry(_string(table)): identity.upper()
+        if identity.upper() in IDENTITIES
+        else identity
+        for table, identity in value.items()
+    }
+
+
+def _record(value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        raise ValueError("must be a dict of values by field")
+    return dict(value)
+
+
+def _callable(value: object) -> Callable[..., object] | str | None:
+    if value is None or callable(value):
+        return value
+    if not (isinstance(value, str) and "." in value):
+        raise ValueError("must be a function or its dotted path")
+    return value
+
+
+def _url(value: object) -> str | None:
+    if value is None:
+        return None
+    url = _string(value)
+    parse_url(url)
+    return url
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return value
+
+
+def _seconds(value: object) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (0 < value < math.inf)
+    ):
+        raise ValueError("must be a number of seconds above 0")
+    return value
+
+
+def _retries(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("must be a whole number, 0 for no retries")
+    return value
+
+
+def _on_error(value: object) -> str:
+    if value not in get_args(OnError):
+        listed = ", ".join(map(repr, get_args(OnError)))
+        raise ValueError(f"must be one of {listed}")
+    return str(value)
+
+
+KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
+    "DATABASE": ("database", _string),
+    "URL": ("url", _url),
+    "PUBLICATION": ("publications", _publications),
+    "SLOT_NAME": ("slot_name", _slot_name),
+    "DURABLE_SLOT": ("durable_slot", _boolean),
+    "FAILOVER": ("failover", _boolean),
+    "SUBSCRIPTIONS": ("subscriptions", _subscriptions),
+    "FILTERS": ("filters", _filters),
+    "REPLICA_IDENTITY": ("replica_identity", _identities),
+    "MODULES": ("modules", read_strings),
+    "MESSAGE_MIDDLEWARE": ("message_middleware", _callable),
+    "MAX_BATCH": ("max_batch", _count),
+    "STATUS_INTERVAL": ("status_interval", _seconds),
+    "MESSAGES": ("messages", read_strings),
+    "ATOMIC": ("atomic", _boolean),
+    "ON_ERROR": ("on_error", _on_error),
+    "MAX_RETRIES": ("max_retries", _retries),
+    "RETRY_BACKOFF": ("retry_backoff", _seconds),
+    "PAUSED": ("paused", _boolean),
+}
+"""Each key of a stream's settings: the attribute of `StreamConfig`, and the parser."""
+
+_FILTER_KEYS: dict[str, Callable[[object], Any]] = {
+    "unwatched_records": _record,
+    "unwatched_fields": read_strings,
+    "changed": read_strings,
+    "where": _callable,
+    "sensitive_fields": read_strings,
+}

@@ -1,0 +1,1 @@
+"""Events to receivers: dispatch, transactions, retries, parking, replay."""

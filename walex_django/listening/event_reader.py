@@ -1,0 +1,445 @@
+"""Messages of one connection to events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Any, NamedTuple
+
+from walex_django import log
+from walex_django.conf import configs, stored
+from walex_django.conf.stream import StreamConfig
+from walex_django.context import frames
+from walex_django.delivery.dispatch import Delivery
+from walex_django.delivery.middleware import MiddlewarePipe
+from walex_django.events.catalogue import ModelTables
+from walex_django.events.column_types import ColumnTypes
+from walex_django.events.event import BeginWithContext, Event, EventType
+from walex_django.events.table import Table
+from walex_django.filters import TableFilter
+from walex_django.handlers import registry
+from walex_django.messages import OWN_PREFIX
+from walex_django.pgoutput import copydata
+from walex_django.pgoutput.copydata import XLOG_DATA, XLOG_DATA_HEADER, Keepalive
+from walex_django.pgoutput.decoder import decode, relation_oid
+from walex_django.pgoutput.errors import ProtocolError
+from walex_django.pgoutput.lsn import Lsn
+from walex_django.pgoutput.messages import (
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    LogicalMessage,
+    Message,
+    Relation,
+    RowMessage,
+    Truncate,
+    Type,
+    Update,
+)
+from walex_django.replication.progress import Progress
+from walex_django.replication.publications import TableName
+from walex_django.subscriptions import Subscriptions
+
+logger = log.logger(__name__)
+
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+"""Most bytes of rows handed over at once, so that wide rows fit in memory too."""
+
+_ROWS = {
+    ord("I"): EventType.INSERT,
+    ord("U"): EventType.UPDATE,
+    ord("D"): EventType.DELETE,
+}
+
+_TYPES = {
+    Insert: EventType.INSERT,
+    Update: EventType.UPDATE,
+    Delete: EventType.DELETE,
+}
+
+_NOTHING = Lsn(0)
+
+
+class SubscribedTable(NamedTuple):
+    """
+    A table whose changes are delivered.
+
+    Attributes:
+        table: The table, as its RELATION message described it.
+        filters: The filters that its rows must pass.
+    """
+
+    table: Table
+    filters: Sequence[TableFilter]
+
+    def drops(self, message: RowMessage | Truncate) -> bool:
+        """Return whether a filter other than ``where`` drops a row."""
+        return any(chosen.drops(message) for chosen in self.filters)
+
+    def accepts(self, event: Event) -> bool:
+        """Return whether each ``where`` accepts an event."""
+        return all(chosen.holds(event) for chosen in self.filters)
+
+
+class _Relations(dict[int, SubscribedTable | None]):
+    """By OID; `None` for a table that the stream has not subscribed to."""
+
+    def __missing__(self, oid: int) -> SubscribedTable | None:
+        raise ProtocolError("row", 1, "of an unknown relation")
+
+
+class _Unwanted(_Relations):
+    """Drops every row: the transaction was delivered before."""
+
+    def __missing__(self, oid: int) -> None:
+        return None
+
+
+_UNWANTED = _Unwanted()
+
+
+class EventReader:
+    """
+    Reads one connection's messages and delivers their events.
+
+    The relations and types that the server described are kept here, since they are
+    valid for this connection only.
+
+    Args:
+        config: The stream's configuration.
+        models: The models of the stream's database.
+        delivery: The delivery that takes the events.
+        progress: Where received and finished positions are recorded.
+        done: The position up to which transactions were delivered before.
+        wake: A callable that makes the reading thread call `settle`; called from other
+            threads.
+        reconfigured: A callable that gets the new configuration when it changes.
+
+    Attributes:
+        reply_requested: Whether the server waits for a status update.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        *,
+        models: ModelTables,
+        delivery: Delivery,
+        progress: Progress,
+        done: Lsn = _NOTHING,
+        wake: Callable[[], None] = lambda: None,
+        reconfigured: Callable[[StreamConfig], None] = lambda _: None,
+    ) -> None:
+        self.reply_requested = False
+        self._models = models
+        self._delivery = delivery
+        self._progress = progress
+        self._done = done
+        self._reconfigured = reconfigured
+        self._types = ColumnTypes(models.alias)
+        self._relations: dict[int, Relation] = {}
+        self._tables = _Relations()
+        self._wanted: _Relations = self._tables  # or `_UNWANTED`
+        self._begin: Begin | None = None
+        self._ordinal = 0
+        self._events: list[Event] = []
+        self._bytes = 0
+        self._delivered = False  # some of the transaction's rows
+        self._called = False  # receivers, for anything in the transaction
+        middleware = config.middleware()
+        self._pipe = MiddlewarePipe(middleware, wake) if middleware else None
+        self._base = config
+        self._generation = configs.generation
+        self._configure(configs.follow(config))
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction has begun to be delivered and is not done."""
+        return self._begin is not None
+
+    def read(self, batch: Iterable[bytes], *, stopped: Callable[[], bool]) -> None:
+        """
+        Read CopyData payloads, in the order in which they came.
+
+        Args:
+            batch: The payloads.
+            stopped: A callable that is called after each transaction; when it returns
+                true, the rest of the batch is left unread.
+
+        Raises:
+            ProtocolError: A payload is not of the protocol.
+            MiddlewareFailed: The middleware raised.
+            ReceiverFailed: See `Delivery.deliver`. Nothing may be read after that.
+        """
+        wanted, pipe = self._wanted, self._pipe
+        for data in batch:
+            if len(data) <= XLOG_DATA_HEADER or data[0] != XLOG_DATA:
+                self._keepalive(data)
+                continue
+            type = _ROWS.get(data[XLOG_DATA_HEADER])
+            if type is None or pipe is not None:
+                message = decode(data, XLOG_DATA_HEADER)
+                if pipe is None:
+                    self._take(message)
+                else:
+                    self._pass_on(pipe, message)
+                    self.settle(stopped=stopped)
+                wanted = self._wanted
+                if self._begin is None and stopped():
+                    return
+                continue
+            # What is not subscribed to is dropped before its columns are split.
+            self._ordinal += 1
+            subscribed = wanted[relation_oid(data, XLOG_DATA_HEADER)]
+            if subscribed is not None:
+                row: Any = decode(data, XLOG_DATA_HEADER)
+                self._add_row(type, subscribed, row, len(data))
+
+    def settle(self, *, stopped: Callable[[], bool]) -> bool:
+        """
+        Take the messages that the middleware has delivered.
+
+        Args:
+            stopped: See `read`.
+
+        Returns:
+            Whether there were any.
+        """
+        found = False
+        while self._pipe and (message := self._pipe.next()) is not None:
+            found = True
+            if isinstance(message, Insert | Update | Delete):
+                self._ordinal += 1
+                subscribed = self._wanted[message.relation_oid]
+                if subscribed is not None:
+                    type = _TYPES[message.__class__]
+                    self._add_row(type, subscribed, message, _size(message))
+            else:
+                self._take(message)
+            if self._begin is None and stopped():
+                break
+        return found
+
+    def close(self) -> None:
+        """Take no more messages from the middleware."""
+        if self._pipe:
+            self._pipe.close()
+
+    def _pass_on(self, pipe: MiddlewarePipe, message: Message) -> None:
+        match message:
+            case Commit():
+                pipe.expect(message.end_lsn)
+            case LogicalMessage(transactional=False):
+                pipe.expect(message.lsn)
+        self._progress.begin()
+        pipe.pass_on(message)
+
+    def _add_row(
+        self,
+        type: EventType,
+        subscribed: SubscribedTable,
+        message: RowMessage,
+        size: int,
+    ) -> None:
+        """Add a row's event to the current batch unless a filter drops it."""
+        table, filters = subscribed
+        if filters and subscribed.drops(message):
+            return
+        begin = self._begin
+        if begin is None:
+            begin = self._transaction()
+        event = Event(type, table, begin, message, self._ordinal)
+        if filters and not subscribed.accepts(event):
+            return
+        events = self._events
+        if len(events) >= self._max_batch or self._bytes > MAX_BATCH_BYTES:
+            self._deliver(last=False)
+        self._bytes += size
+        events.append(event)
+
+    def _keepalive(self, data: bytes) -> None:
+        envelope = copydata.parse(data)
+        if not isinstance(envelope, Keepalive):
+            raise ProtocolError("XLogData", len(data), "no message in it")
+        self._progress.keepalive(envelope.end_lsn)
+        self.reply_requested |= envelope.reply_requested
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Begin():
+                self._begin_transaction(message)
+            case Commit():
+                self._commit(message)
+            case Relation():
+                self._models.await_commit(self._transaction().xid)
+                self._relations[message.oid] = message
+                self._tables[message.oid] = self._subscribed(message)
+            case Type():
+                self._types.tell(message)
+            case Truncate():
+                self._truncate(message)
+            case LogicalMessage():
+                self._logical_message(message)
+
+    def _begin_transaction(self, message: Begin) -> None:
+        if self._generation != configs.generation:
+            self._follow_configuration()
+        self._begin = message
+        self._ordinal = 0
+        self._delivered = self._called = False
+        if message.commit_lsn <= self._done:
+            self._wanted = _UNWANTED
+        self._progress.begin()
+
+    def _commit(self, message: Commit) -> None:
+        if self._events or self._delivered:
+            self._deliver(last=True)
+        if self._called:
+            self._delivery.finish(message.commit_lsn)
+        self._begin = None
+        self._wanted = self._tables
+        more = self._pipe is not None and self._pipe.expected > message.end_lsn
+        self._progress.finish(message.end_lsn, more=more)
+        # It may have brought a change itself, and another may not come for long.
+        if self._generation != configs.generation:
+            self._follow_configuration()
+
+    def _transaction(self) -> Begin:
+        if self._begin is None:
+            raise ProtocolError("row", 0, "outside of a transaction")
+        return self._begin
+
+    def _follow_configuration(self) -> None:
+        """Go on with what the stream is configured to since."""
+        self._generation = configs.generation
+        config = configs.follow(self._base)
+        if config != self._config:
+            self._configure(config)
+            self._reconfigured(config)
+
+    def _configure(self, config: StreamConfig) -> None:
+        self._config = config
+        self._max_batch = config.max_batch
+        self._subscriptions = Subscriptions(config.subscriptions)
+        self._filters = [
+            (Subscriptions([entry]), chosen) for entry, chosen in config.filters.items()
+        ]
+        registry.load(config.modules)
+        self._delivery.configure(config)
+        for oid, relation in self._relations.items():
+            self._tables[oid] = self._subscribed(relation)
+
+    def _subscribed(self, relation: Relation) -> SubscribedTable | None:
+        name = TableName(relation.schema, relation.name)
+        lineage = self._models.lineage(name, relation.oid)
+        if not self._subscriptions.cover(lineage):
+            if not (lineage.model or lineage.exists):
+                logger.warning(
+                    "The table %s is gone, and nothing tells whose it was: its changes"
+                    " are not delivered. Subscribe to it by its name to get them.",
+                    name,
+                    extra={"table": str(name)},
+                )
+            return None
+        if lineage.model:
+            self._models.warn_of_misfit(
+                lineage.model,
+                relation.oid,
+                [column.name for column in relation.columns],
+            )
+        table = Table(
+            relation,
+            model=lineage.model,
+            lineage=lineage,
+            alias=self._models.alias,
+            types=self._types.resolve([c.type_oid for c in relation.columns]),
+            is_whole=relation.replica_identity != "f"
+            or self._models.tells_whole_rows(relation.oid),
+        )
+        filters = [chosen for tables, chosen in self._filters if tables.cover(lineage)]
+        table.sensitive = frozenset(
+            chain.from_iterable(each.sensitive_columns(table) for each in filters)
+        )
+        made = [each for chosen in filters if (each := chosen.for_table(table))]
+        return SubscribedTable(table, made)
+
+    def _truncate(self, message: Truncate) -> None:
+        for oid in message.relation_oids:
+            self._ordinal += 1
+            if subscribed := self._wanted[oid]:
+                event = Event(
+                    EventType.TRUNCATE,
+                    subscribed.table,
+                    self._transaction(),
+                    message,
+                    self._ordinal,
+                )
+                if subscribed.accepts(event):
+                    self._events.append(event)
+
+    def _logical_message(self, message: LogicalMessage) -> None:
+        if not message.transactional and self._generation != configs.generation:
+            self._follow_configuration()
+        if message.prefix.startswith(OWN_PREFIX):
+            self._own_message(message)
+        else:
+            self._message(message)
+        if self._pipe and not message.transactional:
+            more = self._pipe.expected > message.lsn
+            self._progress.finish(_NOTHING, more=more)
+
+    def _message(self, message: LogicalMessage) -> None:
+        wanted = self._config.messages
+        if not (message.prefix in wanted or "*" in wanted):
+            return
+        if message.transactional:
+            if self._wanted is _UNWANTED:
+                return
+            # What came before it in the transaction is heard of before it.
+            if self._events:
+                self._deliver(last=False)
+            self._delivery.deliver_message(message)
+            self._called = True
+            return
+        # Its LSN is its end, where the COMMIT of the next transaction may lie.
+        position = Lsn(message.lsn - 1)
+        if position > self._done:
+            self._delivery.deliver_message(message)
+            self._delivery.finish(position, counted=False)
+
+    def _own_message(self, message: LogicalMessage) -> None:
+        """Take in what walex_django itself has written to the log."""
+        content: object = None
+        with suppress(ValueError, RecursionError):
+            content = json.loads(message.content)
+        if not isinstance(content, dict):
+            logger.warning(
+                "The message %s at %s is ignored: it holds no JSON object.",
+                *(message.prefix, message.lsn),
+                extra={"lsn": str(message.lsn)},
+            )
+        elif message.prefix == frames.PREFIX and message.transactional:
+            begin = self._transaction()
+            self._begin = BeginWithContext(
+                begin.commit_lsn, begin.timestamp, begin.xid, content
+            )
+        elif message.prefix == stored.PREFIX and self._is_meant(content):
+            stored.load(self._config.name)
+
+    def _is_meant(self, content: dict[str, Any]) -> bool:
+        return content.get("stream") == self._config.name
+
+    def _deliver(self, *, last: bool) -> None:
+        self._delivery.deliver(self._events, last=last)
+        self._delivered = self._called = True
+        self._events.clear()
+        self._bytes = 0
+
+
+def _size(message: RowMessage) -> int:
+    """Return about how many bytes a row has."""
+    rows = [getattr(message, name, None) or () for name in ("new", "old", "key")]
+    return sum(len(value) for value in chain(*rows) if isinstance(value, bytes))

@@ -1,0 +1,345 @@
+"""One connection's life: from the server to the receivers, until it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from threading import Event
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
+from django.db import connections
+
+from walex_django import log
+from walex_django.conf import configs, receivers_database, stored
+from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.dispatch import Delivery
+from walex_django.delivery.transactions import AtomicWork, Breaks, Work
+from walex_django.events.catalogue import ModelTables
+from walex_django.models import ListenerState
+from walex_django.monitoring.reporter import Report
+from walex_django.pgoutput.lsn import Lsn
+from walex_django.provisioning.checkpoints import CheckpointWriter
+from walex_django.provisioning.requirements import require_published
+from walex_django.replication import server, slots
+from walex_django.replication.connection import Connection, connect, sql_error
+from walex_django.replication.errors import (
+    ConnectionLost,
+    ReplicationError,
+    StreamPaused,
+)
+from walex_django.replication.heartbeat import Heartbeat
+from walex_django.replication.progress import Progress
+from walex_django.replication.stream import ReplicationConnection
+
+from .event_reader import EventReader
+from .start import StandingBy, Start, prepare, unbroken_place
+
+logger = log.logger(__name__)
+
+_PAUSE_POLL = 1.0  # seconds between two looks whether a stream is resumed
+_DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
+
+
+class Session:
+    """
+    Connects, reads one stream and delivers its events until it is stopped.
+
+    Args:
+        config: of the stream.
+        drain: end at the position that the log has at the start, or at ``until``.
+        until: that position, where it is known already.
+        stopped: set when the session is to end after the transaction in hand.
+        started: called when it begins to stream.
+        standing_by: see `prepare`.
+        breaks: see `AtomicWork`.
+        report: where it says what it does.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        *,
+        drain: bool,
+        until: Lsn | None,
+        stopped: Event,
+        started: Callable[[Start], None],
+        standing_by: StandingBy | None,
+        breaks: Breaks,
+        report: Report,
+    ) -> None:
+        self.config = self._base = config
+        self._report = report
+        self.until = until
+        self._drain = drain
+        self._started = started
+        self._standing_by = standing_by
+        self._breaks = breaks
+        self._stopped = stopped
+        self._connection: ReplicationConnection | None = None
+        self._waiting: Connection | None = None
+
+    def wake(self) -> None:
+        """Let it see that it is stopped. May be called from any thread."""
+        if waiting := self._waiting:
+            with suppress(psycopg.Error):  # it may just have ended
+                waiting.cancel_safe(timeout=5)
+        if connection := self._connection:
+            connection.wake()
+
+    def run(self) -> None:
+        """
+        Stream until stopped, or until drained.
+
+        Raises:
+            ReplicationError: the stream cannot start or go on.
+            ProtocolError: the server sent what is no message.
+            ReceiverFailed, Interrupted: see `Delivery`.
+        """
+        try:
+            # One on which the server fell silent would keep us waiting for ever.
+            connections.close_all()
+            self._run()
+        except DatabaseError as error:
+            if known := receivers_database.known_error(error):
+                raise known from error
+            raise
+        except psycopg.Error as error:
+            raise sql_error(error, slot=self.config.slot_name) from error
+
+    def _run(self) -> None:
+        config = configs.follow(self._base)
+        parameters = config.connection_parameters()
+        with ExitStack() as stack:
+            connection = stack.enter_context(connect(parameters))
+            for alias in {config.database, receivers_database.database()}:
+                receivers_database.connect(alias)
+            start = self._prepare(connection)
+            config = start.config
+            if self._stopped.is_set():
+                return
+            if self._drain and self.until is None:
+                self.until = server.log_position(connection)
+            patience = server.sender_timeout(connection)
+            replication = ReplicationConnection(parameters, slot=config.slot_name)
+            stack.callback(self._end, replication)
+            place = None
+            if config.durable_slot:
+                place = unbroken_place(start, replication)
+            elif not self._create_slot(replication):
+                return
+            replication.start(config.publications)
+            self._connection = replication
+            # Not before the slot is ours: who had it may just have moved on.
+            checkpoint = None
+            if place:
+                slot = slots.require(connection, config.slot_name)
+                checkpoint = CheckpointWriter(config, place, slot)
+            connection.close()
+            self._report.tell(
+                ListenerState.RUNNING, backend_pid=replication.backend_pid
+            )
+            self._started(start)
+            if config.paused:
+                self._report.hold.set()
+            self._stream(replication, patience, checkpoint)
+
+    def _prepare(self, connection: Connection) -> Start:
+        while True:
+            config = self.config = stored.refreshed(self._base)
+            start = prepare(
+                config,
+                connection,
+                stopped=self._stopped,
+                standing_by=self._standing_by,
+            )
+            # Whoever had the slot meanwhile has read of changes that we have not.
+            if self._stopped.is_set() or stored.refreshed(self._base) == config:
+                return start
+
+    def _end(self, replication: ReplicationConnection) -> None:
+        self._connection = None
+        with suppress(ReplicationError):
+            replication.end()
+            if not self.config.durable_slot:
+                # It would go with the connection, but some moments later.
+                slots.drop(replication.sql, self.config.slot_name)
+        replication.close()
+
+    def _create_slot(self, replication: ReplicationConnection) -> bool:
+        """
+        Create the temporary slot, which waits for writing transactions.
+
+        Returns whether it is there: `wake` ends the wait.
+        """
+        self._waiting = replication.sql
+        try:
+            if not self._stopped.is_set():
+                slots.create(replication.sql, self.config.slot_name, temporary=True)
+        except ReplicationError:
+            if not self._stopped.is_set():
+                raise
+        finally:
+            self._waiting = None
+        return not self._stopped.is_set()
+
+    def _stream(
+        self,
+        connection: ReplicationConnection,
+        patience: float,
+        checkpoint: CheckpointWriter | None,
+    ) -> None:
+        """Args: patience: seconds of silence that the server allows, as do we."""
+        interval = min(self.config.status_interval, patience / 3)
+        progress = Progress()
+        done = Lsn(0)
+        work = Work(checkpoint)
+        if checkpoint and self.config.atomic:
+            done = checkpoint.done
+            retries = self.config.max_retries
+            work = AtomicWork(checkpoint, max_retries=retries, breaks=self._breaks)
+        delivery = Delivery(
+            self.config, stopped=self._stopped, work=work, counts=self._report.counts
+        )
+        reader = EventReader(
+            self._base,
+            models=ModelTables(self.config.database),
+            delivery=delivery,
+            progress=progress,
+            done=done,
+            wake=connection.wake,
+            reconfigured=self._reconfigured,
+        )
+        lost = False
+        try:
+            with Heartbeat(connection, progress, interval):
+                self._read(connection, reader, progress, interval, patience)
+        except (ReplicationError, DatabaseError):
+            lost = True
+            raise
+        finally:
+            reader.close()
+            delivery.close()
+            work.abandon()
+            # What is done is done, however this ends.
+            with suppress(ReplicationError):
+                self._tell(connection, progress)
+                if checkpoint and not lost:
+                    checkpoint.close(progress.told)
+
+    def _read(
+        self,
+        connection: ReplicationConnection,
+        reader: EventReader,
+        progress: Progress,
+        interval: float,
+        patience: float,
+    ) -> None:
+        hold = self._report.hold
+        unread: Iterator[bytes] = iter(())
+
+        def halted() -> bool:
+            return self._stopped.is_set() or hold.is_set()
+
+        heard = time.monotonic()
+        while not self._is_done(reader, progress):
+            if hold.is_set() and not reader.in_transaction:
+                self._pause(connection, progress)
+                reader.read(unread, stopped=halted)
+                heard = time.monotonic()
+            elif batch := connection.receive():
+                unread = iter(batch)
+                reader.read(unread, stopped=halted)
+                heard = time.monotonic()
+            elif reader.settle(stopped=halted):
+                continue
+            elif not self._idle(connection, progress, interval):
+                _require_life(heard, patience)
+                connection.send_progress(progress, reply_requested=True)
+            if reader.reply_requested:
+                reader.reply_requested = False
+                connection.send_progress(progress)
+
+    def _reconfigured(self, config: StreamConfig) -> None:
+        """Tell that the configuration has changed, and what it lacks."""
+        logger.info("Stream %s has changed settings", config.name)
+        if config.paused:
+            self._report.hold.set()
+        try:
+            with connect(config.connection_parameters()) as connection:
+                require_published(config, connection)
+        except (ReplicationError, ImproperlyConfigured) as error:
+            logger.warning("Stream %s: %s", config.name, error)
+
+    def _pause(self, connection: ReplicationConnection, progress: Progress) -> None:
+        """
+        Read nothing until the stream is resumed, or we are stopped.
+
+        Raises:
+            StreamPaused: it is to be drained.
+        """
+        name, pid = self.config.name, connection.backend_pid
+        resume = f"python manage.py walex_config {name} replace PAUSED false"
+        if self.until is not None:
+            raise StreamPaused(
+                f"The stream {name!r} is paused.", hint=f"To resume it, run: {resume}"
+            )
+        logger.warning(
+            "Stream %s is paused. To resume it, run: %s",
+            *(name, resume),
+            extra={"state": ListenerState.PAUSED.value},
+        )
+        self._report.tell(ListenerState.PAUSED, backend_pid=pid)
+        while self._is_to_pause() and not self._stopped.wait(_PAUSE_POLL):
+            connection.send_progress(progress)
+        self._report.hold.clear()
+        if not self._stopped.is_set():
+            running = {"state": ListenerState.RUNNING.value}
+            logger.info("Stream %s goes on", name, extra=running)
+            self._report.tell(ListenerState.RUNNING, backend_pid=pid)
+
+    def _is_to_pause(self) -> bool:
+        try:
+            return stored.refreshed(self._base).paused
+        except (DatabaseError, ImproperlyConfigured):
+            # The stream's own connection is still there, and with it perhaps a
+            # temporary slot.
+            connections[receivers_database.database()].close()
+            return True
+
+    def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
+        if connection.is_streaming:
+            connection.send_progress(progress)
+        elif progress.confirmed > progress.told:
+            # The server ended the stream by an error, and takes SQL again.
+            slots.advance(connection.sql, self.config.slot_name, progress.confirmed)
+
+    def _idle(
+        self, connection: ReplicationConnection, progress: Progress, interval: float
+    ) -> bool:
+        """
+        Say how far we are, now that nothing waits to be read, then wait.
+
+        Returns whether something came.
+        """
+        if progress.confirmed > progress.told:
+            connection.send_progress(progress)
+        return connection.wait(interval if self.until is None else _DRAIN_IDLE)
+
+    def _is_done(self, reader: EventReader, progress: Progress) -> bool:
+        if reader.in_transaction:
+            return False
+        return self._stopped.is_set() or (
+            self.until is not None and progress.confirmed >= self.until
+        )
+
+
+def _require_life(heard: float, patience: float) -> None:
+    """Raise if the server did not answer: a connection cut on the way never tells."""
+    silence = time.monotonic() - heard
+    if silence > patience:
+        raise ConnectionLost(
+            f"The connection to PostgreSQL was lost: no answer for {silence:.0f} s."
+        )

@@ -1,0 +1,1 @@
+"""The state of streams: status, health, metrics and the listeners' reports."""

@@ -1,0 +1,1 @@
+"""What a database lacks of what a stream needs, and how to provide it."""

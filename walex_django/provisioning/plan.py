@@ -1,0 +1,248 @@
+"""What a database lacks of what a stream needs, as SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from django.core.exceptions import ImproperlyConfigured
+from psycopg import sql
+
+from walex_django.conf.configs import get_configs
+from walex_django.conf.stream import StreamConfig
+from walex_django.replication import identities, publications, server, slots
+from walex_django.replication.connection import Connection
+from walex_django.replication.errors import (
+    SlotBroken,
+    SlotInUse,
+    SlotMissing,
+    SlotUnusable,
+)
+from walex_django.replication.slots import Slot
+
+from . import checkpoints, replica_identity, unwanted_tables
+from .named_tables import subscribed_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    One statement, and what it does in words.
+
+    Attributes:
+        replication: it is a command for replication connections.
+        makes_slot: where it starts is to be remembered.
+    """
+
+    statement: sql.Composed
+    what: str
+    replication: bool = False
+    makes_slot: bool = False
+
+
+def setup_plan(
+    config: StreamConfig,
+    connection: Connection,
+    *,
+    prune: bool = False,
+    recreate_slot: bool = False,
+) -> list[Step]:
+    """
+    Return the steps that make a stream's publications and slot, in order.
+
+    The publication comes before the slot: that reads the catalogue as it was at each
+    position of the log, and cannot pass one where its publication was missing. What is
+    there already is left as it is; tables are added, and taken away with ``prune``.
+
+    Args:
+        config: of the stream.
+        connection: to its database.
+        prune: take tables out of the publications that no stream wants.
+        recreate_slot: make a slot anew that cannot be read on. One that somebody else
+            has made again is kept.
+
+    Raises:
+        SlotUnusable: a slot of that name does not serve.
+        SlotMissing, SlotBroken: changes are lost, and ``recreate_slot`` accepts that.
+        ImproperlyConfigured: a table or an index that the settings name does not
+            exist.
+    """
+    # UPDATE fails on what is published and has no identity yet.
+    steps = _identity_steps(config, connection) + _publication_steps(config, connection)
+    if prune:
+        steps += _prune_steps(config, connection)
+    slot = slots.find(connection, config.slot_name)
+    if config.durable_slot:
+        return steps + _slot_steps(config, connection, slot, recreate=recreate_slot)
+    if slot is not None and slot.active_pid is None:
+        slots.check(slot, database=connection.info.dbname, durable=False)
+    return steps
+
+
+def _slot_steps(
+    config: StreamConfig, connection: Connection, slot: Slot | None, *, recreate: bool
+) -> list[Step]:
+    if config.failover:
+        server.require_failover(connection)
+    if recreate:
+        return _recreation(config, connection, slot)
+    if not _require_readable(config, connection, slot):
+        return [_creation(config)]
+    if slot and config.failover and not slot.failover:
+        what = f'let standbys keep a copy of the slot "{slot.name}"'
+        return [Step(slots.failover_statement(slot.name), what, replication=True)]
+    return []
+
+
+def _creation(config: StreamConfig) -> Step:
+    name = config.slot_name
+    statement = slots.create_statement(name, failover=config.failover)
+    return Step(statement, f'create the slot "{name}"', makes_slot=True)
+
+
+def _recreation(
+    config: StreamConfig, connection: Connection, slot: Slot | None
+) -> list[Step]:
+    if slot and slot.active_pid is not None:
+        raise SlotInUse(
+            f'The slot "{slot.name}" is in use by the process {slot.active_pid} of'
+            " PostgreSQL.",
+            hint="Stop its listener first.",
+        )
+    try:
+        _require_readable(config, connection, slot)
+    except SlotBroken:
+        # Somebody else has made it again, and it keeps the log since then.
+        return []
+    except (SlotMissing, SlotUnusable):
+        if slot and not slot.lost:
+            raise
+    if slot is None:
+        return [_creation(config)]
+    drop = Step(slots.drop_statement(slot.name), f'drop the slot "{slot.name}"')
+    return [drop, _creation(config)]
+
+
+def _require_readable(
+    config: StreamConfig, connection: Connection, slot: Slot | None
+) -> bool:
+    """
+    Raise unless a listener can go on with the slot.
+
+    Returns whether there is one; there need not be, if there never was.
+    """
+    try:
+        if slot:
+            slots.check(slot, database=connection.info.dbname, durable=True)
+    except SlotInUse:
+        return True
+    system, _ = server.identity(connection)
+    if checkpoint := checkpoints.find(system, config.slot_name):
+        checkpoints.require_unbroken(
+            checkpoint,
+            slot,
+            statistics=slots.statistics(connection, config.slot_name),
+            timeline=server.timeline(connection),
+            log_end=server.log_position(connection),
+        )
+    return slot is not None
+
+
+def teardown_plan(
+    config: StreamConfig, connection: Connection, *, streams: Collection[StreamConfig]
+) -> list[Step]:
+    """
+    Return the steps that drop a stream's slot and publications, in order.
+
+    Publications that other streams read are kept.
+
+    Args:
+        config: of the stream.
+        connection: to its database.
+        streams: all that are torn down now.
+    """
+    steps = []
+    shared = {
+        name
+        for other in get_configs().values()
+        if other.name not in {stream.name for stream in streams}
+        and other.may_share_database(config)
+        for name in other.publications
+    }
+    slot = slots.find(connection, config.slot_name)
+    if slot is not None:
+        steps.append(
+            Step(slots.drop_statement(slot.name), f'drop the slot "{slot.name}"')
+        )
+    there = publications.existing(connection, config.publications)
+    return steps + [
+        Step(publications.drop_statement(name), f'drop the publication "{name}"')
+        for name in config.publications
+        if name in there - shared
+    ]
+
+
+def slot_plan(name: str, connection: Connection) -> list[Step]:
+    """
+    Return the step that drops a slot that was left behind, if it is there.
+
+    Args:
+        name: of the slot.
+        connection: to its database.
+
+    Raises:
+        SlotInUse: somebody reads from it.
+    """
+    slot = slots.find(connection, name)
+    if slot is None or slot.database not in {None, connection.info.dbname}:
+        return []
+    if slot.active_pid is not None:
+        raise SlotInUse(
+            f'The slot "{name}" is in use by the process {slot.active_pid} of'
+            " PostgreSQL.",
+            hint="Stop its reader first.",
+        )
+    return [Step(slots.drop_statement(name), f'drop the slot "{name}"')]
+
+
+def _publication_steps(config: StreamConfig, connection: Connection) -> list[Step]:
+    wanted = subscribed_tables(config, connection)
+    if not wanted:
+        raise ImproperlyConfigured(
+            "There is no table to publish yet. Run: python manage.py migrate"
+        )
+    there = publications.existing(connection, config.publications)
+    published = publications.covered(connection, config.publications)
+    tables = [table for table in wanted if table not in published]
+    steps = []
+    for name in config.publications:
+        # The first one takes what none of them has.
+        added = tables if name == config.publications[0] else []
+        if name not in there:
+            statement = publications.create_statement(name, added)
+            steps.append(Step(statement, f'create the publication "{name}"'))
+        elif added:
+            names = ", ".join(map(str, added))
+            statement = publications.add_statement(name, added)
+            steps.append(Step(statement, f'add to the publication "{name}": {names}'))
+    return steps
+
+
+def _identity_steps(config: StreamConfig, connection: Connection) -> list[Step]:
+    return [
+        Step(
+            identities.statement(each.part, each.identity),
+            f"set the replica identity of {each.part} to {each.identity}",
+        )
+        for each in replica_identity.differences(config, connection)
+    ]
+
+
+def _prune_steps(config: StreamConfig, connection: Connection) -> list[Step]:
+    return [
+        Step(
+            publications.remove_statement(name, tables),
+            f'take out of the publication "{name}": {", ".join(map(str, tables))}',
+        )
+        for name, tables in unwanted_tables.find(config, connection).items()
+    ]
