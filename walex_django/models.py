@@ -159,8 +159,8 @@ class ListenerReport(models.Model):
     )
     last_event_id = models.CharField(_("last event"), max_length=100, blank=True)
     last_event_at = models.DateTimeField(_("last event committed at"), null=True)
-    in_hand_since = models.DateTimeField(
-        _("in hand since"),
+    delivering_since = models.DateTimeField(
+        _("delivering since"),
         null=True,
         help_text=_("When the transaction was committed that is being delivered."),
     )

@@ -17,7 +17,7 @@ from tests.listening import Connect, Listening
 from tests.process import eventually
 from tests.zoo.models import Keeper
 from walex_django.conf.stream import StreamConfig
-from walex_django.monitoring import inquiry, reporter, status
+from walex_django.monitoring import inspection, reporter, timed_inspection
 from walex_django.monitoring.views import health
 from walex_django.replication import publications, slots
 from walex_django.signals import post_db_insert
@@ -78,7 +78,7 @@ def test_probes_do_without_what_takes_time(
     def long(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(status, "find_problems", long)
+    monkeypatch.setattr(inspection, "find_problems", long)
     monkeypatch.setattr(publications, "published", long)
     monkeypatch.setattr(slots, "every", long)
     with Listening(durable):
@@ -215,7 +215,7 @@ def test_a_server_that_fell_silent_holds_nobody_up(
             threads[0].join(0.1)
         took = time.monotonic() - began
 
-    assert took < inquiry.PATIENCE + 2
+    assert took < timed_inspection.TIMEOUT + 2
     assert {answer.status_code for answer in answers} == {503}
     assert len(answers) == 5
     # All wait for the same answer.
@@ -224,4 +224,4 @@ def test_a_server_that_fell_silent_holds_nobody_up(
 
 
 def _inquiries() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "walex-inquiry"]
+    return [each for each in threading.enumerate() if each.name == "walex-inspection"]

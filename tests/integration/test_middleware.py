@@ -180,7 +180,7 @@ def test_one_that_passes_everything_on_changes_nothing(
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(10))
             Animal.objects.create(name="Leo", story="x" * 5000)
             Animal.objects.update(name="Rex")
-            stored.tell(config)
+            stored.announce(config)
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_logical_emit_message(true, 'zoo', 'a')")
             Keeper.objects.filter(name__gt="5").delete()
@@ -456,7 +456,7 @@ def test_changed_settings_take_the_same_way(
         StreamSetting.objects.create(
             stream="default", key="SUBSCRIPTIONS", value=["zoo.Animal"]
         )
-        stored.tell(config)
+        stored.announce(config)
         Animal.objects.create(name="Leo")
         eventually(lambda: sum(type(m) is Commit for m, _ in holding.held) >= 3)
         holding.let_go()

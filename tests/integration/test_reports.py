@@ -21,7 +21,7 @@ from tests.zoo.models import Animal, Keeper
 from walex_django.conf.stream import StreamConfig
 from walex_django.listening.listener import Listener, Listeners
 from walex_django.models import ListenerReport, ListenerState, StreamSample
-from walex_django.monitoring import reporter, status
+from walex_django.monitoring import inspection, reporter
 from walex_django.monitoring.reporter import Reporter
 from walex_django.monitoring.status import StreamState, StreamStatus
 from walex_django.replication import connection as replication
@@ -55,7 +55,7 @@ def reported(config: StreamConfig) -> Iterator[Listening]:
 
 
 def told(config: StreamConfig) -> StreamStatus:
-    (stream,) = status.read_all([config]).streams
+    (stream,) = inspection.inspect_all([config]).streams
     return stream
 
 
@@ -127,8 +127,8 @@ def _in_force(listening: Listening) -> bool:
     return (
         row is not None
         and row.transactions == 1
-        and row.in_hand_since is None
-        and listening.report.counts.in_hand is None
+        and row.delivering_since is None
+        and listening.report.counts.delivering is None
     )
 
 
@@ -159,7 +159,7 @@ def test_a_change_that_is_at_work_has_an_age(
         finally:
             leave.set()
         listening.wait_for(1)
-        eventually(lambda: ListenerReport.objects.get().in_hand_since is None)
+        eventually(lambda: ListenerReport.objects.get().delivering_since is None)
 
 
 def test_what_a_temporary_slot_has_lost_is_in_nobodys_hand(
@@ -176,7 +176,7 @@ def test_what_a_temporary_slot_has_lost_is_in_nobodys_hand(
         Keeper.objects.create(name="Ada")
         eventually(lambda: report.state == ListenerState.RETRYING)
         eventually(lambda: report.state == ListenerState.RUNNING)
-        assert report.counts.in_hand is None
+        assert report.counts.delivering is None
 
 
 def test_the_end_is_told(durable: StreamConfig) -> None:

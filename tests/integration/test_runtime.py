@@ -171,7 +171,7 @@ def test_our_own_messages_are_nobody_elses(
 
     connect(post_db_message, hear)
     with Listening(replace(config, messages=("*",))):
-        stored.tell(config)
+        stored.announce(config)
         emit("walex_django.context")
         emit("walex_django.else", transactional=False)
         emit("walex_djangoish")
@@ -298,7 +298,7 @@ def test_settings_that_do_not_fit_end_the_listener_that_is_told(
         StreamSetting.objects.create(
             stream="default", key="MODULES", value=["gone.handlers"]
         )
-        stored.tell(config)
+        stored.announce(config)
         error = listening.wait_for_end()
 
     assert isinstance(error, ImproperlyConfigured)

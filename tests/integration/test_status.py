@@ -25,7 +25,7 @@ from tests.zoo.models import Keeper
 from walex_django.conf import stored
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import ListenerReport, ParkedEvent
-from walex_django.monitoring import status
+from walex_django.monitoring import inspection
 from walex_django.replication import slots
 from walex_django.replication.connection import Connection
 
@@ -233,7 +233,7 @@ def test_a_server_that_fell_silent_is_not_waited_for(
         with Process("walex_status", "--check", "--stream=default", env=env) as process:
             assert process.wait() == 1
         # With the start of the interpreter.
-        assert time.monotonic() - began < status._PATIENCE + 6
+        assert time.monotonic() - began < inspection._TIMEOUT + 6
     assert process.lines == [
         "default: failing: state is unreachable (No answer for 5 s.)"
     ]

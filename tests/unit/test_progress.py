@@ -19,7 +19,7 @@ def progress() -> Progress:
 
 
 def test_nothing_is_confirmed_at_first(progress: Progress) -> None:
-    assert (progress.received, progress.confirmed, progress.told) == (0, 0, 0)
+    assert (progress.received, progress.confirmed, progress.sent) == (0, 0, 0)
 
 
 def test_finished_transaction_confirms_its_end(progress: Progress) -> None:

@@ -21,7 +21,7 @@ from walex_django.replication.connection import Connection, connect, sql_error
 from walex_django.replication.errors import NotPrepared, ReplicationError, SlotMissing
 from walex_django.replication.slots import Slot
 
-_PATIENCE = 3  # seconds to wait for a server; somebody waits for the page
+_TIMEOUT = 3  # seconds to wait for a server; somebody waits for the page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ def _connected(config: StreamConfig, slot: str) -> Iterator[Connection]:
 
 
 def _connect(config: StreamConfig) -> Connection:
-    return connect(config.connection_parameters(), patience=_PATIENCE)
+    return connect(config.connection_parameters(), timeout=_TIMEOUT)
 
 
 def _find(connection: Connection, name: str) -> Slot:

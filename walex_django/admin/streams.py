@@ -24,7 +24,7 @@ from walex_django.conf.configs import get_config, get_configs
 from walex_django.conf.reader import Problem
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import Stream
-from walex_django.monitoring import inquiry, status
+from walex_django.monitoring import inspection, timed_inspection
 from walex_django.monitoring.status import ListenerStatus, StreamState, StreamStatus
 from walex_django.replication.errors import ReplicationError
 
@@ -136,7 +136,7 @@ class StreamAdmin(ReadOnlyAdmin):
         if request.method != "POST":
             title = _("Pause stream") if paused else _("Resume stream")
             context = {
-                "stream": status.read_all([config], diagnose=False).streams[0],
+                "stream": inspection.inspect_all([config], diagnose=False).streams[0],
                 "pausing": paused,
             }
             return self._confirm(request, "pause", title, stream, context)
@@ -226,7 +226,7 @@ def _overview(request: HttpRequest) -> dict[str, Any]:
     except ImproperlyConfigured:
         _configs, problems = reader.read(getattr(settings, "WALEX", None))
         return {"may": may, "problems": problems}
-    overview = inquiry.read_all(configs.values())
+    overview = timed_inspection.inspect_all(configs.values())
     return {
         "may": may,
         "cards": [_card(each, request) for each in overview.streams],

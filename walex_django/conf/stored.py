@@ -121,7 +121,7 @@ def change(config: StreamConfig, verb: Verb, key: str, value: Any) -> Any:
         row.value = _in_force(config, key)
         row.save(using=using)
     # Afterwards: the log tells of a COMMIT before others see what it has committed.
-    tell(config)
+    announce(config)
     return row.value
 
 
@@ -144,12 +144,12 @@ def forget(config: StreamConfig, key: str) -> bool:
         rows = StreamSetting.objects.using(using).filter(stream=config.name, key=key)
         found, _ = rows.delete()
     if found:
-        tell(config)
+        announce(config)
     load(config.name)
     return bool(found)
 
 
-def tell(config: StreamConfig) -> None:
+def announce(config: StreamConfig) -> None:
     """Let the listeners of a stream know that its settings have changed."""
     with connections[config.database].cursor() as cursor:
         cursor.execute(

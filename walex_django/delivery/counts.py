@@ -20,10 +20,10 @@ class Counts:
         transactions: of which something was delivered.
         retries, failures: calls of receivers made again, and given up, by receiver.
         last: the last event that was delivered, or is being.
-        in_hand: one of the transaction that is being delivered.
+        delivering: one of the transaction that is being delivered.
     """
 
-    __slots__ = ("events", "failures", "in_hand", "last", "retries", "transactions")
+    __slots__ = ("delivering", "events", "failures", "last", "retries", "transactions")
 
     def __init__(self) -> None:
         self.events: defaultdict[tuple[TableName, EventType], int] = defaultdict(int)
@@ -31,7 +31,7 @@ class Counts:
         self.retries: defaultdict[str, int] = defaultdict(int)
         self.failures: defaultdict[str, int] = defaultdict(int)
         self.last: Event | None = None
-        self.in_hand: Event | None = None
+        self.delivering: Event | None = None
 
 
 def total(counted: dict[Any, int]) -> int:

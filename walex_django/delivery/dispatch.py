@@ -40,7 +40,7 @@ from walex_django.signals import (
 from . import parking
 from .counts import Counts
 from .pool import Pool
-from .transactions import ConnectionBroken, Work, renew_connections
+from .transactions import ConnectionBroken, UnitOfWork, renew_connections
 
 logger = log.logger(__name__)
 
@@ -95,7 +95,7 @@ class Delivery:
     """
 
     def __init__(
-        self, config: StreamConfig, *, stopped: Flag, work: Work, counts: Counts
+        self, config: StreamConfig, *, stopped: Flag, work: UnitOfWork, counts: Counts
     ) -> None:
         self._config = config
         self._counts = counts
@@ -113,7 +113,7 @@ class Delivery:
     def close(self) -> None:
         """End the threads of functions; what was in hand may not come again."""
         self._pool.close()
-        self._counts.in_hand = None
+        self._counts.delivering = None
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
         """
@@ -131,7 +131,7 @@ class Delivery:
         self._work.begin()
         stream, counts = self._config.name, self._counts
         if events:
-            counts.in_hand = counts.last = events[-1]
+            counts.delivering = counts.last = events[-1]
         # A receiver connected meanwhile hears from the next call on.
         known: dict[Group, tuple[list[Any], list[Event]]] = {}
         for event in events:
@@ -251,7 +251,7 @@ class Delivery:
         """
         self._work.commit(position, counted)
         self._counts.transactions += counted
-        self._counts.in_hand = None
+        self._counts.delivering = None
 
     def _call(
         self, signal: Channel, receiver: Receiver, arguments: dict[str, Any]
@@ -266,7 +266,7 @@ class Delivery:
 
     def _again(self, receiver: Receiver) -> Receiver:
         """Return what makes a call again, in the thread where it was made."""
-        if _is_beside(receiver):
+        if _runs_in_pool(receiver):
             return lambda event, **_: self._pool.submit(receiver, event).result()
         return self._wrap(receiver) if self._wrap else receiver
 
@@ -274,7 +274,7 @@ class Delivery:
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
     ) -> None:
         # What fails in another thread was no part of the database transaction.
-        if not _is_beside(receiver):
+        if not _runs_in_pool(receiver):
             self._work.require_intact(receiver, arguments, error)
 
     def _try_again(
@@ -342,7 +342,7 @@ class Delivery:
 _MOST_GROUPS = 10_000
 
 
-def _is_beside(receiver: Receiver) -> TypeGuard[Function]:
+def _runs_in_pool(receiver: Receiver) -> TypeGuard[Function]:
     return isinstance(receiver, Function) and not receiver.is_task
 
 

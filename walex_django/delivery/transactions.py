@@ -29,7 +29,7 @@ _TIDY_EVERY = 1.0  # seconds
 _SAVE_EVERY = 10.0  # seconds between two times that a checkpoint is stored
 
 
-class Work:
+class UnitOfWork:
     """
     What surrounds the calls of receivers: here nothing, each does its own.
 
@@ -104,7 +104,7 @@ class ConnectionBroken(Exception):
         )
 
 
-class AtomicWork(Work):
+class AtomicUnit(UnitOfWork):
     """
     All receivers and the checkpoint in one transaction of the receivers' database.
 

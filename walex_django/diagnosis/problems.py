@@ -37,7 +37,7 @@ from walex_django.replication.slots import Slot
 from walex_django.units import format_size
 
 from . import published_tables
-from .published_tables import told
+from .published_tables import caught
 
 UNREACHABLE = "W020"
 POOLER = "W021"
@@ -65,7 +65,7 @@ def diagnose(config: StreamConfig) -> list[Problem]:
     except (ImproperlyConfigured, DatabaseError) as error:
         return [_no_answer(config, error)]
     if _NO_REPLICATION.isdisjoint(problem.id for problem in found):
-        found += told("W027", lambda: connect(parameters, replication=True).close())
+        found += caught("W027", lambda: connect(parameters, replication=True).close())
     return found
 
 
@@ -85,13 +85,13 @@ def find_problems(config: StreamConfig, connection: Connection) -> list[Problem]
         psycopg.Error: the server did not tell.
     """
     facts = server.read(connection)
-    if found := told("W022", lambda: server.require_version(facts)):
+    if found := caught("W022", lambda: server.require_version(facts)):
         return found
     every = slots.every(connection)
     slot = next((each for each in every if each.name == config.slot_name), None)
     found = list(_server_problems(config, facts, slot, connection))
     try:
-        found += told("W028", lambda: require_one_database(config, connection))
+        found += caught("W028", lambda: require_one_database(config, connection))
         found += published_tables.problems(config, connection)
         found += _slot_problems(config, slot, connection)
     except DatabaseError as error:
@@ -118,14 +118,14 @@ def _server_problems(
             " what a listener sets for its own may not hold.",
             PAST_POOLER,
         )
-    yield from told("W023", lambda: server.require_wal_level(facts))
-    yield from told("W024", lambda: server.require_role(facts))
+    yield from caught("W023", lambda: server.require_wal_level(facts))
+    yield from caught("W024", lambda: server.require_role(facts))
     if slot is None:
-        yield from told("W025", lambda: server.require_free_slot(facts))
+        yield from caught("W025", lambda: server.require_free_slot(facts))
     if slot is None or slot.active_pid is None:
-        yield from told("W026", lambda: server.require_free_sender(facts))
+        yield from caught("W026", lambda: server.require_free_sender(facts))
     if config.failover:
-        yield from told("W029", lambda: server.require_failover(connection))
+        yield from caught("W029", lambda: server.require_failover(connection))
     if config.durable_slot and facts.keep_size < 0:
         yield Problem(
             "I047",
@@ -162,7 +162,7 @@ def _slot_problems(
         id = "W040" if slots.RECREATE not in error.hint else "W043"
         yield Problem(id, error.reason, error.hint)
     if slot and config.failover:
-        yield from told("W046", lambda: slots.require_copied(slot))
+        yield from caught("W046", lambda: slots.require_copied(slot))
 
 
 def _unusable(config: StreamConfig, slot: Slot | None, connection: Connection) -> str:

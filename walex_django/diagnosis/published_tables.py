@@ -33,7 +33,7 @@ NO_KEY = "W034"
 SETUP = "Run: python manage.py walex_setup"
 
 
-def told(id: str, require: Callable[[], object]) -> list[Problem]:
+def caught(id: str, require: Callable[[], object]) -> list[Problem]:
     """Return what a requirement raises, as a problem with that id."""
     try:
         require()
@@ -51,14 +51,14 @@ def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
         connection: to its database.
     """
     names = config.publications
-    found = told("W030", lambda: publications.require(connection, names))
+    found = caught("W030", lambda: publications.require(connection, names))
     subscriptions: Subscriptions | None = None
     try:
         subscriptions = Subscriptions(config.subscriptions)
         wanted = subscribed_tables(config, connection)
         # With all that the publication has, it lacks nothing.
         if not found and not subscriptions.everything:
-            found += told("W031", lambda: require_covered(config, connection, wanted))
+            found += caught("W031", lambda: require_covered(config, connection, wanted))
     except ImproperlyConfigured as error:
         found.append(_of_settings(error))
     described = publications.described(connection, names)

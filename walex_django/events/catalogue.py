@@ -175,7 +175,7 @@ class ModelTables:
             return _KINDS.get(kind) or _PERSISTENCES.get(persistence)
         return None
 
-    def tells_whole_rows(self, oid: int) -> bool:
+    def has_full_identity(self, oid: int) -> bool:
         """
         Return whether REPLICA IDENTITY FULL is meant by all of a table's partitions.
 

@@ -54,7 +54,7 @@ class ColumnTypes:
         self._told: dict[int, Type] = {}
         self._types: dict[int, ColumnType] = {}
 
-    def tell(self, message: Type) -> None:
+    def add(self, message: Type) -> None:
         """Take in what the stream says of a type, before its first use."""
         if self._told.get(message.oid) != message:
             self._told[message.oid] = message

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from walex_django import log
 from walex_django.conf import configs, stored
@@ -15,10 +15,7 @@ from walex_django.context import frames
 from walex_django.delivery.dispatch import Delivery
 from walex_django.delivery.middleware import MiddlewarePipe
 from walex_django.events.catalogue import ModelTables
-from walex_django.events.column_types import ColumnTypes
 from walex_django.events.event import BeginWithContext, Event, EventType
-from walex_django.events.table import Table
-from walex_django.filters import TableFilter
 from walex_django.handlers import registry
 from walex_django.messages import OWN_PREFIX
 from walex_django.pgoutput import copydata
@@ -40,8 +37,8 @@ from walex_django.pgoutput.messages import (
     Update,
 )
 from walex_django.replication.progress import Progress
-from walex_django.replication.publications import TableName
-from walex_django.subscriptions import Subscriptions
+
+from .subscribed_tables import SubscribedTable, SubscribedTables, Unwanted
 
 logger = log.logger(__name__)
 
@@ -63,42 +60,7 @@ _TYPES = {
 _NOTHING = Lsn(0)
 
 
-class SubscribedTable(NamedTuple):
-    """
-    A table whose changes are delivered.
-
-    Attributes:
-        table: The table, as its RELATION message described it.
-        filters: The filters that its rows must pass.
-    """
-
-    table: Table
-    filters: Sequence[TableFilter]
-
-    def drops(self, message: RowMessage | Truncate) -> bool:
-        """Return whether a filter other than ``where`` drops a row."""
-        return any(chosen.drops(message) for chosen in self.filters)
-
-    def accepts(self, event: Event) -> bool:
-        """Return whether each ``where`` accepts an event."""
-        return all(chosen.holds(event) for chosen in self.filters)
-
-
-class _Relations(dict[int, SubscribedTable | None]):
-    """By OID; `None` for a table that the stream has not subscribed to."""
-
-    def __missing__(self, oid: int) -> SubscribedTable | None:
-        raise ProtocolError("row", 1, "of an unknown relation")
-
-
-class _Unwanted(_Relations):
-    """Drops every row: the transaction was delivered before."""
-
-    def __missing__(self, oid: int) -> None:
-        return None
-
-
-_UNWANTED = _Unwanted()
+_UNWANTED = Unwanted()
 
 
 class EventReader:
@@ -139,10 +101,8 @@ class EventReader:
         self._progress = progress
         self._done = done
         self._reconfigured = reconfigured
-        self._types = ColumnTypes(models.alias)
-        self._relations: dict[int, Relation] = {}
-        self._tables = _Relations()
-        self._wanted: _Relations = self._tables  # or `_UNWANTED`
+        self._tables = SubscribedTables(models)
+        self._wanted = self._tables.by_oid  # or `_UNWANTED`
         self._begin: Begin | None = None
         self._ordinal = 0
         self._events: list[Event] = []
@@ -275,10 +235,9 @@ class EventReader:
                 self._commit(message)
             case Relation():
                 self._models.await_commit(self._transaction().xid)
-                self._relations[message.oid] = message
-                self._tables[message.oid] = self._subscribed(message)
+                self._tables.add(message)
             case Type():
-                self._types.tell(message)
+                self._tables.add_type(message)
             case Truncate():
                 self._truncate(message)
             case LogicalMessage():
@@ -300,7 +259,7 @@ class EventReader:
         if self._called:
             self._delivery.finish(message.commit_lsn)
         self._begin = None
-        self._wanted = self._tables
+        self._wanted = self._tables.by_oid
         more = self._pipe is not None and self._pipe.expected > message.end_lsn
         self._progress.finish(message.end_lsn, more=more)
         # It may have brought a change itself, and another may not come for long.
@@ -323,48 +282,9 @@ class EventReader:
     def _configure(self, config: StreamConfig) -> None:
         self._config = config
         self._max_batch = config.max_batch
-        self._subscriptions = Subscriptions(config.subscriptions)
-        self._filters = [
-            (Subscriptions([entry]), chosen) for entry, chosen in config.filters.items()
-        ]
         registry.load(config.modules)
         self._delivery.configure(config)
-        for oid, relation in self._relations.items():
-            self._tables[oid] = self._subscribed(relation)
-
-    def _subscribed(self, relation: Relation) -> SubscribedTable | None:
-        name = TableName(relation.schema, relation.name)
-        lineage = self._models.lineage(name, relation.oid)
-        if not self._subscriptions.cover(lineage):
-            if not (lineage.model or lineage.exists):
-                logger.warning(
-                    "The table %s is gone, and nothing tells whose it was: its changes"
-                    " are not delivered. Subscribe to it by its name to get them.",
-                    name,
-                    extra={"table": str(name)},
-                )
-            return None
-        if lineage.model:
-            self._models.warn_of_misfit(
-                lineage.model,
-                relation.oid,
-                [column.name for column in relation.columns],
-            )
-        table = Table(
-            relation,
-            model=lineage.model,
-            lineage=lineage,
-            alias=self._models.alias,
-            types=self._types.resolve([c.type_oid for c in relation.columns]),
-            is_whole=relation.replica_identity != "f"
-            or self._models.tells_whole_rows(relation.oid),
-        )
-        filters = [chosen for tables, chosen in self._filters if tables.cover(lineage)]
-        table.sensitive = frozenset(
-            chain.from_iterable(each.sensitive_columns(table) for each in filters)
-        )
-        made = [each for chosen in filters if (each := chosen.for_table(table))]
-        return SubscribedTable(table, made)
+        self._tables.configure(config)
 
     def _truncate(self, message: Truncate) -> None:
         for oid in message.relation_oids:

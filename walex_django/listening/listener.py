@@ -157,7 +157,7 @@ class Listener:
         waits = ListenerState.RETRYING
         if isinstance(error, SlotInUse):
             waits = ListenerState.STANDBY
-        self.report.tell(waits, str(error))
+        self.report.set_state(waits, str(error))
         if type(error) is self._failure:
             return
         self._failure = type(error)
@@ -241,14 +241,14 @@ class Listeners:
     def _run(self, listener: Listener) -> None:
         try:
             listener.run()
-            listener.report.tell(ListenerState.STOPPED)
+            listener.report.set_state(ListenerState.STOPPED)
         except BaseException as error:  # noqa: BLE001 - whoever joins tells it
             reason = _reason(error)
             # Of a missing publication nothing may be written: the report is perhaps in
             # the same database, and what is written there before there is a publication
             # again, its slot cannot pass.
             if listener.has_begun or not isinstance(error, PublicationMissing):
-                listener.report.tell(ListenerState.FAILED, reason)
+                listener.report.set_state(ListenerState.FAILED, reason)
             if listener.has_begun:
                 # What keeps it from beginning is told to whoever has started it.
                 logger.error(  # noqa: TRY400 - and so is the traceback

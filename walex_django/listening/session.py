@@ -16,7 +16,7 @@ from walex_django import log
 from walex_django.conf import configs, receivers_database, stored
 from walex_django.conf.stream import StreamConfig
 from walex_django.delivery.dispatch import Delivery
-from walex_django.delivery.transactions import AtomicWork, Breaks, Work
+from walex_django.delivery.transactions import AtomicUnit, Breaks, UnitOfWork
 from walex_django.events.catalogue import ModelTables
 from walex_django.models import ListenerState
 from walex_django.monitoring.reporter import Report
@@ -54,7 +54,7 @@ class Session:
         stopped: set when the session is to end after the transaction in hand.
         started: called when it begins to stream.
         standing_by: see `prepare`.
-        breaks: see `AtomicWork`.
+        breaks: see `AtomicUnit`.
         report: where it says what it does.
     """
 
@@ -122,7 +122,7 @@ class Session:
                 return
             if self._drain and self.until is None:
                 self.until = server.log_position(connection)
-            patience = server.sender_timeout(connection)
+            timeout = server.sender_timeout(connection)
             replication = ReplicationConnection(parameters, slot=config.slot_name)
             stack.callback(self._end, replication)
             place = None
@@ -138,13 +138,13 @@ class Session:
                 slot = slots.require(connection, config.slot_name)
                 checkpoint = CheckpointWriter(config, place, slot)
             connection.close()
-            self._report.tell(
+            self._report.set_state(
                 ListenerState.RUNNING, backend_pid=replication.backend_pid
             )
             self._started(start)
             if config.paused:
                 self._report.hold.set()
-            self._stream(replication, patience, checkpoint)
+            self._stream(replication, timeout, checkpoint)
 
     def _prepare(self, connection: Connection) -> Start:
         while True:
@@ -188,18 +188,18 @@ class Session:
     def _stream(
         self,
         connection: ReplicationConnection,
-        patience: float,
+        timeout: float,
         checkpoint: CheckpointWriter | None,
     ) -> None:
-        """Args: patience: seconds of silence that the server allows, as do we."""
-        interval = min(self.config.status_interval, patience / 3)
+        """Args: timeout: seconds of silence that the server allows, as do we."""
+        interval = min(self.config.status_interval, timeout / 3)
         progress = Progress()
         done = Lsn(0)
-        work = Work(checkpoint)
+        work = UnitOfWork(checkpoint)
         if checkpoint and self.config.atomic:
             done = checkpoint.done
             retries = self.config.max_retries
-            work = AtomicWork(checkpoint, max_retries=retries, breaks=self._breaks)
+            work = AtomicUnit(checkpoint, max_retries=retries, breaks=self._breaks)
         delivery = Delivery(
             self.config, stopped=self._stopped, work=work, counts=self._report.counts
         )
@@ -215,7 +215,7 @@ class Session:
         lost = False
         try:
             with Heartbeat(connection, progress, interval):
-                self._read(connection, reader, progress, interval, patience)
+                self._read(connection, reader, progress, interval, timeout)
         except (ReplicationError, DatabaseError):
             lost = True
             raise
@@ -225,9 +225,9 @@ class Session:
             work.abandon()
             # What is done is done, however this ends.
             with suppress(ReplicationError):
-                self._tell(connection, progress)
+                self._send_last(connection, progress)
                 if checkpoint and not lost:
-                    checkpoint.close(progress.told)
+                    checkpoint.close(progress.sent)
 
     def _read(
         self,
@@ -235,7 +235,7 @@ class Session:
         reader: EventReader,
         progress: Progress,
         interval: float,
-        patience: float,
+        timeout: float,
     ) -> None:
         hold = self._report.hold
         unread: Iterator[bytes] = iter(())
@@ -256,7 +256,7 @@ class Session:
             elif reader.settle(stopped=halted):
                 continue
             elif not self._idle(connection, progress, interval):
-                _require_life(heard, patience)
+                _require_answer(heard, timeout)
                 connection.send_progress(progress, reply_requested=True)
             if reader.reply_requested:
                 reader.reply_requested = False
@@ -291,14 +291,14 @@ class Session:
             *(name, resume),
             extra={"state": ListenerState.PAUSED.value},
         )
-        self._report.tell(ListenerState.PAUSED, backend_pid=pid)
+        self._report.set_state(ListenerState.PAUSED, backend_pid=pid)
         while self._is_to_pause() and not self._stopped.wait(_PAUSE_POLL):
             connection.send_progress(progress)
         self._report.hold.clear()
         if not self._stopped.is_set():
             running = {"state": ListenerState.RUNNING.value}
             logger.info("Stream %s goes on", name, extra=running)
-            self._report.tell(ListenerState.RUNNING, backend_pid=pid)
+            self._report.set_state(ListenerState.RUNNING, backend_pid=pid)
 
     def _is_to_pause(self) -> bool:
         try:
@@ -309,10 +309,10 @@ class Session:
             connections[receivers_database.database()].close()
             return True
 
-    def _tell(self, connection: ReplicationConnection, progress: Progress) -> None:
+    def _send_last(self, connection: ReplicationConnection, progress: Progress) -> None:
         if connection.is_streaming:
             connection.send_progress(progress)
-        elif progress.confirmed > progress.told:
+        elif progress.confirmed > progress.sent:
             # The server ended the stream by an error, and takes SQL again.
             slots.advance(connection.sql, self.config.slot_name, progress.confirmed)
 
@@ -324,7 +324,7 @@ class Session:
 
         Returns whether something came.
         """
-        if progress.confirmed > progress.told:
+        if progress.confirmed > progress.sent:
             connection.send_progress(progress)
         return connection.wait(interval if self.until is None else _DRAIN_IDLE)
 
@@ -336,10 +336,10 @@ class Session:
         )
 
 
-def _require_life(heard: float, patience: float) -> None:
+def _require_answer(heard: float, timeout: float) -> None:
     """Raise if the server did not answer: a connection cut on the way never tells."""
     silence = time.monotonic() - heard
-    if silence > patience:
+    if silence > timeout:
         raise ConnectionLost(
             f"The connection to PostgreSQL was lost: no answer for {silence:.0f} s."
         )

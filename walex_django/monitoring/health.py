@@ -24,7 +24,7 @@ def failures(
     Who has paused a stream has wanted it so; then only the limits count.
 
     Args:
-        stream: as `inquiry.read_all` found it.
+        stream: as `timed_inspection.inspect_all` found it.
         max_lag: bytes of log that may be not done.
         max_age: how long a change may wait.
     """

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import ListenerState
 
-from . import inquiry
+from . import timed_inspection
 from .reporter import Report
 from .status import OtherSlot, StreamState, StreamStatus
 
@@ -167,7 +167,7 @@ class StatusCollector(Collector):
         self._configs = list(configs)
 
     def collect(self) -> Iterator[Metric]:  # noqa: D102
-        overview = inquiry.read_all(self._configs)
+        overview = timed_inspection.inspect_all(self._configs)
         samples = [each for stream in overview.streams for each in _of_stream(stream)]
         samples += [_of_orphan(each) for each in overview.others if each.orphaned]
         return _metrics(OF_STATUS, samples)
@@ -282,8 +282,8 @@ def _of_report(report: Report) -> Iterator[Sample]:
     yield TRANSACTIONS, name, counts.transactions
     for state in ListenerState:
         yield LISTENER_STATE, (*name, state.value), report.state == state
-    last, in_hand = counts.last, counts.in_hand
-    waited = datetime.now(UTC) - in_hand.timestamp if in_hand else None
+    last, delivering = counts.last, counts.delivering
+    waited = datetime.now(UTC) - delivering.timestamp if delivering else None
     yield LISTENER_IN_HAND, name, waited.total_seconds() if waited else 0
     if last:
         yield LISTENER_LAST_EVENT, name, last.timestamp.timestamp()

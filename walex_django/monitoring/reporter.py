@@ -67,7 +67,7 @@ class Report:
         self.wake: Callable[[], object] = lambda: None
         self.news = False
 
-    def tell(
+    def set_state(
         self, state: ListenerState, reason: str = "", *, backend_pid: int | None = None
     ) -> None:
         """
@@ -147,7 +147,7 @@ class _Desk:
         self._events = self._transactions = 0  # as of the last sample
         self._seen = 0  # events at the last look
         self._sampled = self._wrote = time.monotonic()
-        self._left_in_hand = False  # as the row has it
+        self._was_delivering = False  # as the row has it
         self._failed = False
 
     def look(self) -> None:
@@ -187,14 +187,14 @@ class _Desk:
     def _look_at_work(self, now: float) -> None:
         counts = self._report.counts
         events = total(counts.events)
-        in_hand = counts.in_hand is not None
-        if (events != self._seen or in_hand) and self._is_paused():
+        delivering = counts.delivering is not None
+        if (events != self._seen or delivering) and self._is_paused():
             self._report.hold.set()
         self._seen = events
         if now - self._sampled < _SAMPLE_EVERY:
             return
         delivered = (events, counts.transactions) != (self._events, self._transactions)
-        at_work = delivered or in_hand or self._left_in_hand
+        at_work = delivered or delivering or self._was_delivering
         if at_work or (self._lag() or 0) >= _MUCH:
             self._write(now, sample=True)
         else:
@@ -209,7 +209,7 @@ class _Desk:
         try:
             if begin:
                 self._tidy()
-            last, in_hand = counts.last, counts.in_hand
+            last, delivering = counts.last, counts.delivering
             rows.update_or_create(
                 stream=self._stream,
                 listener=report.id,
@@ -225,7 +225,7 @@ class _Desk:
                     "failures": total(counts.failures),
                     "last_event_id": last.id if last else "",
                     "last_event_at": _committed_at(last),
-                    "in_hand_since": _committed_at(in_hand),
+                    "delivering_since": _committed_at(delivering),
                     "updated_at": timezone.now(),
                 },
             )
@@ -234,7 +234,7 @@ class _Desk:
         except Exception:
             report.news = True
             raise
-        self._left_in_hand = in_hand is not None
+        self._was_delivering = delivering is not None
         self._wrote = now
 
     def _sample(self, now: float, events: int, transactions: int) -> None:

@@ -14,7 +14,7 @@ from walex_django import units
 from walex_django.conf.configs import get_config, get_configs
 
 from . import health as judge
-from . import inquiry
+from . import timed_inspection
 
 _NOT_KEPT = {"Cache-Control": "no-store"}
 # What is wrong may quote them, and anybody may read this.
@@ -47,7 +47,7 @@ def health(
         if strange := [name for name in names if name not in known]:
             return _failing(f"There is no stream {strange[0]!r}.", status=404)
         chosen = [get_config(name) for name in dict.fromkeys(names or known)]
-        overview = inquiry.read_all(chosen, diagnose=False)
+        overview = timed_inspection.inspect_all(chosen, diagnose=False)
         told = judge.verdict(overview.streams, **allowed)
     except ImproperlyConfigured:
         return _failing(_WRONG_SETTINGS)

@@ -50,16 +50,16 @@ class BoundedConnection(Connection):
     A connection that does not wait for ever for a server that fell silent.
 
     Attributes:
-        patience: seconds to wait for an answer, `math.inf` without end.
+        answer_timeout: seconds to wait for an answer, `math.inf` without end.
     """
 
-    patience: float = 30
+    answer_timeout: float = 30
 
     def wait(
         self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None
     ) -> T:
-        """Do what psycopg does, for `patience` or ``timeout`` seconds at most."""
-        seconds = self.patience if timeout is None else timeout
+        """Do what psycopg does, for `answer_timeout` or ``timeout`` seconds at most."""
+        seconds = self.answer_timeout if timeout is None else timeout
         return super().wait(_bounded(gen, seconds), interval)
 
 
@@ -98,7 +98,7 @@ def connect(
     *,
     replication: bool = False,
     name: str = "",
-    patience: int | None = None,
+    timeout: int | None = None,
 ) -> BoundedConnection:
     """
     Connect with every setting pinned that shapes the text of values.
@@ -108,7 +108,7 @@ def connect(
         replication: make it a connection for logical replication, which understands
             simple queries only; so does every cursor of the connection then send.
         name: what the server shows as ``application_name``.
-        patience: seconds to wait for the server, and then for each answer; by default
+        timeout: seconds to wait for the server, and then for each answer; by default
             as long as ``parameters`` and `BoundedConnection` say.
 
     Raises:
@@ -123,8 +123,8 @@ def connect(
         "client_encoding": "UTF8",
     }
     arguments.pop("replication", None)
-    if patience is not None:
-        arguments["connect_timeout"] = patience
+    if timeout is not None:
+        arguments["connect_timeout"] = timeout
     if replication:
         arguments["replication"] = "database"
     try:
@@ -140,8 +140,8 @@ def connect(
             hint=_connect_hint(error, replication=replication),
             passing=may_pass(arguments, error),
         ) from error
-    if patience is not None:
-        connection.patience = patience
+    if timeout is not None:
+        connection.answer_timeout = timeout
     return connection
 
 

@@ -15,13 +15,13 @@ class Progress:
     Attributes:
         received: up to here the log was read; at least ``confirmed``.
         confirmed: up to here nothing is left to do. Never moves back.
-        told: the ``confirmed`` of the last status that was sent.
+        sent: the ``confirmed`` of the last status that was sent.
     """
 
-    __slots__ = ("_in_transaction", "confirmed", "received", "told")
+    __slots__ = ("_in_transaction", "confirmed", "received", "sent")
 
     def __init__(self) -> None:
-        self.received = self.confirmed = self.told = Lsn(0)
+        self.received = self.confirmed = self.sent = Lsn(0)
         self._in_transaction = False
 
     def begin(self) -> None:

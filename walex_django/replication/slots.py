@@ -304,13 +304,13 @@ def create(connection: BoundedConnection, name: str, *, temporary: bool) -> None
         NotPrepared: the role may not, or the server has no slot to spare.
         ReplicationError: the server refused for another reason.
     """
-    patience, connection.patience = connection.patience, math.inf
+    timeout, connection.answer_timeout = connection.answer_timeout, math.inf
     try:
         connection.execute(create_statement(name, temporary=temporary))
     except psycopg.Error as error:
         raise sql_error(error, slot=name) from error
     finally:
-        connection.patience = patience
+        connection.answer_timeout = timeout
 
 
 def advance(connection: Connection, name: str, lsn: Lsn) -> None:

@@ -234,7 +234,7 @@ class ReplicationConnection:
                     )
                 )
                 self._pgconn.flush()
-                progress.told = confirmed
+                progress.sent = confirmed
         except psycopg.Error as error:
             raise sql_error(error, slot=self.slot) from error
 

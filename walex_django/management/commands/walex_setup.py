@@ -57,7 +57,7 @@ class Command(BaseCommand):
             ):
                 config = stored.refreshed(written)
                 # A slot is created when all who are writing have ended.
-                connection.patience = math.inf
+                connection.answer_timeout = math.inf
                 recreate = options["recreate_slot"] and config.durable_slot
                 prune = options["prune"]
                 if options["dry_run"]:

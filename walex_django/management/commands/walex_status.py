@@ -17,7 +17,7 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.management import arguments
 from walex_django.management.status_text import StatusText
 from walex_django.management.streams import CHECKS, add_stream_option, chosen
-from walex_django.monitoring import health, inquiry
+from walex_django.monitoring import health, timed_inspection
 from walex_django.monitoring.status import Overview, StreamState
 
 _INTERVAL = 2.0  # seconds
@@ -150,7 +150,7 @@ class Command(BaseCommand):
 
 def _read(configs: list[StreamConfig], *, diagnose: bool = True) -> Overview:
     try:
-        return inquiry.read_all(configs, diagnose=diagnose)
+        return timed_inspection.inspect_all(configs, diagnose=diagnose)
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
 

@@ -11,22 +11,22 @@ from django.db import connections
 
 from walex_django.conf.stream import StreamConfig
 
-from . import status
+from . import inspection
 from .status import Overview, StreamState, StreamStatus
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 """Seconds to wait for an answer."""
 
-_ABANDONED = 60.0  # seconds after which an inquiry without an end is made again
+_ABANDONED = 60.0  # seconds after which an inspection without an end is made again
 
 _Configs: TypeAlias = tuple[StreamConfig, ...]
 _Key: TypeAlias = tuple[_Configs, bool]
 
 
-def read_all(
+def inspect_all(
     configs: Iterable[StreamConfig],
     *,
-    seconds: float = PATIENCE,
+    seconds: float = TIMEOUT,
     diagnose: bool = True,
 ) -> Overview:
     """
@@ -39,17 +39,17 @@ def read_all(
     Args:
         configs: of the streams.
         seconds: to wait at most.
-        diagnose: see `status.read_all`.
+        diagnose: see `inspection.inspect_all`.
     """
     configs = list(configs)
     places: dict[tuple[str, str | None], list[StreamConfig]] = {}
     for config in configs:
         places.setdefault((config.database, config.url), []).append(config)
     deadline = time.monotonic() + seconds
-    inquiries = [_begin(tuple(group), diagnose) for group in places.values()]
+    inspections = [_begin(tuple(group), diagnose) for group in places.values()]
     overviews = [
-        inquiry.answer(deadline - time.monotonic()) or inquiry.no_answer(seconds)
-        for inquiry in inquiries
+        each.answer(deadline - time.monotonic()) or each.no_answer(seconds)
+        for each in inspections
     ]
     streams = {
         stream.config.name: stream
@@ -67,8 +67,8 @@ def read_all(
     )
 
 
-class _Inquiry:
-    """`status.read_all` in a thread of its own, which nobody need wait for."""
+class _Inspection:
+    """`inspection.inspect_all` in a thread of its own, which nobody need wait for."""
 
     def __init__(self, configs: _Configs, diagnose: bool) -> None:
         self._configs = configs
@@ -77,7 +77,7 @@ class _Inquiry:
         self._ended = Event()
         self._overview: Overview | None = None
         self._error: Exception | None = None
-        Thread(target=self._run, name="walex-inquiry", daemon=True).start()
+        Thread(target=self._run, name="walex-inspection", daemon=True).start()
 
     def may_be_shared(self) -> bool:
         """Return whether its answer is still to come."""
@@ -106,7 +106,9 @@ class _Inquiry:
 
     def _run(self) -> None:
         try:
-            self._overview = status.read_all(self._configs, diagnose=self._diagnose)
+            self._overview = inspection.inspect_all(
+                self._configs, diagnose=self._diagnose
+            )
         except Exception as error:  # noqa: BLE001 - whoever asks gets it
             self._error = error
         finally:
@@ -115,16 +117,16 @@ class _Inquiry:
             self._ended.set()
 
 
-_inquiries: dict[_Key, _Inquiry] = {}
+_inspections: dict[_Key, _Inspection] = {}
 _lock = Lock()
 
 
-def _begin(configs: _Configs, diagnose: bool) -> _Inquiry:
+def _begin(configs: _Configs, diagnose: bool) -> _Inspection:
     asked = configs, diagnose
     with _lock:
-        running = _inquiries.get(asked)
+        running = _inspections.get(asked)
         if running is None or not running.may_be_shared():
-            for key in [k for k, v in _inquiries.items() if not v.may_be_shared()]:
-                del _inquiries[key]
-            running = _inquiries[asked] = _Inquiry(configs, diagnose)
+            for key in [k for k, v in _inspections.items() if not v.may_be_shared()]:
+                del _inspections[key]
+            running = _inspections[asked] = _Inspection(configs, diagnose)
         return running
