@@ -59,6 +59,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+def test_links_to_sections_match_a_heading(page: Path) -> None:
+    links = re.findall(r"\]\((?!https:)([^)#]*)#([^)]*)\)", page.read_text())
+    for target, anchor in links:
+        text = (page.parent / target if target else page).read_text()
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+        assert anchor in anchors, f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", [README, EVENTS, SETTINGS])
 def test_python_in_the_documentation_is_python(page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
