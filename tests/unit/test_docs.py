@@ -65,7 +65,9 @@ def test_links_to_sections_match_a_heading(page: Path) -> None:
     for target, anchor in links:
         text = (page.parent / target if target else page).read_text()
         headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-        anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+        anchors = [
+            re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings
+        ]
         assert anchor in anchors, f"{target}#{anchor}"
 
 
