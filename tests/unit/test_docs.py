@@ -13,6 +13,7 @@ from walex_django.conf import reader
 from walex_django.signals import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 README = (ROOT / "README.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 EVENTS = (ROOT / "docs/events.md").read_text()
@@ -52,14 +53,14 @@ def test_each_option_of_a_command_is_told_of(name: str) -> None:
             assert f"`{action.option_strings[0]}" in section, action.option_strings
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_to_sections_match_a_heading(page: Path) -> None:
     links = re.findall(r"\]\((?!https:)([^)#]*)#([^)]*)\)", page.read_text())
     for target, anchor in links:
