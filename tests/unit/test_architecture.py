@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,10 +26,7 @@ def diagram_layers() -> list[set[str]]:
     pairs: dict[str, str] = {}
     for line in diagram.splitlines():
         nodes = line.split(" --> ")
-        pairs |= {
-            below.strip(): above.strip()
-            for below, above in zip(nodes, nodes[1:], strict=False)
-        }
+        pairs |= {below.strip(): above.strip() for below, above in pairwise(nodes)}
     [node] = pairs.keys() - pairs.values()
     chain = [node]
     while node := pairs.get(node, ""):
