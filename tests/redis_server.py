@@ -19,22 +19,24 @@ import redis
 from example_project.guard import end, guarded, removed_at_end
 
 from .process import eventually
+from .programs import redis_server
 
 
 class RedisServer:
     """
-    The program ``redis-server`` of Debian, on a free port, as the user ``nobody``.
+    Redis or Valkey, on a free port, where we are root as the user ``nobody``.
 
     Attributes:
         url: for clients.
     """
 
     def __init__(self) -> None:
-        program = shutil.which("redis-server")
-        assert program, "There is no redis-server. Run: apt-get install redis-server"
-        self._program = program
+        program = redis_server()
+        assert program
         self._home = Path(tempfile.mkdtemp(prefix="walex-redis-"))
         self._remover = removed_at_end(self._home)
+        # An environment may be closed to the user nobody.
+        self._program = str(shutil.copy(program, self._home))
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")

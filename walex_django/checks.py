@@ -19,7 +19,7 @@ from .conf import reader, stored
 from .conf.names import unknown_names
 from .conf.reader import Problem
 from .conf.stream import StreamConfig
-from .diagnosis.problems import diagnose
+from .diagnosis.problems import LEFT_BEHIND, diagnose
 from .diagnosis.published_tables import NO_TABLE
 from .handlers import registry
 from .signals import ALL
@@ -53,13 +53,22 @@ def check_databases(
         databases: aliases; the streams on others are not looked at.
     """
     configs, _ = reader.read(getattr(settings, "WALEX", None))
-    found: dict[Problem, str] = {}
+    found: dict[object, tuple[Problem, str]] = {}
     for written in configs.values():
         if written.database in (databases or ()):
             for problem in _database_problems(written):
                 # One of the server is that of all its streams.
-                found.setdefault(problem, f"WALEX[{written.name!r}]")
-    return [_message(problem, stream) for problem, stream in found.items()]
+                same = _identity(problem, written)
+                found.setdefault(same, (problem, f"WALEX[{written.name!r}]"))
+    return [_message(problem, stream) for problem, stream in found.values()]
+
+
+def _identity(problem: Problem, written: StreamConfig) -> object:
+    """Return what two streams' problems have in common if they are the same one."""
+    if problem.id == LEFT_BEHIND:
+        # The message contains a size, which grows from one query to the next.
+        return problem.id, problem.hint, written.database
+    return problem
 
 
 def _database_problems(written: StreamConfig) -> list[Problem]:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.copies import Originals
+from tests.programs import chromium
+
 from . import site as sites
 from .site import PASSWORD, Site
-
-CHROMIUM = "/usr/bin/chromium"
 
 expect.set_options(timeout=20_000)  # the page is refreshed every five seconds
 
@@ -23,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            item.add_marker(pytest.mark.services)
+            item.add_marker(pytest.mark.services("chromium"))
 
 
 # As long as this package only: Playwright's event loop runs in the thread of the tests,
@@ -31,18 +32,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A Chromium without a window."""
+    program = chromium()
+    assert program
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
+            executable_path=program, args=["--no-sandbox"]
         )
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="package")
-def site(programs: Path | None) -> Iterator[Site]:
+def site(programs: Path | None, originals: Originals) -> Iterator[Site]:
     """The site, with four streams that fare differently."""
-    with sites.running(programs) as site:
+    with sites.running(programs, originals.new()) as site:
         yield site
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from example_project.postgres import Postgres
-from tests.copies import Copy
+from tests.copies import Copy, Original
 from tests.process import Process, eventually
 
 PASSWORD = "zoo-keeper"
@@ -124,11 +124,11 @@ def execute(
 
 
 @contextmanager
-def running(bin: Path | None) -> Iterator[Site]:
-    """Run the site. Args: bin: see `Postgres`."""
+def running(bin: Path | None, new: Original) -> Iterator[Site]:
+    """Run the site. Args: bin: see `Postgres`; new: A server without content."""
     port = _free_port()
     with ExitStack() as stack:
-        original = stack.enter_context(Postgres(bin=bin))
+        original = stack.enter_context(Copy(new, bin=bin))
         env = _prepared(original)
         original.stop("fast")
         first = stack.enter_context(Copy(original, bin=bin, settings={}))

@@ -24,7 +24,6 @@ from .random_tables import JOURNAL, SCHEMAS, Maker, Table, quoted
 from .random_values import USER_TYPES
 from .replica import Data, Replica
 
-ROWS = 20_000
 _COPIES = ["by values ", "by JSON "]
 
 
@@ -105,8 +104,9 @@ def make(connection: Connection, maker: Maker) -> list[Table]:
     return tables
 
 
+@pytest.mark.parametrize("rows", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_a_copy_kept_by_events_is_the_original(
-    random_config: StreamConfig, seed: int
+    random_config: StreamConfig, seed: int, rows: int
 ) -> None:
     random = Random(seed)
     with ExitStack() as stack:
@@ -124,10 +124,10 @@ def test_a_copy_kept_by_events_is_the_original(
 
         with Listening(random_config) as listening:
             changes = Changes(random, [first, second], tables)
-            changes.make(ROWS)
+            changes.make(rows)
             listening.wait_until(lambda: heard_all(listening.events, changes.commits))
         events = listening.events
-        assert len(events) > ROWS
+        assert len(events) > rows
         check_order(events, changes.commits)
 
         told = [(event, event.as_dict()) for event in events]

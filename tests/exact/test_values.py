@@ -85,7 +85,7 @@ def assert_as_selected(
 @given(texts=st.lists(XML, min_size=1, max_size=5))
 def test_xml_is_its_text(heard: Hearing, texts: list[str]) -> None:
     if not built_with_xml(heard):
-        pytest.skip("this server was built without libxml and takes no value of xml")
+        pytest.skip("the server was built without libxml and takes no value of xml")
     assert_as_selected(heard, "xml", [(text, None) for text in texts])
 
 

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from example_project.postgres import Postgres
+from tests.copies import Original, Originals
 from tests.process import Process
 
 from .ledger import Ledger
@@ -24,21 +25,22 @@ CREATE TABLE zoo_mark (mark text PRIMARY KEY)
 
 
 @pytest.fixture(scope="session")
-def original(programs: Path | None) -> Iterator[Postgres]:
-    """A server with the zoo and its stream, stopped: a copy is there in no time."""
-    with Postgres(bin=programs) as postgres:
+def original(originals: Originals) -> Original:
+    """A stopped server with the zoo and its stream, for copies."""
+
+    def prepare(postgres: Postgres) -> None:
         for command in (["migrate", "--verbosity=0"], ["walex_setup", *ONE]):
             with Process(*command, env=environment_on(postgres)) as process:
                 assert process.wait() == 0, process.output
         with psycopg.connect(postgres.url()) as connection:
             connection.execute(_UNPUBLISHED)
-        postgres.stop("fast")
-        yield postgres
+
+    return originals.get("faults", prepare)
 
 
 @pytest.fixture
 def server(
-    request: pytest.FixtureRequest, original: Postgres, programs: Path | None
+    request: pytest.FixtureRequest, original: Original, programs: Path | None
 ) -> Iterator[Server]:
     """A server with the settings that the test is parametrized with."""
     settings = {"wal_sender_timeout": "3s", **getattr(request, "param", {})}

@@ -52,6 +52,14 @@ class Server(Copy):
             f" WHERE slot_name = '{SLOT}'"
         )
 
+    def sent(self) -> int:
+        """Return up to where the walsender has sent the log."""
+        return self._lsn(
+            "SELECT sent_lsn - '0/0' FROM pg_stat_replication"
+            " JOIN pg_replication_slots ON active_pid = pid"
+            f" WHERE slot_name = '{SLOT}'"
+        )
+
     def walsender(self) -> int | None:
         """Return the process id of the backend that reads the slot."""
         ((pid,),) = self.execute(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from example_project.postgres import Postgres
+from tests.copies import Original
 from tests.process import Process, eventually
 
 from .listener import ONE, environment_on, heard, listening, stop, with_stream
@@ -28,7 +28,7 @@ class Standby(Server):
     """
 
     def __init__(
-        self, original: Postgres, primary: Server, *, bin: Path | None
+        self, original: Original, primary: Server, *, bin: Path | None
     ) -> None:
         super().__init__(
             original,
@@ -61,10 +61,10 @@ class Standby(Server):
 
 
 @pytest.fixture
-def primary(original: Postgres, programs: Path | None) -> Iterator[Server]:
+def primary(original: Original, programs: Path | None) -> Iterator[Server]:
     """A server whose walsenders wait for the standby."""
     if int((original.data / "PG_VERSION").read_text()) < FAILOVER_SINCE:
-        pytest.skip("slots are copied to standbys since PostgreSQL 17")
+        pytest.skip("the server has no failover slots, which PostgreSQL 17 brings")
     settings = {"wal_sender_timeout": "3s", "synchronized_standby_slots": "standby"}
     with Server(original, bin=programs, settings=settings) as server:
         server.execute("SELECT pg_create_physical_replication_slot('standby', true)")
@@ -88,7 +88,7 @@ def env(primary: Server, network: Proxy) -> dict[str, str]:
 
 @pytest.mark.parametrize("atomic", [False, True], ids=["plain", "atomic"])
 def test_the_stream_goes_on_after_a_failover(
-    original: Postgres,
+    original: Original,
     programs: Path | None,
     primary: Server,
     network: Proxy,

@@ -25,6 +25,9 @@ def test_a_lost_slot_ends_the_listener_with_the_remedy(
         with server.held(1):
             server.write("wait for 1")
             eventually(server.waits_for_lock, "the receiver's work")
+            server.write("burnt")
+            position = server.position()
+            eventually(lambda: server.sent() >= position, "the sending")
             eventually(lambda: _burn(server), "the loss")
             server.write("lost")
         assert listener.wait() == 1

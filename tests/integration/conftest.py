@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from example_project.postgres import Postgres
-from tests.copies import Copy
+from tests.copies import Copy, Original, Originals
 from walex_django.conf.stream import StreamConfig
 from walex_django.handlers import registry
 
@@ -36,20 +36,21 @@ def stream(durable: StreamConfig, environment: dict[str, str]) -> Stream:
 
 
 @pytest.fixture(scope="session")
-def original(programs: Path | None) -> Iterator[Postgres]:
-    """A server where the stream is set up, stopped."""
-    with Postgres(bin=programs) as server:
+def original(originals: Originals) -> Original:
+    """A stopped server where the stream is set up, for copies."""
+
+    def prepare(server: Postgres) -> None:
         stream = Stream(at(server, {}))
         stream.run("migrate", "--verbosity=0")
         stream.run("walex_setup", *ONE)
-        server.stop("fast")
-        yield server
+
+    return originals.get("integration", prepare)
 
 
 @pytest.fixture
 def own_stream(
     request: pytest.FixtureRequest,
-    original: Postgres,
+    original: Original,
     programs: Path | None,
     environment: dict[str, str],
 ) -> Iterator[OwnStream]:

@@ -13,6 +13,7 @@ from django.db import connections
 
 from example_project.postgres import Postgres
 from tests.process import Process
+from walex_django import diagnosis
 from walex_django.checks import check_databases
 from walex_django.conf.stream import StreamConfig
 from walex_django.diagnosis.problems import find_problems
@@ -105,6 +106,25 @@ def test_what_is_the_servers_is_told_once(
     try:
         found = check_databases(databases=["default"])
         assert [each.id for each in found].count("walex_django.W045") == 1
+    finally:
+        slots.drop(sql, "old_walex")
+
+
+def test_a_slot_left_behind_is_told_once_while_more_is_kept_for_it(
+    durable: StreamConfig,
+    sql: psycopg.Connection[Any],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sql.execute("SELECT pg_create_logical_replication_slot('old_walex', 'pgoutput')")
+    other = {**settings.WALEX["default"], "SLOT_NAME": "other", "DURABLE_SLOT": False}
+    settings.WALEX = {**settings.WALEX, "other": other}
+    sizes = iter(["1 kB", "2 kB"])
+    monkeypatch.setattr(diagnosis, "format_size", lambda _: next(sizes))
+    try:
+        found = check_databases(databases=["default"])
+        assert [each.id for each in found].count("walex_django.W045") == 1
+        assert next(sizes, None) is None
     finally:
         slots.drop(sql, "old_walex")
 

@@ -20,7 +20,7 @@ from .test_context_pooled import answers, free_port, start
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "second"]),
-    pytest.mark.services,
+    pytest.mark.services("pgbouncer"),
 ]
 
 URL = "set URL in the stream's settings to the server itself"

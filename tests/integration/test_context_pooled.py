@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -21,12 +20,13 @@ from django.db import connections, transaction
 from example_project.guard import end, guarded
 from tests.listening import TIMEOUT, Listening
 from tests.process import eventually
+from tests.programs import pgbouncer
 from tests.zoo.models import Keeper
 from walex_django.context import context
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "second"]),
-    pytest.mark.services,
+    pytest.mark.services("pgbouncer"),
 ]
 
 CLIENTS = 4
@@ -90,8 +90,8 @@ def test_clients_that_share_sessions_keep_their_own(
 def start(
     home: Path, port: int, server: dict[str, Any], *lines: str
 ) -> subprocess.Popen[str]:
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert program, "pgbouncer is missing: apt-get install -y pgbouncer"
+    program = pgbouncer()
+    assert program
     configuration = home / "pgbouncer.ini"
     configuration.write_text(
         "[databases]\n"
@@ -108,7 +108,7 @@ def start(
         options = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         os.chown(home, nobody.pw_uid, nobody.pw_gid)
         os.chown(configuration, nobody.pw_uid, nobody.pw_gid)
-    return guarded([program, "--quiet", str(configuration)], **options)
+    return guarded([str(program), "--quiet", str(configuration)], **options)
 
 
 def free_port() -> int:

@@ -86,7 +86,7 @@ class TestTruncate:
             ({"changed": ["name"]}, ["truncate"]),
             ({"where": lambda event: event.type != EventType.TRUNCATE}, []),
         ],
-        ids=str,
+        ids=" ".join,
     )
     def test_it(
         self, filtering: Filtering, sql: Sql, options: Any, expected: list[str]

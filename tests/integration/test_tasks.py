@@ -67,7 +67,7 @@ def handing(stream: Stream) -> Iterator[HandingOver]:
     handing.execute("DROP TABLE zoo_effect")
 
 
-@pytest.mark.services
+@pytest.mark.services("redis")
 class TestCelery:
     """With a real Redis."""
 

@@ -20,6 +20,9 @@ class Temperature:
     def __hash__(self) -> int:
         return hash(self.degrees)
 
+    def __repr__(self) -> str:
+        return f"{self.degrees} °C"
+
 
 class TemperatureField(models.IntegerField):
     def from_db_value(self, value: int | None, *context: Any) -> Temperature | None:
