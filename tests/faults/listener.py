@@ -14,8 +14,8 @@ from example_project.postgres import Postgres
 from tests.process import Process, eventually, read_journal
 
 ONE = ("--stream", "default")
-AGAIN = "Trying again until it works."  # logged when a connection is lost
-BACK = "Stream default is connected again"
+AGAIN = "Retrying until it succeeds."  # logged when a connection is lost
+BACK = "Stream default reconnected"
 
 
 def environment_on(server: Postgres) -> dict[str, str]:

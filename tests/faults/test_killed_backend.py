@@ -96,7 +96,7 @@ def test_a_receiver_whose_session_dies_is_called_again(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks"
                 " WHERE locktype = 'advisory' AND NOT granted"
             )
-            assert "again in" in listener.wait_for("obey failed at")
+            assert "retrying in" in listener.wait_for("obey failed at")
         eventually(lambda: heard(journal)[-1:] == ["after"], "the rest")
         assert server.walsender() == walsender
         stop(listener)

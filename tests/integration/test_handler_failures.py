@@ -104,7 +104,7 @@ class TestFailures:
         on_insert(Keeper)(moody)
         on_insert(Keeper)(calm)
         with (
-            caplog.at_level(logging.ERROR, "walex_django.delivery"),
+            caplog.at_level(logging.ERROR, "walex_django.delivery.dispatch"),
             Listening(replace(hasty, on_error="skip")) as listening,
         ):
             Keeper.objects.create(name="Ada")

@@ -149,7 +149,7 @@ def test_a_receiver_that_raises_is_shown_with_its_traceback(
     with Process(*ONE, env={**environment, "ZOO_STREAM": strict}) as listener:
         assert listener.wait() == 1
     name = "tests.zoo.journal.keep.<locals>.obey"
-    (warning,) = (line for line in listener.lines if "again in 0.01 s" in line)
+    (warning,) = (line for line in listener.lines if "retrying in 0.01 s" in line)
     assert warning.startswith(f"{name} failed at 0/")
     assert warning.endswith(": RuntimeError: the keeper said so")
     assert f"The receiver {name} failed at 0/" in listener.output

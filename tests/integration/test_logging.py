@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.db import connection
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.listening import Connect, Listening
@@ -74,15 +75,47 @@ def test_a_receiver_that_fails(
     receiver = f"{fail.__module__}.{fail.__qualname__}"
     common = {"stream": "default", "slot": "zoo_walex", "receiver": receiver}
 
-    retried = logged(f"{receiver} failed at {event.id}, again in 0.001 s")
-    assert retried.name == "walex_django.delivery"
+    retried = logged(f"{receiver} failed at {event.id}, retrying in 0.001 s")
+    assert retried.name == "walex_django.delivery.dispatch"
     assert retried.levelno == logging.WARNING
     assert _fields(retried) == {**common, "event_id": event.id, "attempts": 1}
-    failed = logged(f"{receiver} failed 2 times at {event.id}, parked")
+    failed = logged(f"{receiver} failed 2 times at {event.id}; the call is parked")
     assert failed.levelno == logging.ERROR
     assert _fields(failed) == {**common, "event_id": event.id, "attempts": 2}
     assert failed.exc_info
     assert str(failed.exc_info[1]) == "it would not"
+
+
+def test_a_receiver_that_fails_without_retries(
+    durable: StreamConfig, connect: Connect, logged: Logged
+) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise RuntimeError("it would not")
+
+    connect(post_db_insert, fail, Keeper)
+    with Listening(replace(durable, max_retries=0)) as listening:
+        Keeper.objects.create(name="Ada")
+        (event,) = listening.wait_for(1)
+
+    assert _fields(logged(f"failed once at {event.id}; "))["attempts"] == 1
+
+
+def test_a_receiver_that_loses_the_connection_of_its_transaction(
+    atomic: StreamConfig, connect: Connect, logged: Logged
+) -> None:
+    def fail(**kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    connect(post_db_insert, fail, Keeper)
+    with Listening(replace(atomic, max_retries=0)):
+        Keeper.objects.create(name="Ada")
+        message = logged("Retrying until it succeeds.").getMessage()
+        eventually(ParkedEvent.objects.exists, "the parked call")
+
+    assert "The database transaction ended during the receiver " in message
+    assert ".." not in message
+    assert "\n" not in message
 
 
 def test_a_filter_that_fails(durable: StreamConfig, logged: Logged) -> None:
@@ -110,11 +143,11 @@ def test_a_connection_that_breaks(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
             " WHERE slot_name = 'zoo_walex'"
         )
-        again = logged("Stream default is connected again")
+        again = logged("Stream default reconnected")
     common = {"stream": "default", "slot": "zoo_walex"}
-    lost = logged("Trying again until it works.")
+    lost = logged("Retrying until it succeeds.")
 
-    assert lost.name == again.name == "walex_django.listener"
+    assert lost.name == again.name == "walex_django.listening.listener"
     assert lost.levelno == logging.WARNING
     assert _fields(lost) == {**common, "state": "retrying"}
     assert again.levelno == logging.INFO
@@ -128,11 +161,15 @@ def test_a_pause(
     with Listening(durable):
         stored.change(durable, "replace", "PAUSED", True)
         try:
-            assert _fields(logged("is paused")) == {**common, "state": "paused"}
-            assert _fields(logged("has changed settings")) == common
+            paused = logged("is paused")
+            assert paused.levelno == logging.INFO
+            assert _fields(paused) == {**common, "state": "paused"}
+            assert _fields(logged("reloaded its settings")) == common
         finally:
             stored.forget(durable, "PAUSED")
-        assert _fields(logged("goes on")) == {**common, "state": "running"}
+        resumed = logged("Stream default resumed")
+        assert resumed.levelno == logging.INFO
+        assert _fields(resumed) == {**common, "state": "running"}
 
 
 def test_the_end_of_a_stream_that_ran(
@@ -149,7 +186,7 @@ def test_the_end_of_a_stream_that_ran(
     listeners.join(30)
     assert listeners.failures
 
-    ended = logged("Stream default has ended: The receiver ")
+    ended = logged("Stream default failed: The receiver ")
     assert ended.levelno == logging.ERROR
     assert _fields(ended) == {
         "stream": "default",
@@ -167,7 +204,9 @@ def test_what_keeps_a_stream_from_beginning_is_told_by_the_command_alone(
     listeners.join(30)
 
     assert listeners.failures
-    assert not [each for each in caplog.records if "has ended" in each.getMessage()]
+    assert not [
+        each for each in caplog.records if "default failed" in each.getMessage()
+    ]
 
 
 def test_a_server_that_stays_away_is_told_of_once(own_stream: OwnStream) -> None:
@@ -179,12 +218,12 @@ def test_a_server_that_stays_away_is_told_of_once(own_stream: OwnStream) -> None
             for _ in range(8):
                 nobody.accept()[0].close()
         own_stream.server.start()
-        listener.wait_for("connected again")
+        listener.wait_for("Stream default reconnected")
         own_stream.write("Ada")
         eventually(lambda: own_stream.heard() == ["Ada"], "the event")
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
-    told = [line for line in listener.lines if "Trying again" in line]
+    told = [line for line in listener.lines if "Retrying" in line]
     # That it was lost, and that it cannot be made again.
     assert len(told) == len({line.partition(" PostgreSQL")[0] for line in told}) <= 2
     assert "Traceback" not in listener.output
@@ -224,7 +263,7 @@ def test_the_example_of_json_in_the_documentation(
     )
     with stream.listening() as listener:
         stream.write("raise")
-        listener.wait_for("parked: see walex_replay")
+        listener.wait_for("the call is parked, see walex_replay")
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
     retried, failed = [
@@ -233,7 +272,7 @@ def test_the_example_of_json_in_the_documentation(
     parked = ParkedEvent.objects.get()
     assert retried["level"] == "WARNING"
     assert failed["level"] == "ERROR"
-    assert failed["logger"] == "walex_django.delivery"
+    assert failed["logger"] == "walex_django.delivery.dispatch"
     for told in (retried, failed):
         assert told["stream"] == "default"
         assert told["slot"] == "zoo_walex"
@@ -243,9 +282,11 @@ def test_the_example_of_json_in_the_documentation(
 
 
 def test_each_logger_is_told_of() -> None:
-    documented = set(re.findall(r"^\| `(walex_django\.\w+)` \|", LOGGING, re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| `(walex_django(?:\.\w+)+)` \|", LOGGING, re.MULTILINE)
+    )
     there = {
-        f"walex_django.{path.stem}"
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "walex_django").rglob("*.py")
         if re.search(r"^logger = ", path.read_text(), re.MULTILINE)
     }

@@ -484,7 +484,7 @@ def test_one_that_raises_ends_the_listener(stream: Stream, tmp_path: Any) -> Non
         assert listener.wait() == 1
     assert listener.output.count("Traceback") == 1
     listener.wait_for(
-        "CommandError: default: MESSAGE_MIDDLEWARE failed at Insert;"
+        "CommandError: default: MESSAGE_MIDDLEWARE failed on Insert;"
         " its transaction is not acknowledged."
     )
     assert listener.lines[-1] == "OSError: no room on the disk"

@@ -61,8 +61,7 @@ def test_a_hook_that_raises_is_logged(
     assert len(listening.events) == 2
     errors = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert [each.getMessage() for each in errors] == [
-        f"A function given to on_commit() failed at {event.lsn}"
-        for event in listening.events
+        f"An on_commit() callback failed at {event.lsn}" for event in listening.events
     ]
     assert all("after the fact" in str(each.exc_text) for each in errors)
 

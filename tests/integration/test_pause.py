@@ -143,9 +143,9 @@ def test_the_server_keeps_its_patience(own_stream: OwnStream) -> None:
             )
         own_stream.write("last")
         own_stream.run("walex_config", "default", "replace", "PAUSED", "false")
-        listener.wait_for("goes on")
+        listener.wait_for("Stream default resumed")
         eventually(lambda: own_stream.heard() == ["last"])
-        assert "Trying again" not in listener.output
+        assert "Retrying" not in listener.output
 
 
 def test_a_listener_starts_paused_and_obeys(stream: Stream) -> None:

@@ -95,8 +95,8 @@ def test_the_stream_goes_on(
     once = list(dict.fromkeys(heard(journal)))
     assert once == ["before", "after", "last"]
     assert heard(journal) == once or _version(server) < remembers_since
-    assert listener.output.count("Trying again until it works.") == 1
-    assert listener.output.count("Stream default is connected again") == 1
+    assert listener.output.count("Retrying until it succeeds.") == 1
+    assert listener.output.count("Stream default reconnected") == 1
     assert "Traceback" not in listener.output
 
 
@@ -111,7 +111,7 @@ def test_a_server_that_falls_silent_is_left(
         os.kill(walsender, signal.SIGSTOP)
         try:
             write(server, "unheard")
-            assert "no answer for" in listener.wait_for("Trying again until it works.")
+            assert "no answer for" in listener.wait_for("Retrying until it succeeds.")
         finally:
             os.kill(walsender, signal.SIGCONT)
         eventually(lambda: heard(journal) == ["unheard"])
@@ -125,7 +125,7 @@ def test_a_stop_does_not_wait_for_the_server(
     with Process("walex_listen", *ONE, env=env) as listener:
         listener.wait_for("Quit with")
         server.stop()
-        listener.wait_for("Trying again until it works.")
+        listener.wait_for("Retrying until it succeeds.")
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
 

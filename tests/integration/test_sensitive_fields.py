@@ -100,7 +100,7 @@ def test_logs_tell_of_a_failure_without_the_values(
     assert failing.names == [SECRET] * 2
     assert SECRET not in caplog.text
     assert SECRET not in repr([record.__dict__ for record in caplog.records])
-    told = [r for r in caplog.records if r.name == "walex_django.delivery"]
+    told = [r for r in caplog.records if r.name == "walex_django.delivery.dispatch"]
     assert [record.levelname for record in told] == ["WARNING", "ERROR"]
     assert told[0].getMessage().endswith(f"ValueError: no mail to {MASK}")
     assert told[1].getMessage().endswith(f"ValueError: no mail to {MASK}")
@@ -144,7 +144,7 @@ def test_what_runs_on_commit_is_logged_without_them(
     with Listening(sensitive(atomic)) as listening:
         Keeper.objects.create(name=SECRET)
         listening.wait_for(1)
-        eventually(lambda: "on_commit() failed" in caplog.text)
+        eventually(lambda: "on_commit() callback failed" in caplog.text)
     assert SECRET not in caplog.text
     assert "in announce" not in caplog.text
     assert "in fail" in caplog.text

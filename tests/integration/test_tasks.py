@@ -122,7 +122,7 @@ class TestCelery:
             assert celery.parked() == [task, task]
             listener.signal(signal.SIGTERM)
             assert listener.wait() == 0, listener.output
-        assert "again in 0.1 s" in listener.output
+        assert "retrying in 0.1 s" in listener.output
 
         redis.start()
         request.getfixturevalue("worker")
@@ -141,7 +141,7 @@ class TestCelery:
             celery.will_be_acknowledged()
             redis.kill()
             celery.write("Bob")
-            listener.wait_for("again in 0.2 s")
+            listener.wait_for("retrying in 0.2 s")
             assert celery.acknowledged("Ada")
             assert not celery.acknowledged("Bob")
             redis.start()

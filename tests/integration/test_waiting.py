@@ -16,7 +16,7 @@ from .test_mistakes import ONE, at
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-TRYING = "Trying again until it works."
+TRYING = "Retrying until it succeeds."
 
 
 def waiting(env: dict[str, str]) -> Process:

@@ -23,7 +23,7 @@ from .test_takeover import standby
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 
-CHANGED = "has changed settings"
+CHANGED = "reloaded its settings"
 
 
 @pytest.fixture

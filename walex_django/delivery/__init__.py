@@ -1,1 +1,1 @@
-"""Events to receivers: dispatch, transactions, retries, parking, replay."""
+"""Delivery of events to receivers: dispatch, transactions, retries, parking, replay."""

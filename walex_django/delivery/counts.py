@@ -1,4 +1,4 @@
-"""What a listener has delivered."""
+"""Counts of what a listener has delivered."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from walex_django.replication.publications import TableName
 
 class Counts:
     """
-    What one listener has done since its start.
+    Counts what one listener has delivered since it started.
 
-    Written by the thread that delivers; others may read it at any time.
+    Only the delivering thread writes; other threads may read at any time.
 
     Attributes:
-        events: delivered, by table and type.
-        transactions: of which something was delivered.
-        retries, failures: calls of receivers made again, and given up, by receiver.
-        last: the last event that was delivered, or is being.
-        delivering: one of the transaction that is being delivered.
+        events: The number of delivered events, by table and type.
+        transactions: The number of transactions with at least one delivered event.
+        retries: The number of retried calls, by receiver.
+        failures: The number of calls that failed after all retries, by receiver.
+        last: The last event that was delivered or is being delivered.
+        delivering: An event of the transaction that is being delivered, if any.
     """
 
     __slots__ = ("delivering", "events", "failures", "last", "retries", "transactions")
@@ -34,7 +35,7 @@ class Counts:
         self.delivering: Event | None = None
 
 
-def total(counted: dict[Any, int]) -> int:
-    """Return the sum of counts that another thread may be adding to."""
-    # Of a copy, made in one step: a dict must not grow while it is walked through.
-    return sum(counted.copy().values())
+def total(counts: dict[Any, int]) -> int:
+    """Return the sum of counts that another thread may be updating."""
+    # dict.copy() is atomic; a dict that grows during iteration raises.
+    return sum(counts.copy().values())

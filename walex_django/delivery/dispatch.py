@@ -1,4 +1,4 @@
-"""Events to receivers."""
+"""Dispatch of events to receivers."""
 
 from __future__ import annotations
 
@@ -52,21 +52,26 @@ SIGNALS: dict[EventType, ChangeSignal] = {
 }
 
 Group: TypeAlias = tuple[EventType, Table]
-Channel: TypeAlias = StreamSignal | Handler | Function
-"""Through what a call is made; has a name."""
+SignalOrHandler: TypeAlias = StreamSignal | Handler | Function
 
-RAISED = (Exception, SystemExit, asyncio.CancelledError)
-"""What a receiver may raise and be tried again; the last two end a thread silently."""
+RECEIVER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
+"""
+The exceptions of a receiver that lead to a retry.
+
+Uncaught, the last two would end the thread silently.
+"""
 
 
 class ReceiverFailed(Exception):
     """
-    A receiver raised to the last, and ``ON_ERROR`` is ``"stop"``; the cause says what.
+    A receiver failed after all retries, and ``ON_ERROR`` is ``"stop"``.
+
+    The receiver's exception is the cause, unless it may contain sensitive values.
 
     Attributes:
-        receiver: its dotted name.
-        subject: id of the event, or place of the message, that it was called for.
-        traceback: of what it raised, without sensitive values.
+        receiver: The receiver's dotted name.
+        subject: The id of the event, or the LSN of the message, of the failed call.
+        traceback: The traceback of the receiver's exception, without sensitive values.
     """
 
     def __init__(self, receiver: str, subject: str, traceback: str = "") -> None:
@@ -76,81 +81,92 @@ class ReceiverFailed(Exception):
 
 
 class Interrupted(Exception):
-    """We are to stop, and a receiver's call still waits to be made again."""
+    """The stream was stopped while a receiver was waiting for its next retry."""
 
 
 class Delivery:
     """
-    Hands the events of one stream to the receivers, in this thread.
+    Calls the receivers for the events of one stream, in the current thread.
 
-    A receiver that raises is called again, that one alone, and after the last retry the
-    stream's ``ON_ERROR`` decides. Meanwhile the receivers after it wait: nobody hears
-    of a change before those who are to hear of it first.
+    Only the receiver that raised is retried; after the last retry, the stream's
+    ``ON_ERROR`` applies. The receivers after it are called only then, so receivers
+    always see a change in the same order.
 
     Args:
-        config: of the stream.
-        stopped: set when the wait for a retry is to end.
-        work: what the calls are part of.
-        counts: where it is counted.
+        config: The stream's configuration.
+        stopped: A flag that ends the wait for a retry when it is set.
+        unit_of_work: The unit of work that the calls are part of.
+        counts: The counts to update.
     """
 
     def __init__(
-        self, config: StreamConfig, *, stopped: Flag, work: UnitOfWork, counts: Counts
+        self,
+        config: StreamConfig,
+        *,
+        stopped: Flag,
+        unit_of_work: UnitOfWork,
+        counts: Counts,
     ) -> None:
         self._config = config
         self._counts = counts
         self._stopped = stopped
-        self._work = work
-        self._wrap = work.wrap
+        self._unit_of_work = unit_of_work
+        self._wrap = unit_of_work.wrap
         self._pool = Pool()
         self._generation = registry.generation
         self._handlers: dict[Group, list[tuple[Handler, TableFilter | None]]] = {}
 
     def configure(self, config: StreamConfig) -> None:
-        """Go on with another configuration of the stream."""
+        """Use another configuration of the stream from now on."""
         self._config = config
 
     def close(self) -> None:
-        """End the threads of functions; what was in hand may not come again."""
+        """Stop the threads of functions, and report no event as being delivered."""
         self._pool.close()
         self._counts.delivering = None
 
     def deliver(self, events: Sequence[Event], *, last: bool) -> None:
         """
-        Send the signals of some events of one transaction, and return when it is done.
+        Call all receivers for a batch of one transaction's events.
 
         Args:
-            events: in order; none where ``last`` is all there is to say.
-            last: these are the transaction's last.
+            events: The events, in order. Empty if the transaction ends after the
+                previous batch.
+            last: Whether this is the transaction's last batch.
 
         Raises:
-            ReceiverFailed, Interrupted: it is not done, and may not be acknowledged.
-            django.db.Error: a failed call could not be parked, or the database was
-                lost.
+            ReceiverFailed: A receiver failed, and the transaction must not be
+                acknowledged.
+            Interrupted: The stream was stopped before a retry, and the transaction must
+                not be acknowledged.
+            django.db.Error: A failed call could not be parked, or the database
+                connection was lost.
         """
-        self._work.begin()
+        self._unit_of_work.begin()
         stream, counts = self._config.name, self._counts
         if events:
             counts.delivering = counts.last = events[-1]
-        # A receiver connected meanwhile hears from the next call on.
-        known: dict[Group, tuple[list[Any], list[Event]]] = {}
+        # Receivers that are connected meanwhile are called from the next batch on.
+        groups: dict[Group, tuple[list[Any], list[Event]]] = {}
         for event in events:
             group = event.type, event._table
             model = event._table.model
-            found = known.get(group)
-            if found is None:
-                found = known[group] = self._receivers(event.type, model), []
-            calls, grouped = found
+            known = groups.get(group)
+            if known is None:
+                known = groups[group] = self._receivers(event.type, model), []
+            calls, grouped = known
             grouped.append(event)
             for signal, receiver, call in calls:
                 try:
                     call(signal=signal, sender=model, event=event, stream=stream)
-                except RAISED as error:
-                    self._try_again(signal, receiver, model, {"event": event}, error)
-        for (type, table), (_, grouped) in known.items():
+                except RECEIVER_ERRORS as error:
+                    self._retry(signal, receiver, model, {"event": event}, error)
+        for (type, table), (_, grouped) in groups.items():
             counts.events[table.name, type] += len(grouped)
         if registry.handlers:
-            self._handle({group: grouped for group, (_, grouped) in known.items()})
+            self._call_handlers(
+                {group: grouped for group, (_, grouped) in groups.items()}
+            )
         for receiver in post_db_transaction.receivers_of(None, stream):
             self._call(post_db_transaction, receiver, {"events": events, "last": last})
 
@@ -164,32 +180,38 @@ class Delivery:
             for receiver in signal.receivers_of(model, self._config.name)
         ]
 
-    def _handle(self, grouped: Mapping[Group, list[Event]]) -> None:
-        """Call the handlers of these events, and their functions beside them."""
-        found = self._wanted(grouped)
+    def _call_handlers(self, grouped: Mapping[Group, list[Event]]) -> None:
+        """Call the handlers of these events, and run their functions concurrently."""
+        batches = self._batches(grouped)
         running: list[tuple[Function, Event, Future[None]]] = []
         try:
-            for handler in sorted(found, key=attrgetter("number")):
+            for handler in sorted(batches, key=attrgetter("number")):
                 if handler.functions:
-                    running += self._begin_functions(handler, found[handler])
-                self._call(handler, handler, {"events": found[handler]})
+                    running += self._start_functions(handler, batches[handler])
+                self._call(handler, handler, {"events": batches[handler]})
             for function, event, future in running:
                 if (error := future.exception()) is not None:
-                    if not isinstance(error, RAISED):
+                    if not isinstance(error, RECEIVER_ERRORS):
                         raise error
-                    self._try_again(function, function, None, {"event": event}, error)
+                    self._retry(function, function, None, {"event": event}, error)
         finally:
             for *_, future in running:
                 future.cancel()
 
-    def _wanted(self, grouped: Mapping[Group, list[Event]]) -> dict[Handler, list[Any]]:
-        """Return what each handler gets, in the order of the events."""
+    def _batches(
+        self, grouped: Mapping[Group, list[Event]]
+    ) -> dict[Handler, list[Event]]:
+        """Return each handler's events, in the order of the transaction."""
         found: dict[Handler, list[list[Event]]] = {}
         for group, events in grouped.items():
-            for handler, chosen in self._handlers_of(group):
-                wanted = list(filter(chosen.passes, events)) if chosen else events
-                if wanted:
-                    found.setdefault(handler, []).append(wanted)
+            for handler, table_filter in self._handlers_of(group):
+                passed = (
+                    list(filter(table_filter.passes, events))
+                    if table_filter
+                    else events
+                )
+                if passed:
+                    found.setdefault(handler, []).append(passed)
         return {
             handler: parts[0]
             if len(parts) == 1
@@ -197,10 +219,10 @@ class Delivery:
             for handler, parts in found.items()
         }
 
-    def _begin_functions(
+    def _start_functions(
         self, handler: Handler, events: Sequence[Event]
     ) -> Iterator[tuple[Function, Event, Future[None]]]:
-        """Hand tasks over, and let the other functions run."""
+        """Enqueue the handler's tasks, and submit its other functions to the pool."""
         for event in events:
             for function in handler.functions:
                 if function.is_task:
@@ -214,8 +236,9 @@ class Delivery:
             self._handlers.clear()
         found = self._handlers.get(group)
         if found is None:
-            if len(self._handlers) >= _MOST_GROUPS:
-                self._handlers.clear()  # the server describes its tables ever again
+            if len(self._handlers) >= _MAX_GROUPS:
+                # The server describes the same tables again and again.
+                self._handlers.clear()
             type, table = group
             found = self._handlers[group] = [
                 (handler, handler.filter.for_table(table))
@@ -229,43 +252,53 @@ class Delivery:
 
     def deliver_message(self, message: LogicalMessage) -> None:
         """
-        Send the signal of a logical message; raises as `deliver` does.
+        Send the signal of a logical message.
 
         Args:
-            message: one that the stream asks for.
+            message: A message with one of the prefixes in the stream's ``MESSAGES``.
+
+        Raises:
+            ReceiverFailed: See `deliver`.
+            Interrupted: See `deliver`.
+            django.db.Error: See `deliver`.
         """
-        self._work.begin()
+        self._unit_of_work.begin()
         for receiver in post_db_message.receivers_of(None, self._config.name):
             self._call(post_db_message, receiver, {"message": message})
 
-    def finish(self, position: Lsn, counted: bool = True) -> None:
+    def finish(self, position: Lsn, is_transaction: bool = True) -> None:
         """
-        Tell that all of a transaction was delivered, or a message outside of them.
+        Commit the delivery of a transaction, or of a message outside of transactions.
 
         Args:
-            position: of its COMMIT, or within the message.
-            counted: it was a transaction.
+            position: The position of its COMMIT, or a position within the message.
+            is_transaction: Whether a transaction was delivered, not such a message.
 
         Raises:
-            SlotInUse, django.db.Error: it may not be acknowledged.
+            SlotInUse: Another listener has delivered it, and it must not be
+                acknowledged.
+            django.db.Error: The commit failed, and it must not be acknowledged.
         """
-        self._work.commit(position, counted)
-        self._counts.transactions += counted
+        self._unit_of_work.commit(position, is_transaction)
+        self._counts.transactions += is_transaction
         self._counts.delivering = None
 
     def _call(
-        self, signal: Channel, receiver: Receiver, arguments: dict[str, Any]
+        self, signal: SignalOrHandler, receiver: Receiver, arguments: dict[str, Any]
     ) -> None:
         call = self._wrap(receiver) if self._wrap else receiver
         try:
             call(
-                signal=signal, sender=None, stream=self._config.name, **_own(arguments)
+                signal=signal,
+                sender=None,
+                stream=self._config.name,
+                **_copy_events(arguments),
             )
-        except RAISED as error:
-            self._try_again(signal, receiver, None, arguments, error)
+        except RECEIVER_ERRORS as error:
+            self._retry(signal, receiver, None, arguments, error)
 
-    def _again(self, receiver: Receiver) -> Receiver:
-        """Return what makes a call again, in the thread where it was made."""
+    def _call_for_retry(self, receiver: Receiver) -> Receiver:
+        """Return a callable for a retry; handlers' functions run in the pool again."""
         if _runs_in_pool(receiver):
             return lambda event, **_: self._pool.submit(receiver, event).result()
         return self._wrap(receiver) if self._wrap else receiver
@@ -273,20 +306,20 @@ class Delivery:
     def _require_intact(
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
     ) -> None:
-        # What fails in another thread was no part of the database transaction.
+        # Functions in other threads are not part of the database transaction.
         if not _runs_in_pool(receiver):
-            self._work.require_intact(receiver, arguments, error)
+            self._unit_of_work.require_intact(receiver, arguments, error)
 
-    def _try_again(
+    def _retry(
         self,
-        signal: Channel,
+        signal: SignalOrHandler,
         receiver: Receiver,
         sender: type[Model] | None,
         arguments: dict[str, Any],
         error: BaseException,
     ) -> None:
         config = self._config
-        call = self._again(receiver)
+        call = self._call_for_retry(receiver)
         name, subject = receiver_name(receiver), parking.subject(arguments)
         mask = masking.of_call(arguments)
         attempts, delays = 1, config.retry_delays()
@@ -296,13 +329,13 @@ class Delivery:
             self._require_intact(receiver, arguments, error)
             self._counts.retries[name] += 1
             logger.warning(
-                "%s failed at %s, again in %g s: %s",
+                "%s failed at %s, retrying in %g s: %s",
                 *(name, subject, delay, mask(parking.describe(error))),
                 extra={"receiver": name, "event_id": subject, "attempts": attempts},
             )
             if self._stopped.wait(delay):
                 raise Interrupted from error
-            # What failed may have been a connection that the server has closed.
+            # The cause may have been a connection that the server has closed.
             renew_connections()
             attempts += 1
             try:
@@ -310,10 +343,10 @@ class Delivery:
                     signal=signal,
                     sender=sender,
                     stream=config.name,
-                    **_own(arguments),
+                    **_copy_events(arguments),
                 )
-            except RAISED as again:
-                error = again
+            except RECEIVER_ERRORS as new_error:
+                error = new_error
             else:
                 return
         self._require_intact(receiver, arguments, error)
@@ -330,27 +363,31 @@ class Delivery:
                 error=error,
                 attempts=attempts,
             )
-        told, exc_info = mask.log(error)
+        traceback, exc_info = mask.log(error)
+        times = "once" if attempts == 1 else f"{attempts} times"
         logger.error(
-            "%s failed %d times at %s, %s%s",
-            *(name, attempts, subject, _FATES[config.on_error], told),
+            "%s failed %s at %s; %s%s",
+            *(name, times, subject, _OUTCOMES[config.on_error], traceback),
             exc_info=exc_info,
             extra={"receiver": name, "event_id": subject, "attempts": attempts},
         )
 
 
-_MOST_GROUPS = 10_000
+_MAX_GROUPS = 10_000
 
 
 def _runs_in_pool(receiver: Receiver) -> TypeGuard[Function]:
     return isinstance(receiver, Function) and not receiver.is_task
 
 
-def _own(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments of which a call may take things out."""
+def _copy_events(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments with a copy of the events, since receivers may change it."""
     if "events" in arguments:
         return {**arguments, "events": list(arguments["events"])}
     return arguments
 
 
-_FATES = {"park": "parked: see walex_replay", "skip": "skipped"}
+_OUTCOMES = {
+    "park": "the call is parked, see walex_replay",
+    "skip": "the call is skipped",
+}

@@ -1,5 +1,5 @@
 """
-Messages on their way through ``MESSAGE_MIDDLEWARE``.
+The path of messages through ``MESSAGE_MIDDLEWARE``.
 
 Source: WalEx, its option ``message_middleware``.
 """
@@ -13,28 +13,29 @@ from threading import Condition, get_ident
 from walex_django.pgoutput.lsn import Lsn
 from walex_django.pgoutput.messages import Message
 
-_MOST = 1000  # messages that wait to be taken
+_MAX_DELIVERED = 1000  # messages queued for the reader
 
 
 class MiddlewareFailed(Exception):
-    """The middleware raised; the cause says what."""
+    """The middleware raised an exception, which is this exception's cause."""
 
 
 class StreamEnded(Exception):
-    """The connection whose message it is has ended: the message will come again."""
+    """The message's connection has ended: the server will send the message again."""
 
 
 class MiddlewarePipe:
     """
-    Gives messages to the middleware, and takes what it delivers.
+    Passes messages to the middleware and queues those that it delivers.
 
     Args:
-        middleware: called with a message and `deliver`.
-        wake: makes the thread that reads look here.
+        middleware: A callable that takes a message and `deliver`.
+        wake: A callable that makes the reading thread call `next`.
 
     Attributes:
-        expected: of what was given to the middleware, where the last transaction ends;
-            nothing behind the last delivered one may be acknowledged.
+        expected: The end of the last transaction that was passed to the middleware.
+            Until the middleware has delivered that transaction, no position after the
+            last delivered transaction may be acknowledged.
     """
 
     def __init__(
@@ -45,65 +46,69 @@ class MiddlewarePipe:
         self._wake = wake
         self._reader = get_ident()
         self._delivered: deque[Message] = deque()
-        self._room = Condition()
+        self._changed = Condition()
         self._closed = False
 
     def expect(self, end_lsn: Lsn) -> None:
-        """A transaction that ends there is about to be passed on."""
+        """Record that a transaction with this end is about to be passed on."""
         self.expected = max(self.expected, end_lsn)
 
     def pass_on(self, message: Message) -> None:
         """
-        Give a message to the middleware.
+        Call the middleware with a message.
 
         Raises:
-            MiddlewareFailed: it raised.
+            MiddlewareFailed: The middleware raised an exception.
         """
         try:
             self._middleware(message, self.deliver)
         except Exception as error:
             raise MiddlewareFailed(
-                f"MESSAGE_MIDDLEWARE failed at {type(message).__name__}"
+                f"MESSAGE_MIDDLEWARE failed on {type(message).__name__}"
             ) from error
 
     def deliver(self, message: Message) -> None:
         """
-        Let a message go on. May be called from any thread, in the order of the stream.
+        Deliver a message to the stream's receivers.
 
-        Waits in other threads than the stream's while too many are not taken yet.
+        May be called from any thread, in the order of the stream. In any thread but the
+        stream's own, the call blocks while too many messages are queued.
 
         Args:
-            message: as the middleware was given it, or its equal.
+            message: The message that the middleware received, or an equal one.
 
         Raises:
-            StreamEnded: the connection is gone, and the message will come again.
+            StreamEnded: The connection has ended, and the server will send the message
+                again.
         """
         is_reader = get_ident() == self._reader
-        with self._room:
+        with self._changed:
             if not is_reader:
-                self._room.wait_for(lambda: self._closed or self._has_room())
+                self._changed.wait_for(lambda: self._closed or self._has_room())
             if self._closed:
-                raise StreamEnded("The stream has ended: its messages come again.")
+                raise StreamEnded(
+                    "The connection has ended: the server will send its messages again."
+                )
             is_first = not self._delivered
             self._delivered.append(message)
-        # The reader itself looks when the middleware has returned.
+        # The reading thread checks the queue itself after the middleware returns.
         if is_first and not is_reader:
             self._wake()
 
     def next(self) -> Message | None:
-        """Return the next message that was delivered, if there is one."""
-        with self._room:
+        """Return the next delivered message, or `None` if the queue is empty."""
+        with self._changed:
             if not self._delivered:
                 return None
             message = self._delivered.popleft()
-            self._room.notify_all()
+            self._changed.notify_all()
             return message
 
     def close(self) -> None:
-        """Take nothing more; who waits to deliver is told."""
-        with self._room:
+        """Accept no more messages; blocked and later calls raise `StreamEnded`."""
+        with self._changed:
             self._closed = True
-            self._room.notify_all()
+            self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        return len(self._delivered) < _MOST
+        return len(self._delivered) < _MAX_DELIVERED

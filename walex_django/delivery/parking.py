@@ -1,4 +1,4 @@
-"""Calls of receivers that failed, kept to be made again."""
+"""Storage of failed receiver calls for a later replay."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ def park(
     attempts: int,
 ) -> ParkedEvent:
     """
-    Store a call of a receiver.
+    Store a failed receiver call.
 
     Args:
-        stream: name of the stream.
-        signal: name of the signal.
-        receiver: dotted name of the receiver.
-        arguments: those it was called with, besides ``signal``, ``sender``, ``stream``.
-        error: what it raised last.
-        attempts: how often it was called.
+        stream: The stream's name.
+        signal: The signal's name.
+        receiver: The receiver's dotted name.
+        arguments: The call's arguments except ``signal``, ``sender`` and ``stream``.
+        error: The exception of the last attempt.
+        attempts: The number of attempts.
+
+    Returns:
+        The stored event.
 
     Raises:
-        django.db.Error: the database did not take it.
+        django.db.Error: The database could not store the call.
     """
     return ParkedEvent.objects.create(
         stream=stream,
@@ -51,7 +54,7 @@ def park(
 
 
 def unpack(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `park` was given of a call, from ``ParkedEvent.arguments``."""
+    """Return the arguments of a call as `park` got them, from their stored form."""
     readers: dict[str, Callable[[Any], Any]] = {
         "event": Event.from_dict,
         "events": lambda events: [Event.from_dict(event) for event in events],
@@ -64,18 +67,18 @@ def unpack(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def subject(arguments: Mapping[str, Any]) -> str:
-    """Return what a call is about: the id of its first event, or a message's place."""
+    """Return the id of a call's first event, or the LSN of its message."""
     if message := arguments.get("message"):
         return str(message.lsn)
     events: list[Event] = (
         [arguments["event"]] if "event" in arguments else arguments["events"]
     )
-    # The last chunk of a transaction that ends with a message has none.
+    # A transaction that ends with a message has a last call without events.
     return events[0].id if events else ""
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as the last line of its traceback has it."""
+    """Return an error in the form of the last line of its traceback."""
     return _storable("".join(traceback.format_exception_only(error)).strip())
 
 
@@ -85,12 +88,12 @@ def trace(error: BaseException) -> str:
 
 
 def _storable(text: str) -> str:
-    """Return a text as PostgreSQL takes it: without U+0000 and lone surrogates."""
+    """Escape U+0000 and lone surrogates, which PostgreSQL cannot store in text."""
     return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def _table(arguments: Mapping[str, Any]) -> str:
-    """Return the table that a call is about, if it is about one."""
+    """Return the table of a call's events, or an empty string if not exactly one."""
     events: list[Event] = (
         [arguments["event"]] if "event" in arguments else arguments.get("events", [])
     )
@@ -102,7 +105,7 @@ def _dump(value: Any) -> Any:
     if isinstance(value, Event):
         return value.as_dict()
     if isinstance(value, list):
-        return [_dump(each) for each in value]
+        return [_dump(item) for item in value]
     if isinstance(value, LogicalMessage):
         return {
             "transactional": value.transactional,

@@ -1,4 +1,4 @@
-"""Threads for the functions of handlers."""
+"""Threads that run the functions of handlers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from walex_django.events.event import Event
 from walex_django.handlers.functions import Function
 
 THREADS = 10
-"""So many functions run at a time, each with connections of its thread's own."""
+"""The number of functions that run concurrently; each thread has its connections."""
 
 _RENEW_EVERY = 1.0  # seconds
 
 
 class Pool:
-    """Calls functions beside each other. The threads start when they are needed."""
+    """Runs functions concurrently. Threads are started on demand."""
 
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
@@ -28,7 +28,7 @@ class Pool:
         self._thread = local()
 
     def submit(self, function: Function, event: Event) -> Future[None]:
-        """Call a function with an event, when a thread is free."""
+        """Call a function with an event as soon as a thread is free."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(THREADS, "walex-function")
         with self._lock:
@@ -36,23 +36,24 @@ class Pool:
         return self._executor.submit(self._call, function, event)
 
     def close(self) -> None:
-        """Wait for the calls that have begun, and end the threads."""
+        """Wait for the running calls, then stop the threads."""
         if self._executor is None:
             return
         executor, self._executor = self._executor, None
-        # A connection is its thread's: each has to close its own, all at once.
-        together = Barrier(THREADS)
+        # Only its own thread can close a connection. The barrier keeps each thread
+        # busy until all of them have got a task, so that none is left out.
+        barrier = Barrier(THREADS)
         try:
             for _ in range(THREADS):
-                executor.submit(_close_connections, together)
-        except RuntimeError:  # the interpreter ends, and starts no more threads
-            together.abort()
+                executor.submit(_close_connections, barrier)
+        except RuntimeError:  # the interpreter is shutting down: no new threads
+            barrier.abort()
         executor.shutdown()
 
     def _call(self, function: Function, event: Event) -> None:
         with self._lock:
             self._waiting -= 1
-        # As a request does, but a connection for each of many calls is too much.
+        # Django does this per request; doing it per call would reconnect too often.
         now = time.monotonic()
         if now - getattr(self._thread, "renewed", 0) > _RENEW_EVERY:
             self._thread.renewed = now
@@ -67,7 +68,7 @@ class Pool:
                 close_old_connections()
 
 
-def _close_connections(together: Barrier) -> None:
+def _close_connections(barrier: Barrier) -> None:
     with suppress(BrokenBarrierError):
-        together.wait()
+        barrier.wait()
     connections.close_all()

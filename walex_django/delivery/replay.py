@@ -1,4 +1,4 @@
-"""Parked calls of receivers, made again."""
+"""Replay of parked receiver calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from walex_django.handlers import registry
 from walex_django.models import ParkedEvent
 from walex_django.signals import ALL, Receiver, receiver_name
 
-from .dispatch import RAISED
+from .dispatch import RECEIVER_ERRORS
 from .parking import describe, trace, unpack
 
 
@@ -21,23 +21,30 @@ class NotConnected(Exception):
     """No receiver of that name is connected to the signal."""
 
 
-class Replayed(NamedTuple):
-    """A parked event that was tried again, and the error if it failed again."""
+class ReplayResult(NamedTuple):
+    """
+    The result of replaying one parked event.
+
+    Attributes:
+        parked: The parked event.
+        error: The error if the call failed again, or `None`.
+    """
 
     parked: ParkedEvent
     error: BaseException | None
 
 
-def replay(parked_events: QuerySet[ParkedEvent]) -> Iterator[Replayed]:
+def replay(parked_events: QuerySet[ParkedEvent]) -> Iterator[ReplayResult]:
     """
-    Make the calls again, in the order in which they were parked.
+    Repeat parked calls in the order in which they were parked.
 
-    Each is made in a database transaction, together with the removal of its parked
-    event: what a receiver writes to that database happens once. One that fails stays,
-    with its new error. One that somebody else is just replaying is left out.
+    Each call runs in a database transaction that also deletes its parked event, so
+    the receiver's writes to that database happen exactly once. If the call fails, the
+    parked event is kept with the new error. A parked event that another process is
+    replaying is skipped.
 
     Args:
-        parked_events: which.
+        parked_events: The parked events to replay.
     """
     using = router.db_for_write(ParkedEvent)
     for pk in parked_events.order_by("pk").values_list("pk", flat=True):
@@ -49,18 +56,18 @@ def replay(parked_events: QuerySet[ParkedEvent]) -> Iterator[Replayed]:
             try:
                 with transaction.atomic(using=using):
                     _call(parked)
-                    # At COMMIT it would be too late to tell whose failure it was.
+                    # At COMMIT, a violation could not be attributed to this call.
                     connections[using].check_constraints()
-            except RAISED as error:
+            except RECEIVER_ERRORS as error:
                 row.update(
                     attempts=F("attempts") + 1,
                     error=describe(error),
                     traceback=trace(error),
                 )
-                result = Replayed(parked, error)
+                result = ReplayResult(parked, error)
             else:
                 row.delete()
-                result = Replayed(parked, None)
+                result = ReplayResult(parked, None)
         yield result
 
 
@@ -68,13 +75,13 @@ def _call(parked: ParkedEvent) -> None:
     arguments = unpack(parked.arguments)
     event = arguments.get("event")
     sender = event.model if event else None
-    receiver = _find(parked, sender)
+    receiver = _find_receiver(parked, sender)
     receiver(sender=sender, stream=parked.stream, **arguments)
 
 
-def _find(parked: ParkedEvent, sender: type[Model] | None) -> Receiver:
-    if called := registry.find_function(parked.signal, parked.receiver):
-        return called
+def _find_receiver(parked: ParkedEvent, sender: type[Model] | None) -> Receiver:
+    if function := registry.find_function(parked.signal, parked.receiver):
+        return function
     for signal in ALL:
         if signal.name == parked.signal:
             for receiver in signal.receivers_of(sender, parked.stream):

@@ -1,4 +1,4 @@
-"""The receivers' work on one transaction of the source, and the end of it."""
+"""Database transactions around the receivers' work on a transaction of the stream."""
 
 from __future__ import annotations
 
@@ -25,99 +25,108 @@ from .parking import describe, subject
 
 logger = log.logger(__name__)
 
-_TIDY_EVERY = 1.0  # seconds
-_SAVE_EVERY = 10.0  # seconds between two times that a checkpoint is stored
+_RENEW_EVERY = 1.0  # seconds
+_SAVE_EVERY = 10.0  # seconds between two writes of the checkpoint
 
 
 class UnitOfWork:
     """
-    What surrounds the calls of receivers: here nothing, each does its own.
+    The receivers' work on one transaction of the stream.
+
+    This class opens no database transaction: each receiver manages its own.
 
     Args:
-        checkpoint: of the slot; `None` where that is a temporary one.
+        checkpoint: The slot's checkpoint, or `None` if the slot is temporary.
 
     Attributes:
-        wrap: returns what calls a receiver; `None` where nothing does.
+        wrap: A callable that wraps a receiver, or `None` if receivers are called
+            directly.
     """
 
     def __init__(self, checkpoint: CheckpointWriter | None) -> None:
         self.wrap: Callable[[Receiver], Receiver] | None = None
         self._checkpoint = checkpoint
-        self._tidied = self._saved = -math.inf
-        self._save = False
+        self._renewed = self._saved = -math.inf
+        self._save_due = False
 
     def begin(self) -> None:
-        """Receivers are about to be called; their work may have begun before."""
+        """Prepare for calls of receivers. May be called again before `commit`."""
         now = time.monotonic()
-        if now - self._tidied > _TIDY_EVERY:
-            self._tidy(now)
+        if now - self._renewed > _RENEW_EVERY:
+            self._renew(now)
 
     def require_intact(
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
     ) -> None:
-        """Raise if the failure of a call has undone what others did before it."""
+        """Raise if a failed call has undone the work of the receivers before it."""
 
-    def commit(self, position: Lsn, counted: bool) -> None:
+    def commit(self, position: Lsn, is_transaction: bool) -> None:
         """
-        All receivers have returned, or their calls are parked.
+        Record that all receivers have returned or their failed calls are parked.
 
         Args:
-            position: of the transaction's COMMIT.
-            counted: it was a transaction, of which the server keeps account.
+            position: The position of the transaction's COMMIT.
+            is_transaction: Whether it was a transaction, which the server counts in
+                the slot's statistics, and not a message outside of one.
         """
         if self._checkpoint:
             self._checkpoint.done = position
-            if counted and not self._checkpoint.counted:
-                self._checkpoint.counted = self._save = True
-            if self._save:
-                self._save = False
+            if is_transaction and not self._checkpoint.counted:
+                self._checkpoint.counted = self._save_due = True
+            if self._save_due:
+                self._save_due = False
                 self._checkpoint.save()
 
     def abandon(self) -> None:
-        """Undo what can be undone: the transaction will come again."""
+        """Undo as much as possible: the transaction will be delivered again."""
 
-    def _tidy(self, now: float) -> None:
-        """Do for Django's connections what a request does, but not for each event."""
-        self._tidied = now
+    def _renew(self, now: float) -> None:
+        # Django does this per request; doing it per event would cost too much.
+        self._renewed = now
         reset_queries()
         renew_connections()
         if now - self._saved > _SAVE_EVERY:
-            self._saved, self._save = now, True
+            self._saved, self._save_due = now, True
 
 
-Breaks: TypeAlias = Counter[tuple[str, str]]
-"""How often a receiver broke the connection, by its name and what it was called for."""
+ConnectionBreaks: TypeAlias = Counter[tuple[str, str]]
+"""How often a call broke the connection, by receiver name and event id."""
 
 
 class ConnectionBroken(Exception):
     """
-    A receiver breaks the connection each time that it is called.
+    A receiver broke the database connection in each of its calls.
 
     Attributes:
-        attempts: how often it was called.
+        attempts: The number of calls.
     """
 
     def __init__(self, attempts: int) -> None:
         self.attempts = attempts
         super().__init__(
-            f"The transaction's connection was broken {attempts} times in this call."
+            f"This call broke the transaction's connection. Attempts: {attempts}."
         )
 
 
-class AtomicUnit(UnitOfWork):
+class AtomicUnitOfWork(UnitOfWork):
     """
-    All receivers and the checkpoint in one transaction of the receivers' database.
+    One transaction of the receivers' database for all receivers and the checkpoint.
 
-    Each call has a savepoint, so that one that fails leaves nothing behind.
+    Each call runs in a savepoint, so a failed call leaves no changes behind.
 
     Args:
-        checkpoint: of the slot.
-        max_retries: of the stream.
-        breaks: outlives the session, which a broken connection ends.
+        checkpoint: The slot's checkpoint.
+        max_retries: The stream's ``MAX_RETRIES``.
+        breaks: The counts of broken connections. A broken connection ends the session,
+            so the caller keeps them across sessions.
     """
 
     def __init__(
-        self, checkpoint: CheckpointWriter, *, max_retries: int, breaks: Breaks
+        self,
+        checkpoint: CheckpointWriter,
+        *,
+        max_retries: int,
+        breaks: ConnectionBreaks,
     ) -> None:
         super().__init__(checkpoint)
         self.wrap = lambda receiver: partial(self._call, receiver)
@@ -126,17 +135,17 @@ class AtomicUnit(UnitOfWork):
         self._breaks = breaks
         self._alias = database()
         self._transaction: transaction.Atomic | None = None
-        self._entered = False  # the receiver that is called
-        self._hides = False  # an event of the transaction has sensitive values
+        self._entered = False  # whether the current call has reached the receiver
+        self._is_sensitive = False  # whether an event has sensitive values
 
     def require_intact(
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
     ) -> None:
         """
-        Raise if a failure has broken the connection, and with it the transaction.
+        Raise if a failure has broken the connection and thus ended the transaction.
 
         Raises:
-            ConnectionLost: it has.
+            ConnectionLost: The connection or the transaction is unusable.
         """
         if (
             transaction.get_rollback(self._alias)
@@ -146,50 +155,51 @@ class AtomicUnit(UnitOfWork):
             if self._entered:
                 self._breaks[name, subject(arguments)] += 1
             mask = masking.of_call(arguments)
+            # Errors of libpq have several lines and end with a full stop.
+            reason = " ".join(mask(describe(error)).split()).rstrip(".")
             raise ConnectionLost(
-                f"The database transaction ended in the receiver {name}:"
-                f" {mask(describe(error))}."
+                f"The database transaction ended during the receiver {name}: {reason}."
             ) from (None if mask.is_needed else error)
 
     def begin(self) -> None:  # noqa: D102
         if self._transaction is None:
             super().begin()
-            begun = transaction.atomic(using=self._alias, durable=True)
-            begun.__enter__()
-            self._transaction = begun
+            atomic = transaction.atomic(using=self._alias, durable=True)
+            atomic.__enter__()
+            self._transaction = atomic
 
-    def commit(self, position: Lsn, counted: bool) -> None:
+    def commit(self, position: Lsn, is_transaction: bool) -> None:
         """
-        Commit the receivers' work with the checkpoint.
+        Commit the receivers' work together with the checkpoint.
 
         Raises:
-            SlotInUse: another listener did the same transaction.
-            django.db.Error: the database did not take it; nothing of it is there.
+            SlotInUse: Another listener has delivered the same transaction.
+            django.db.Error: The commit failed.
         """
         if self._transaction is None:
             return
-        self._writer.counted |= counted
+        self._writer.counted |= is_transaction
         self._writer.advance(position)
         connection = connections[self._alias]
-        # One that fails is not to keep the next from running, or to look like a COMMIT
-        # that failed.
+        # A failing hook must neither keep the next one from running nor look like a
+        # failed COMMIT.
         hooks: list[Any] = connection.run_on_commit
         hooks[:] = [
-            (savepoints, partial(_run_hook, hook, position, self._hides), robust)
+            (savepoints, partial(_run_hook, hook, position, self._is_sensitive), robust)
             for savepoints, hook, robust in hooks
         ]
-        self._hides = False
-        ended, self._transaction = self._transaction, None
-        ended.__exit__(None, None, None)
+        self._is_sensitive = False
+        atomic, self._transaction = self._transaction, None
+        atomic.__exit__(None, None, None)
         self._writer.done = position
         self._breaks.clear()
 
     def abandon(self) -> None:  # noqa: D102
         if self._transaction is not None:
-            ended, self._transaction = self._transaction, None
-            # The server rolls back by itself; asked to, it might not answer.
+            atomic, self._transaction = self._transaction, None
+            # Closing rolls back too; a ROLLBACK might wait for a server that is away.
             connections[self._alias].close()
-            ended.__exit__(*sys.exc_info())
+            atomic.__exit__(*sys.exc_info())
 
     def _call(self, receiver: Receiver, **arguments: Any) -> None:
         if self._breaks:
@@ -197,11 +207,11 @@ class AtomicUnit(UnitOfWork):
             if breaks > self._max_retries:
                 raise ConnectionBroken(breaks)
         self._entered = False
-        self._hides = self._hides or masking.is_needed(arguments)
+        self._is_sensitive = self._is_sensitive or masking.is_needed(arguments)
         with transaction.atomic(using=self._alias):
             self._entered = True
             receiver(**arguments)
-            # What is checked at COMMIT only would be nobody's failure.
+            # At COMMIT, a violation could not be attributed to this receiver.
             self._check_constraints()
 
     def _check_constraints(self) -> None:
@@ -209,22 +219,22 @@ class AtomicUnit(UnitOfWork):
         if connection.vendor != "postgresql":
             connection.check_constraints()
             return
-        # As Django does it, in one round trip.
+        # The same as Django's check_constraints(), in one round trip.
         with connection.cursor() as cursor:
             cursor.execute(
                 "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED"
             )
 
 
-def _run_hook(hook: Callable[[], object], position: Lsn, hides: bool) -> None:
+def _run_hook(hook: Callable[[], object], position: Lsn, is_sensitive: bool) -> None:
     try:
         hook()
     except Exception as error:
-        failed, extra = "A function given to on_commit() failed", {"lsn": str(position)}
-        if not hides:
+        failed, extra = "An on_commit() callback failed", {"lsn": str(position)}
+        if not is_sensitive:
             logger.exception("%s at %s", failed, position, extra=extra)
             return
-        # Which values of the transaction it quotes, nobody knows any more.
+        # The error may quote sensitive values, and the events that have them are gone.
         frames = "".join(traceback.format_tb(error.__traceback__))
         name = type(error).__qualname__
         logger.error(  # noqa: TRY400
@@ -233,8 +243,8 @@ def _run_hook(hook: Callable[[], object], position: Lsn, hides: bool) -> None:
 
 
 def renew_connections() -> None:
-    """Close connections that have broken or are too old: the next use opens others."""
+    """Close broken and expired connections; Django reopens them on demand."""
     for connection in connections.all(initialized_only=True):
-        # Django would close one in a transaction too, with the work in it.
+        # Django's close_old_connections() would close one in a transaction, too.
         if not connection.in_atomic_block:
             connection.close_if_unusable_or_obsolete()

@@ -1,1 +1,1 @@
-"""Keeping streams alive: the server's messages to events, until it is stopped."""
+"""Running streams: from the server's messages to events, with reconnects."""

@@ -1,4 +1,4 @@
-"""Messages of one connection to events."""
+"""Conversion of one connection's messages to events."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from walex_django.pgoutput.messages import (
 )
 from walex_django.replication.progress import Progress
 
-from .subscribed_tables import SubscribedTable, SubscribedTables, Unwanted
+from .subscribed_tables import NoTables, SubscribedTable, SubscribedTables
 
 logger = log.logger(__name__)
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""Most bytes of rows handed over at once, so that wide rows fit in memory too."""
+"""The size limit of a batch, which bounds memory use even with wide rows."""
 
 _ROWS = {
     ord("I"): EventType.INSERT,
@@ -57,31 +57,30 @@ _TYPES = {
     Delete: EventType.DELETE,
 }
 
-_NOTHING = Lsn(0)
+_NO_POSITION = Lsn(0)
 
-
-_UNWANTED = Unwanted()
+_NO_TABLES = NoTables()
 
 
 class EventReader:
     """
     Reads one connection's messages and delivers their events.
 
-    The relations and types that the server described are kept here, since they are
-    valid for this connection only.
+    A reader also stores the relations and types that the server has described, which
+    are valid for this connection only.
 
     Args:
         config: The stream's configuration.
         models: The models of the stream's database.
-        delivery: The delivery that takes the events.
-        progress: Where received and finished positions are recorded.
-        done: The position up to which transactions were delivered before.
-        wake: A callable that makes the reading thread call `settle`; called from other
-            threads.
-        reconfigured: A callable that gets the new configuration when it changes.
+        delivery: The delivery that calls the receivers.
+        progress: The stream's progress, which the reader updates.
+        done: The position up to which transactions have been delivered already.
+        wake: A callable that makes the reading thread call `read_delivered`; called
+            from other threads.
+        reconfigured: A callable that is called with each new configuration.
 
     Attributes:
-        reply_requested: Whether the server waits for a status update.
+        reply_requested: Whether the server has requested a status update.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class EventReader:
         models: ModelTables,
         delivery: Delivery,
         progress: Progress,
-        done: Lsn = _NOTHING,
+        done: Lsn = _NO_POSITION,
         wake: Callable[[], None] = lambda: None,
         reconfigured: Callable[[StreamConfig], None] = lambda _: None,
     ) -> None:
@@ -102,13 +101,13 @@ class EventReader:
         self._done = done
         self._reconfigured = reconfigured
         self._tables = SubscribedTables(models)
-        self._wanted = self._tables.by_oid  # or `_UNWANTED`
+        self._by_oid = self._tables.by_oid  # or `_NO_TABLES`
         self._begin: Begin | None = None
         self._ordinal = 0
         self._events: list[Event] = []
         self._bytes = 0
-        self._delivered = False  # some of the transaction's rows
-        self._called = False  # receivers, for anything in the transaction
+        self._delivered = False  # whether rows of the transaction were delivered
+        self._called = False  # whether receivers were called in the transaction
         middleware = config.middleware()
         self._pipe = MiddlewarePipe(middleware, wake) if middleware else None
         self._base = config
@@ -117,12 +116,12 @@ class EventReader:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction has begun to be delivered and is not done."""
+        """Whether a transaction is being delivered."""
         return self._begin is not None
 
     def read(self, batch: Iterable[bytes], *, stopped: Callable[[], bool]) -> None:
         """
-        Read CopyData payloads, in the order in which they came.
+        Read CopyData payloads, in the order of their arrival.
 
         Args:
             batch: The payloads.
@@ -130,11 +129,12 @@ class EventReader:
                 true, the rest of the batch is left unread.
 
         Raises:
-            ProtocolError: A payload is not of the protocol.
-            MiddlewareFailed: The middleware raised.
-            ReceiverFailed: See `Delivery.deliver`. Nothing may be read after that.
+            ProtocolError: A payload is not a valid message.
+            MiddlewareFailed: The middleware raised an exception.
+            ReceiverFailed: See `Delivery.deliver`. The reader must not be used after
+                that.
         """
-        wanted, pipe = self._wanted, self._pipe
+        by_oid, pipe = self._by_oid, self._pipe
         for data in batch:
             if len(data) <= XLOG_DATA_HEADER or data[0] != XLOG_DATA:
                 self._keepalive(data)
@@ -143,24 +143,24 @@ class EventReader:
             if type is None or pipe is not None:
                 message = decode(data, XLOG_DATA_HEADER)
                 if pipe is None:
-                    self._take(message)
+                    self._process(message)
                 else:
                     self._pass_on(pipe, message)
-                    self.settle(stopped=stopped)
-                wanted = self._wanted
+                    self.read_delivered(stopped=stopped)
+                by_oid = self._by_oid
                 if self._begin is None and stopped():
                     return
                 continue
-            # What is not subscribed to is dropped before its columns are split.
+            # Rows of other tables are dropped before their columns are parsed.
             self._ordinal += 1
-            subscribed = wanted[relation_oid(data, XLOG_DATA_HEADER)]
+            subscribed = by_oid[relation_oid(data, XLOG_DATA_HEADER)]
             if subscribed is not None:
                 row: Any = decode(data, XLOG_DATA_HEADER)
                 self._add_row(type, subscribed, row, len(data))
 
-    def settle(self, *, stopped: Callable[[], bool]) -> bool:
+    def read_delivered(self, *, stopped: Callable[[], bool]) -> bool:
         """
-        Take the messages that the middleware has delivered.
+        Read the messages that the middleware has delivered.
 
         Args:
             stopped: See `read`.
@@ -173,18 +173,18 @@ class EventReader:
             found = True
             if isinstance(message, Insert | Update | Delete):
                 self._ordinal += 1
-                subscribed = self._wanted[message.relation_oid]
+                subscribed = self._by_oid[message.relation_oid]
                 if subscribed is not None:
                     type = _TYPES[message.__class__]
                     self._add_row(type, subscribed, message, _size(message))
             else:
-                self._take(message)
+                self._process(message)
             if self._begin is None and stopped():
                 break
         return found
 
     def close(self) -> None:
-        """Take no more messages from the middleware."""
+        """Accept no more messages from the middleware."""
         if self._pipe:
             self._pipe.close()
 
@@ -204,7 +204,7 @@ class EventReader:
         message: RowMessage,
         size: int,
     ) -> None:
-        """Add a row's event to the current batch unless a filter drops it."""
+        """Add a row's event to the current batch, unless a filter drops it."""
         table, filters = subscribed
         if filters and subscribed.drops(message):
             return
@@ -223,11 +223,11 @@ class EventReader:
     def _keepalive(self, data: bytes) -> None:
         envelope = copydata.parse(data)
         if not isinstance(envelope, Keepalive):
-            raise ProtocolError("XLogData", len(data), "no message in it")
+            raise ProtocolError("XLogData", len(data), "contains no message")
         self._progress.keepalive(envelope.end_lsn)
         self.reply_requested |= envelope.reply_requested
 
-    def _take(self, message: Message) -> None:
+    def _process(self, message: Message) -> None:
         match message:
             case Begin():
                 self._begin_transaction(message)
@@ -250,7 +250,7 @@ class EventReader:
         self._ordinal = 0
         self._delivered = self._called = False
         if message.commit_lsn <= self._done:
-            self._wanted = _UNWANTED
+            self._by_oid = _NO_TABLES
         self._progress.begin()
 
     def _commit(self, message: Commit) -> None:
@@ -259,20 +259,20 @@ class EventReader:
         if self._called:
             self._delivery.finish(message.commit_lsn)
         self._begin = None
-        self._wanted = self._tables.by_oid
+        self._by_oid = self._tables.by_oid
         more = self._pipe is not None and self._pipe.expected > message.end_lsn
         self._progress.finish(message.end_lsn, more=more)
-        # It may have brought a change itself, and another may not come for long.
+        # This transaction may have changed the settings; the next may be far away.
         if self._generation != configs.generation:
             self._follow_configuration()
 
     def _transaction(self) -> Begin:
         if self._begin is None:
-            raise ProtocolError("row", 0, "outside of a transaction")
+            raise ProtocolError("row", 0, "outside a transaction")
         return self._begin
 
     def _follow_configuration(self) -> None:
-        """Go on with what the stream is configured to since."""
+        """Apply the stream's current configuration if it has changed."""
         self._generation = configs.generation
         config = configs.follow(self._base)
         if config != self._config:
@@ -289,7 +289,7 @@ class EventReader:
     def _truncate(self, message: Truncate) -> None:
         for oid in message.relation_oids:
             self._ordinal += 1
-            if subscribed := self._wanted[oid]:
+            if subscribed := self._by_oid[oid]:
                 event = Event(
                     EventType.TRUNCATE,
                     subscribed.table,
@@ -309,35 +309,35 @@ class EventReader:
             self._message(message)
         if self._pipe and not message.transactional:
             more = self._pipe.expected > message.lsn
-            self._progress.finish(_NOTHING, more=more)
+            self._progress.finish(_NO_POSITION, more=more)
 
     def _message(self, message: LogicalMessage) -> None:
-        wanted = self._config.messages
-        if not (message.prefix in wanted or "*" in wanted):
+        prefixes = self._config.messages
+        if not (message.prefix in prefixes or "*" in prefixes):
             return
         if message.transactional:
-            if self._wanted is _UNWANTED:
+            if self._by_oid is _NO_TABLES:
                 return
-            # What came before it in the transaction is heard of before it.
+            # Earlier events of the transaction are delivered before the message.
             if self._events:
                 self._deliver(last=False)
             self._delivery.deliver_message(message)
             self._called = True
             return
-        # Its LSN is its end, where the COMMIT of the next transaction may lie.
+        # The LSN of a message is its end, where the next transaction's COMMIT may be.
         position = Lsn(message.lsn - 1)
         if position > self._done:
             self._delivery.deliver_message(message)
-            self._delivery.finish(position, counted=False)
+            self._delivery.finish(position, is_transaction=False)
 
     def _own_message(self, message: LogicalMessage) -> None:
-        """Take in what walex_django itself has written to the log."""
+        """Process a message that walex_django itself has written to the WAL."""
         content: object = None
         with suppress(ValueError, RecursionError):
             content = json.loads(message.content)
         if not isinstance(content, dict):
             logger.warning(
-                "The message %s at %s is ignored: it holds no JSON object.",
+                "Ignoring the message %s at %s: its content is not a JSON object.",
                 *(message.prefix, message.lsn),
                 extra={"lsn": str(message.lsn)},
             )
@@ -346,10 +346,10 @@ class EventReader:
             self._begin = BeginWithContext(
                 begin.commit_lsn, begin.timestamp, begin.xid, content
             )
-        elif message.prefix == stored.PREFIX and self._is_meant(content):
+        elif message.prefix == stored.PREFIX and self._is_addressed(content):
             stored.load(self._config.name)
 
-    def _is_meant(self, content: dict[str, Any]) -> bool:
+    def _is_addressed(self, content: dict[str, Any]) -> bool:
         return content.get("stream") == self._config.name
 
     def _deliver(self, *, last: bool) -> None:
@@ -360,6 +360,6 @@ class EventReader:
 
 
 def _size(message: RowMessage) -> int:
-    """Return about how many bytes a row has."""
+    """Return the approximate size of a row in bytes."""
     rows = [getattr(message, name, None) or () for name in ("new", "old", "key")]
     return sum(len(value) for value in chain(*rows) if isinstance(value, bytes))

@@ -1,4 +1,4 @@
-"""Streams, kept alive: connect, stream, back off, connect again."""
+"""Listeners, which run streams and reconnect after failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.db import connections
 from walex_django import log
 from walex_django.conf.stream import MAX_BACKOFF, StreamConfig
 from walex_django.delivery.dispatch import Interrupted, ReceiverFailed
-from walex_django.delivery.transactions import Breaks
+from walex_django.delivery.transactions import ConnectionBreaks
 from walex_django.models import ListenerState
 from walex_django.monitoring.reporter import Report, Reporter
 from walex_django.pgoutput.errors import ProtocolError
@@ -32,27 +32,28 @@ from .start import Start
 logger = log.logger(__name__)
 
 _FIRST_BACKOFF = 0.5  # seconds
-_HEALTHY = 10.0  # seconds of streaming after which an old failure is forgotten
-_GAP = " What is written meanwhile is not delivered: the slot is temporary."
-_SIGNAL_DELAY = 0.2  # seconds, at most, until a signal is obeyed
+_HEALTHY = 10.0  # seconds of streaming after which the backoff starts over
+_GAP = " Changes made until then are not delivered: the slot is temporary."
+_SIGNAL_DELAY = 0.2  # seconds, at most, until a signal is handled
 
 
 class Listener:
     """
     Reads one stream and delivers its events until it is stopped.
 
-    What may pass by itself is waited for, however long that takes: a server that is
-    away, another listener that has the slot. What will not is told at once.
+    A listener waits for temporary conditions to end, without a time limit: an
+    unavailable server, or another listener that has the slot. Any other problem is
+    raised at once.
 
     Args:
-        config: of the stream.
-        drain: end at the position that the log has at the start.
-        wait: for the stream's beginning too; once it has begun, it is always taken up
-            again.
-        started: called when it begins to stream.
+        config: The stream's configuration.
+        drain: Whether to stop at the WAL position of the start.
+        wait: Whether to wait for temporary conditions before the stream first starts.
+            Once it has started, the listener always waits.
+        started: A callable that is called when the stream first starts.
 
     Attributes:
-        report: what it says of itself.
+        report: The listener's report.
     """
 
     def __init__(
@@ -68,36 +69,36 @@ class Listener:
         self._drain = drain
         self._wait = wait
         self._until: Lsn | None = None
-        self._announce = started
+        self._on_start = started
         self._stopped = Event()
         self._session: Session | None = None
-        self._breaks: Breaks = Breaks()
+        self._breaks: ConnectionBreaks = ConnectionBreaks()
         self._streaming_since: float | None = None
         self._failure: type[ReplicationError] | None = None
         self._backoff = _FIRST_BACKOFF
         self._unreadable = ""
 
     def stop(self) -> None:
-        """End after the transaction in hand. May be called from any thread."""
+        """Stop after the current transaction. May be called from any thread."""
         self._stopped.set()
         if session := self._session:
             session.wake()
 
     def run(self) -> None:
         """
-        Stream until `stop`, or until drained.
+        Stream until stopped or drained.
 
         Raises:
-            ReplicationError: the stream cannot start, or cannot go on.
-            ProtocolError: the server sent, twice, what is no message.
-            ReceiverFailed: a receiver failed; its transaction is not acknowledged.
+            ReplicationError: The stream cannot start or continue.
+            ProtocolError: The server sent the same invalid message twice.
+            ReceiverFailed: A receiver failed, and its transaction is not acknowledged.
         """
         with log.about(stream=self.config.name, slot=self.config.slot_name):
             self._run()
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has ever streamed."""
+        """Whether the stream has ever started."""
         return self._streaming_since is not None
 
     def _run(self) -> None:
@@ -108,7 +109,7 @@ class Listener:
                 until=self._until,
                 stopped=self._stopped,
                 started=self._started,
-                standing_by=self._report_failure if self._may_wait else None,
+                on_slot_in_use=self._report_failure if self._may_wait else None,
                 breaks=self._breaks,
                 report=self.report,
             )
@@ -116,8 +117,8 @@ class Listener:
                 session.run()
             except Interrupted:
                 logger.info(
-                    "Stream %s is stopped before a retry; the transaction will come"
-                    " again.",
+                    "Stream %s stopped before a retry. The transaction will be"
+                    " delivered again.",
                     self.config.name,
                 )
                 return
@@ -127,7 +128,7 @@ class Listener:
                 self._until = session.until
                 self._back_off(error)
             except ProtocolError as error:
-                # Perhaps the network did it; what comes again, the server sent so.
+                # It may be a network error; a repeated one comes from the server.
                 if str(error) == self._unreadable:
                     raise
                 self._until = session.until
@@ -141,11 +142,11 @@ class Listener:
         return self._wait or self.has_begun
 
     def _started(self, start: Start) -> None:
-        if self._streaming_since is None and self._announce:
-            self._announce(start)
+        if self._streaming_since is None and self._on_start:
+            self._on_start(start)
         elif self._failure:
             logger.info(
-                "Stream %s is connected again",
+                "Stream %s reconnected",
                 self.config.name,
                 extra={"state": ListenerState.RUNNING.value},
             )
@@ -153,51 +154,51 @@ class Listener:
         self._streaming_since = time.monotonic()
 
     def _report_failure(self, error: ReplicationError) -> None:
-        """Tell what the stream waits for, once for each reason."""
-        waits = ListenerState.RETRYING
+        """Log and report why the stream is waiting, once per reason."""
+        state = ListenerState.RETRYING
         if isinstance(error, SlotInUse):
-            waits = ListenerState.STANDBY
-        self.report.set_state(waits, str(error))
+            state = ListenerState.STANDBY
+        self.report.set_state(state, str(error))
         if type(error) is self._failure:
             return
         self._failure = type(error)
         if isinstance(error, SlotInUse):
-            told = f"{error.reason} Waiting to take over."
+            message = f"{error.reason} Waiting to take over."
         else:
-            told = f"{error} Trying again until it works."
+            message = f"{error} Retrying until it succeeds."
         if self._streaming_since is not None and not self.config.durable_slot:
-            told += _GAP
+            message += _GAP
         logger.warning(
             "Stream %s: %s",
-            *(self.config.name, told),
-            extra={"state": waits.value},
+            *(self.config.name, message),
+            extra={"state": state.value},
         )
 
     def _back_off(self, error: ReplicationError) -> None:
-        """Wait before the next attempt, each time longer."""
+        """Wait before the next attempt, longer after each failure."""
         since = self._streaming_since
         if since and time.monotonic() - since > _HEALTHY and not self._failure:
             self._backoff = _FIRST_BACKOFF
             self._unreadable = ""
         self._report_failure(error)
         if isinstance(error, SlotInUse):
-            # Two have waited for the slot, and the other was faster.
+            # Two listeners waited for the slot, and the other one got it.
             self._stopped.wait(_FIRST_BACKOFF)
             return
-        # Not all listeners of a server that was restarted at the same moment.
+        # Jitter, so that not all listeners of a restarted server reconnect at once.
         self._stopped.wait(self._backoff * random.uniform(0.8, 1.2))
         self._backoff = min(self._backoff * 2, MAX_BACKOFF)
 
 
 class Listeners:
     """
-    Several listeners, each in a thread of its own.
+    Several listeners, each in its own thread.
 
-    When one of them fails, the others end in order.
+    When one of them fails, the others are stopped.
 
     Attributes:
-        failures: listeners that ended by an error, with the error.
-        reports: what each of them says of itself.
+        failures: The listeners that failed, each with its error.
+        reports: The listeners' reports.
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
@@ -205,7 +206,7 @@ class Listeners:
         self._listeners = listeners
         self.reports = [listener.report for listener in listeners]
         self._reporter = Reporter(self.reports)
-        # Daemons, so that a process in a hurry need not wait for them.
+        # Daemon threads do not keep a process from exiting immediately.
         self._threads = [
             Thread(
                 target=self._run,
@@ -217,22 +218,27 @@ class Listeners:
         ]
 
     def start(self) -> None:
-        """Start all."""
+        """Start all listeners."""
         self._reporter.start()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End all, each after its transaction in hand."""
+        """Stop all listeners, each after its current transaction."""
         for listener in self._listeners:
             listener.stop()
 
     def join(self, timeout: float = math.inf) -> None:
-        """Wait until all have ended. Args: timeout: seconds to wait at most."""
+        """
+        Wait until all listeners have stopped.
+
+        Args:
+            timeout: The maximum number of seconds to wait.
+        """
         deadline = time.monotonic() + timeout
         for thread in self._threads:
-            # In steps: a signal that arrives just as a wait begins does not end it, and
-            # its handler runs only after the wait.
+            # Wait in steps: a signal that arrives just as a wait begins does not end
+            # it, and its handler runs only after the wait.
             while thread.is_alive() and time.monotonic() < deadline:
                 thread.join(_SIGNAL_DELAY)
         if not any(thread.is_alive() for thread in self._threads):
@@ -242,17 +248,17 @@ class Listeners:
         try:
             listener.run()
             listener.report.set_state(ListenerState.STOPPED)
-        except BaseException as error:  # noqa: BLE001 - whoever joins tells it
+        except BaseException as error:  # noqa: BLE001 - see `failures`
             reason = _reason(error)
-            # Of a missing publication nothing may be written: the report is perhaps in
-            # the same database, and what is written there before there is a publication
-            # again, its slot cannot pass.
+            # Write nothing while a publication is missing: the report may be stored in
+            # the same database, and the slot cannot get past WAL that was written
+            # before the publication exists again.
             if listener.has_begun or not isinstance(error, PublicationMissing):
                 listener.report.set_state(ListenerState.FAILED, reason)
             if listener.has_begun:
-                # What keeps it from beginning is told to whoever has started it.
-                logger.error(  # noqa: TRY400 - and so is the traceback
-                    "Stream %s has ended: %s",
+                # The caller reports an error that keeps the stream from starting.
+                logger.error(  # noqa: TRY400 - the caller reports the traceback
+                    "Stream %s failed: %s",
                     *(listener.config.name, reason),
                     extra={
                         "stream": listener.config.name,
@@ -267,7 +273,7 @@ class Listeners:
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a listener has ended, without what may be values of rows."""
+    """Return why a listener failed, without text that may contain values of rows."""
     if isinstance(error, ReplicationError | ImproperlyConfigured | ReceiverFailed):
         return " ".join(str(error).split())
-    return f"It ended by an error that its log tells: {type(error).__name__}."
+    return f"The listener raised {type(error).__name__}; see its output for details."

@@ -1,4 +1,4 @@
-"""One connection's life: from the server to the receivers, until it ends."""
+"""The session of one connection: from the server to the receivers, until it ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from walex_django import log
 from walex_django.conf import configs, receivers_database, stored
 from walex_django.conf.stream import StreamConfig
 from walex_django.delivery.dispatch import Delivery
-from walex_django.delivery.transactions import AtomicUnit, Breaks, UnitOfWork
+from walex_django.delivery.transactions import (
+    AtomicUnitOfWork,
+    ConnectionBreaks,
+    UnitOfWork,
+)
 from walex_django.events.catalogue import ModelTables
 from walex_django.models import ListenerState
 from walex_django.monitoring.reporter import Report
@@ -35,12 +39,12 @@ from walex_django.replication.progress import Progress
 from walex_django.replication.stream import ReplicationConnection
 
 from .event_reader import EventReader
-from .start import StandingBy, Start, prepare, unbroken_place
+from .start import OnSlotInUse, Start, locate_slot, prepare
 
 logger = log.logger(__name__)
 
-_PAUSE_POLL = 1.0  # seconds between two looks whether a stream is resumed
-_DRAIN_IDLE = 0.1  # seconds until we ask how far the server is
+_PAUSE_POLL = 1.0  # seconds between two checks of a paused stream's settings
+_DRAIN_IDLE = 0.1  # seconds of silence before the server is asked for its position
 
 
 class Session:
@@ -48,14 +52,14 @@ class Session:
     Connects, reads one stream and delivers its events until it is stopped.
 
     Args:
-        config: of the stream.
-        drain: end at the position that the log has at the start, or at ``until``.
-        until: that position, where it is known already.
-        stopped: set when the session is to end after the transaction in hand.
-        started: called when it begins to stream.
-        standing_by: see `prepare`.
-        breaks: see `AtomicUnit`.
-        report: where it says what it does.
+        config: The stream's configuration.
+        drain: Whether to stop at the WAL position of the start, or at ``until``.
+        until: The WAL position to stop at, if it is known from an earlier session.
+        stopped: A flag that ends the session after the current transaction.
+        started: A callable that is called when the stream starts.
+        on_slot_in_use: See `prepare`.
+        breaks: See `AtomicUnitOfWork`.
+        report: The listener's report, which the session updates.
     """
 
     def __init__(
@@ -66,8 +70,8 @@ class Session:
         until: Lsn | None,
         stopped: Event,
         started: Callable[[Start], None],
-        standing_by: StandingBy | None,
-        breaks: Breaks,
+        on_slot_in_use: OnSlotInUse | None,
+        breaks: ConnectionBreaks,
         report: Report,
     ) -> None:
         self.config = self._base = config
@@ -75,31 +79,32 @@ class Session:
         self.until = until
         self._drain = drain
         self._started = started
-        self._standing_by = standing_by
+        self._on_slot_in_use = on_slot_in_use
         self._breaks = breaks
         self._stopped = stopped
         self._connection: ReplicationConnection | None = None
         self._waiting: Connection | None = None
 
     def wake(self) -> None:
-        """Let it see that it is stopped. May be called from any thread."""
+        """Make the session notice that it is stopped. May be called from any thread."""
         if waiting := self._waiting:
-            with suppress(psycopg.Error):  # it may just have ended
+            with suppress(psycopg.Error):  # it may have just ended
                 waiting.cancel_safe(timeout=5)
         if connection := self._connection:
             connection.wake()
 
     def run(self) -> None:
         """
-        Stream until stopped, or until drained.
+        Stream until stopped or drained.
 
         Raises:
-            ReplicationError: the stream cannot start or go on.
-            ProtocolError: the server sent what is no message.
-            ReceiverFailed, Interrupted: see `Delivery`.
+            ReplicationError: The stream cannot start or continue.
+            ProtocolError: The server sent an invalid message.
+            ReceiverFailed: See `Delivery.deliver`.
+            Interrupted: See `Delivery.deliver`.
         """
         try:
-            # One on which the server fell silent would keep us waiting for ever.
+            # A query on a connection whose server is silent would wait forever.
             connections.close_all()
             self._run()
         except DatabaseError as error:
@@ -124,15 +129,15 @@ class Session:
                 self.until = server.log_position(connection)
             timeout = server.sender_timeout(connection)
             replication = ReplicationConnection(parameters, slot=config.slot_name)
-            stack.callback(self._end, replication)
+            stack.callback(self._close, replication)
             place = None
             if config.durable_slot:
-                place = unbroken_place(start, replication)
+                place = locate_slot(start, replication)
             elif not self._create_slot(replication):
                 return
             replication.start(config.publications)
             self._connection = replication
-            # Not before the slot is ours: who had it may just have moved on.
+            # Only now is the slot ours: its last reader may have just advanced it.
             checkpoint = None
             if place:
                 slot = slots.require(connection, config.slot_name)
@@ -153,26 +158,29 @@ class Session:
                 config,
                 connection,
                 stopped=self._stopped,
-                standing_by=self._standing_by,
+                on_slot_in_use=self._on_slot_in_use,
             )
-            # Whoever had the slot meanwhile has read of changes that we have not.
+            # The process that had the slot may have consumed a change of the settings.
             if self._stopped.is_set() or stored.refreshed(self._base) == config:
                 return start
 
-    def _end(self, replication: ReplicationConnection) -> None:
+    def _close(self, replication: ReplicationConnection) -> None:
         self._connection = None
         with suppress(ReplicationError):
             replication.end()
             if not self.config.durable_slot:
-                # It would go with the connection, but some moments later.
+                # The server would drop it with the connection, but some moments later.
                 slots.drop(replication.sql, self.config.slot_name)
         replication.close()
 
     def _create_slot(self, replication: ReplicationConnection) -> bool:
         """
-        Create the temporary slot, which waits for writing transactions.
+        Create the temporary slot.
 
-        Returns whether it is there: `wake` ends the wait.
+        The server waits for running write transactions; `wake` ends that wait.
+
+        Returns:
+            Whether the slot was created.
         """
         self._waiting = replication.sql
         try:
@@ -191,17 +199,29 @@ class Session:
         timeout: float,
         checkpoint: CheckpointWriter | None,
     ) -> None:
-        """Args: timeout: seconds of silence that the server allows, as do we."""
+        """
+        Deliver events until the session ends.
+
+        Args:
+            connection: The connection, which has started streaming.
+            timeout: The seconds of silence after which the connection counts as lost.
+            checkpoint: The slot's checkpoint, or `None` if the slot is temporary.
+        """
         interval = min(self.config.status_interval, timeout / 3)
         progress = Progress()
         done = Lsn(0)
-        work = UnitOfWork(checkpoint)
+        unit_of_work = UnitOfWork(checkpoint)
         if checkpoint and self.config.atomic:
             done = checkpoint.done
             retries = self.config.max_retries
-            work = AtomicUnit(checkpoint, max_retries=retries, breaks=self._breaks)
+            unit_of_work = AtomicUnitOfWork(
+                checkpoint, max_retries=retries, breaks=self._breaks
+            )
         delivery = Delivery(
-            self.config, stopped=self._stopped, work=work, counts=self._report.counts
+            self.config,
+            stopped=self._stopped,
+            unit_of_work=unit_of_work,
+            counts=self._report.counts,
         )
         reader = EventReader(
             self._base,
@@ -222,8 +242,8 @@ class Session:
         finally:
             reader.close()
             delivery.close()
-            work.abandon()
-            # What is done is done, however this ends.
+            unit_of_work.abandon()
+            # Acknowledge finished transactions however the session ends.
             with suppress(ReplicationError):
                 self._send_last(connection, progress)
                 if checkpoint and not lost:
@@ -243,28 +263,28 @@ class Session:
         def halted() -> bool:
             return self._stopped.is_set() or hold.is_set()
 
-        heard = time.monotonic()
+        last_read = time.monotonic()
         while not self._is_done(reader, progress):
             if hold.is_set() and not reader.in_transaction:
                 self._pause(connection, progress)
                 reader.read(unread, stopped=halted)
-                heard = time.monotonic()
+                last_read = time.monotonic()
             elif batch := connection.receive():
                 unread = iter(batch)
                 reader.read(unread, stopped=halted)
-                heard = time.monotonic()
-            elif reader.settle(stopped=halted):
+                last_read = time.monotonic()
+            elif reader.read_delivered(stopped=halted):
                 continue
-            elif not self._idle(connection, progress, interval):
-                _require_answer(heard, timeout)
+            elif not self._wait(connection, progress, interval):
+                _require_answer(last_read, timeout)
                 connection.send_progress(progress, reply_requested=True)
             if reader.reply_requested:
                 reader.reply_requested = False
                 connection.send_progress(progress)
 
     def _reconfigured(self, config: StreamConfig) -> None:
-        """Tell that the configuration has changed, and what it lacks."""
-        logger.info("Stream %s has changed settings", config.name)
+        """Log that the configuration has changed, and any unmet requirement."""
+        logger.info("Stream %s reloaded its settings", config.name)
         if config.paused:
             self._report.hold.set()
         try:
@@ -275,10 +295,10 @@ class Session:
 
     def _pause(self, connection: ReplicationConnection, progress: Progress) -> None:
         """
-        Read nothing until the stream is resumed, or we are stopped.
+        Read nothing until the stream is resumed or stopped.
 
         Raises:
-            StreamPaused: it is to be drained.
+            StreamPaused: The stream is being drained, which a pause would block.
         """
         name, pid = self.config.name, connection.backend_pid
         resume = f"python manage.py walex_config {name} replace PAUSED false"
@@ -286,26 +306,26 @@ class Session:
             raise StreamPaused(
                 f"The stream {name!r} is paused.", hint=f"To resume it, run: {resume}"
             )
-        logger.warning(
+        logger.info(
             "Stream %s is paused. To resume it, run: %s",
             *(name, resume),
             extra={"state": ListenerState.PAUSED.value},
         )
         self._report.set_state(ListenerState.PAUSED, backend_pid=pid)
-        while self._is_to_pause() and not self._stopped.wait(_PAUSE_POLL):
+        while self._is_paused() and not self._stopped.wait(_PAUSE_POLL):
             connection.send_progress(progress)
         self._report.hold.clear()
         if not self._stopped.is_set():
             running = {"state": ListenerState.RUNNING.value}
-            logger.info("Stream %s goes on", name, extra=running)
+            logger.info("Stream %s resumed", name, extra=running)
             self._report.set_state(ListenerState.RUNNING, backend_pid=pid)
 
-    def _is_to_pause(self) -> bool:
+    def _is_paused(self) -> bool:
         try:
             return stored.refreshed(self._base).paused
         except (DatabaseError, ImproperlyConfigured):
-            # The stream's own connection is still there, and with it perhaps a
-            # temporary slot.
+            # Raising would end the stream's own connection, and with it a temporary
+            # slot.
             connections[receivers_database.database()].close()
             return True
 
@@ -313,16 +333,17 @@ class Session:
         if connection.is_streaming:
             connection.send_progress(progress)
         elif progress.confirmed > progress.sent:
-            # The server ended the stream by an error, and takes SQL again.
+            # The server ended the stream with an error, and accepts SQL again.
             slots.advance(connection.sql, self.config.slot_name, progress.confirmed)
 
-    def _idle(
+    def _wait(
         self, connection: ReplicationConnection, progress: Progress, interval: float
     ) -> bool:
         """
-        Say how far we are, now that nothing waits to be read, then wait.
+        Send the progress, then wait for data.
 
-        Returns whether something came.
+        Returns:
+            Whether data arrived.
         """
         if progress.confirmed > progress.sent:
             connection.send_progress(progress)
@@ -336,9 +357,9 @@ class Session:
         )
 
 
-def _require_answer(heard: float, timeout: float) -> None:
-    """Raise if the server did not answer: a connection cut on the way never tells."""
-    silence = time.monotonic() - heard
+def _require_answer(last_read: float, timeout: float) -> None:
+    """Raise if the server is silent: the socket does not report a cut network."""
+    silence = time.monotonic() - last_read
     if silence > timeout:
         raise ConnectionLost(
             f"The connection to PostgreSQL was lost: no answer for {silence:.0f} s."

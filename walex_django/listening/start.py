@@ -1,4 +1,4 @@
-"""What a stream finds on its server before it begins."""
+"""Checks of the server before a stream starts."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from walex_django.replication.slots import Slot
 from walex_django.replication.stream import ReplicationConnection
 from walex_django.subscriptions import Subscriptions
 
-StandingBy: TypeAlias = Callable[[SlotInUse], None]
+OnSlotInUse: TypeAlias = Callable[[SlotInUse], None]
 
-_STANDBY_POLL = 0.5  # seconds between two looks at a slot that somebody reads
+_SLOT_POLL = 0.5  # seconds between two checks of a slot that is in use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """
-    What a stream finds when it starts.
+    The state of the server when a stream starts.
 
     Attributes:
-        config: of the stream.
-        database: its name on the server.
-        server_version: as the server writes it.
-        tables: those of the publication that the stream delivers.
-        slot: `None` where it is missing.
-        standby: the server follows another one.
+        config: The stream's configuration.
+        database: The database's name on the server.
+        server_version: The server's version, as the server reports it.
+        tables: The published tables that the stream subscribes to.
+        slot: The stream's slot, or `None` if it does not exist.
+        standby: Whether the server is a standby.
     """
 
     config: StreamConfig
@@ -59,21 +59,24 @@ def prepare(
     connection: Connection,
     *,
     stopped: Event,
-    standing_by: StandingBy | None,
+    on_slot_in_use: OnSlotInUse | None,
 ) -> Start:
     """
-    Return what a stream needs, once its slot is free or ``stopped`` is set.
+    Check a stream's requirements and wait until its slot is free.
 
     Args:
-        config: of the stream.
-        connection: to its database.
-        stopped: ends the wait.
-        standing_by: called when another process reads from the slot, whose end is
-            then waited for; without it, that is an error.
+        config: The stream's configuration.
+        connection: A connection to the stream's database.
+        stopped: A flag that ends the wait when it is set.
+        on_slot_in_use: A callable that is called while another process reads from the
+            slot. If `None`, a slot that is in use is an error.
+
+    Returns:
+        The state of the server, once the slot is free or ``stopped`` is set.
 
     Raises:
-        ReplicationError: something is missing; with what mends it.
-        ImproperlyConfigured: the settings do not fit the database.
+        ReplicationError: A requirement is not met; the error says how to fix it.
+        ImproperlyConfigured: The settings do not match the database.
     """
     database = server.prepared_database(connection)
     require_one_database(config, connection)
@@ -84,46 +87,47 @@ def prepare(
             slots.check(slot, database=database, durable=config.durable_slot)
             break
         except SlotInUse as error:
-            if standing_by is None:
+            if on_slot_in_use is None:
                 raise
-            standing_by(error)
-        if stopped.wait(_STANDBY_POLL):
+            on_slot_in_use(error)
+        if stopped.wait(_SLOT_POLL):
             break
         slot = slots.find(connection, config.slot_name)
-        # Long after the first look, perhaps.
+        # The wait may have been long, and the publication may have changed.
         require_published(config, connection)
     return Start(
         config=config,
         database=database,
         server_version=connection.info.parameter_status("server_version") or "",
-        tables=_delivered(config, connection),
+        tables=_subscribed_tables(config, connection),
         slot=slot,
         standby=server.is_standby(connection),
     )
 
 
-def _delivered(config: StreamConfig, connection: Connection) -> list[TableName]:
+def _subscribed_tables(config: StreamConfig, connection: Connection) -> list[TableName]:
     subscriptions = Subscriptions(config.subscriptions)
     tables = publications.tables(connection, config.publications)
     lineages = ModelTables(config.database).lineages(tables)
     return [table for table in tables if subscriptions.cover(lineages[table])]
 
 
-def unbroken_place(start: Start, replication: ReplicationConnection) -> SlotPlace:
+def locate_slot(start: Start, replication: ReplicationConnection) -> SlotPlace:
     """
-    Return where a durable slot is, if it goes on where it was read up to.
+    Return the place of a durable slot, after checking that no changes are lost.
 
     Args:
-        start: of the stream.
-        replication: a connection that does not stream yet.
+        start: The state of the server when the stream starts.
+        replication: A replication connection that has not started streaming.
 
     Raises:
-        SlotMissing, SlotBroken: changes are lost.
-        SlotWaiting: the server is a standby that has no copy of the slot yet.
-        NotPrepared: standbys are to keep copies and do not.
+        SlotMissing: The slot does not exist.
+        SlotBroken: The slot does not continue where it was last read: changes are lost.
+        SlotWaiting: The server is a standby that has no copy of the slot yet.
+        NotPrepared: ``FAILOVER`` is set, but standbys do not copy the slot.
     """
-    # Others may read from it meanwhile. What is looked at first is at most too old for
-    # what is looked at later, never too new: slot, checkpoint, then the server.
+    # Another process may read from the slot meanwhile, so the order matters: slot,
+    # checkpoint, server. What is read first may be older than the rest, never newer.
     config, slot = start.config, start.slot
     name = config.slot_name
     if slot is None and config.failover and start.standby:
@@ -147,10 +151,10 @@ def unbroken_place(start: Start, replication: ReplicationConnection) -> SlotPlac
             f'The slot "{name}" does not exist.',
             hint="Run: python manage.py walex_setup",
         )
-    moved_on = checkpoint is not None and checkpoint.timeline not in {0, timeline}
+    forked = checkpoint is not None and checkpoint.timeline not in {0, timeline}
     return SlotPlace(
         system=system,
         timeline=timeline,
-        forks=replication.timeline_forks(timeline) if moved_on else {},
+        forks=replication.timeline_forks(timeline) if forked else {},
         statistics_since=statistics.since if statistics else None,
     )

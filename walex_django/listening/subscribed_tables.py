@@ -1,4 +1,4 @@
-"""The relations of one connection, and which of them the stream delivers."""
+"""The relations of one connection, and the tables that the stream subscribes to."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class SubscribedTable(NamedTuple):
 
     def drops(self, message: RowMessage | Truncate) -> bool:
         """Return whether a filter other than ``where`` drops a row."""
-        return any(chosen.drops(message) for chosen in self.filters)
+        return any(table_filter.drops(message) for table_filter in self.filters)
 
     def accepts(self, event: Event) -> bool:
         """Return whether each ``where`` accepts an event."""
-        return all(chosen.holds(event) for chosen in self.filters)
+        return all(table_filter.holds(event) for table_filter in self.filters)
 
 
 class TablesByOid(dict[int, SubscribedTable | None]):
-    """By OID; `None` for a table that the stream has not subscribed to."""
+    """Tables by OID; `None` for a table that the stream is not subscribed to."""
 
     def __missing__(self, oid: int) -> SubscribedTable | None:
-        raise ProtocolError("row", 1, "of an unknown relation")
+        raise ProtocolError("row", 1, "unknown relation")
 
 
-class Unwanted(TablesByOid):
-    """Drops every row: the transaction was delivered before."""
+class NoTables(TablesByOid):
+    """Drops every row, for a transaction that was delivered before."""
 
     def __missing__(self, oid: int) -> None:
         return None
@@ -58,13 +58,13 @@ class Unwanted(TablesByOid):
 
 class SubscribedTables:
     """
-    Keeps the relations that one connection has described, as the stream delivers them.
+    Stores the relations that one connection has described, with their subscriptions.
 
     Args:
         models: The models of the stream's database.
 
     Attributes:
-        by_oid: The relations; a later `configure` updates the same dict.
+        by_oid: The tables by OID. `configure` updates this dict in place.
     """
 
     def __init__(self, models: ModelTables) -> None:
@@ -79,18 +79,19 @@ class SubscribedTables:
         """Apply the subscriptions and filters of a configuration."""
         self._subscriptions = Subscriptions(config.subscriptions)
         self._filters = [
-            (Subscriptions([entry]), chosen) for entry, chosen in config.filters.items()
+            (Subscriptions([entry]), entry_filter)
+            for entry, entry_filter in config.filters.items()
         ]
         for oid, relation in self._relations.items():
             self.by_oid[oid] = self._subscribed(relation)
 
     def add(self, relation: Relation) -> None:
-        """Add a relation, or replace it by its new description."""
+        """Add a relation, or replace its earlier description."""
         self._relations[relation.oid] = relation
         self.by_oid[relation.oid] = self._subscribed(relation)
 
     def add_type(self, message: Type) -> None:
-        """Add the description of a type that is not built in."""
+        """Add the description of a type that is not built into PostgreSQL."""
         self._types.add(message)
 
     def _subscribed(self, relation: Relation) -> SubscribedTable | None:
@@ -99,8 +100,9 @@ class SubscribedTables:
         if not self._subscriptions.cover(lineage):
             if not (lineage.model or lineage.exists):
                 logger.warning(
-                    "The table %s is gone, and nothing tells whose it was: its changes"
-                    " are not delivered. Subscribe to it by its name to get them.",
+                    "Table %s no longer exists and matches no model or subscription, so"
+                    " its changes are not delivered. To receive them, subscribe to the"
+                    " table by name.",
                     name,
                     extra={"table": str(name)},
                 )
@@ -120,9 +122,15 @@ class SubscribedTables:
             is_whole=relation.replica_identity != "f"
             or self._models.has_full_identity(relation.oid),
         )
-        filters = [chosen for tables, chosen in self._filters if tables.cover(lineage)]
+        filters = [
+            entry_filter
+            for tables, entry_filter in self._filters
+            if tables.cover(lineage)
+        ]
         table.sensitive = frozenset(
-            chain.from_iterable(each.sensitive_columns(table) for each in filters)
+            chain.from_iterable(f.sensitive_columns(table) for f in filters)
         )
-        made = [each for chosen in filters if (each := chosen.for_table(table))]
-        return SubscribedTable(table, made)
+        table_filters = [
+            table_filter for f in filters if (table_filter := f.for_table(table))
+        ]
+        return SubscribedTable(table, table_filters)
