@@ -38,7 +38,7 @@ def test_setup_makes_publication_then_slot(sql: psycopg.Connection[Any]) -> None
         'default: create the publication "zoo_events"',
         'default: create the slot "zoo_walex"',
     ]
-    assert start.startswith("default: delivers what is written from ")
+    assert start.startswith("default: delivers changes from LSN ")
 
     tables = publications.tables(sql, ["zoo_events"])
     assert list(map(str, tables)) == [

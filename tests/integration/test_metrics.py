@@ -210,7 +210,7 @@ def test_a_port_that_is_taken(environment: dict[str, str]) -> None:
             assert listener.wait() == 1
     (line,) = listener.lines
     assert line == (
-        f"CommandError: Metrics cannot be served at port {port} of 127.0.0.1: Address"
+        f"CommandError: Metrics cannot be served at 127.0.0.1, port {port}: Address"
         " already in use. Choose another --metrics-port or --metrics-address."
     )
 
@@ -220,8 +220,8 @@ def test_a_port_that_is_taken(environment: dict[str, str]) -> None:
     [
         (["--metrics-port=0", "--metrics-address=198.51.100.1"], "cannot be served at"),
         (["--metrics-port=0", "--metrics-address=no such"], "cannot be served at"),
-        (["--metrics-port=70000"], "'70000' is no port: write a number up to 65535"),
-        (["--metrics-port=http"], "'http' is no port"),
+        (["--metrics-port=70000"], "'70000' is not a valid port: use a number from"),
+        (["--metrics-port=http"], "'http' is not a valid port"),
     ],
 )
 def test_what_is_no_place(

@@ -43,7 +43,7 @@ class TestHealthySlot:
             'default: drop the slot "zoo_walex"',
             'default: create the slot "zoo_walex"',
         ]
-        assert told == f"default: delivers what is written from {start_of(stream)}"
+        assert told == f"default: delivers changes from LSN {start_of(stream)} on"
         stream.write("since")
         stream.hear("after")
         assert stream.heard() == ["before", "since", "after"]
@@ -76,7 +76,7 @@ class TestHealthySlot:
         assert "was made again" in fails("walex_listen", stream.env)
         assert stream.run(*RECREATE, "--dry-run") == ["-- the slot zoo_walex is kept"]
         (told,) = stream.run(*RECREATE)
-        assert told == f"default: delivers what is written from {start_of(stream)}"
+        assert told == f"default: delivers changes from LSN {start_of(stream)} on"
         stream.hear("after")
         assert stream.heard() == ["before", "since", "after"]
 

@@ -22,7 +22,7 @@ from .mascots import Sql, name_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-FAILED = "Those that failed stay parked."
+FAILED = "The calls that failed stay parked."
 
 
 def park(config: StreamConfig, *names: str) -> None:

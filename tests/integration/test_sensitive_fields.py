@@ -23,7 +23,7 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.events.masking import MASK
 from walex_django.filters import Filter
-from walex_django.management.streams import describe
+from walex_django.management.streams import format_error
 from walex_django.models import ListenerState, ParkedEvent
 from walex_django.signals import post_db_insert, post_db_transaction, post_db_update
 
@@ -205,8 +205,8 @@ def test_a_stream_that_stops_tells_no_values(
         Keeper.objects.create(name=SECRET)
         error = listening.wait_for_end()
     assert isinstance(error, ReceiverFailed)
-    assert f"ValueError: no mail to {MASK}" in describe(error)
-    assert SECRET not in describe(error)
+    assert f"ValueError: no mail to {MASK}" in format_error(error)
+    assert SECRET not in format_error(error)
     assert error.__cause__ is None
 
 

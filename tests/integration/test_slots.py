@@ -62,7 +62,7 @@ class TestMadeAgain:
         assert fails("walex_setup", stream.env) == line
 
         printed = stream.run("walex_setup", *ONE, "--recreate-slot")
-        assert printed == [f"default: delivers what is written from {start}"]
+        assert printed == [f"default: delivers changes from LSN {start} on"]
         stream.hear("after")
         assert stream.heard() == ["before", "kept", "after"]
 
@@ -169,7 +169,7 @@ class TestDropped:
 
         printed = stream.run("walex_setup", *ONE, "--recreate-slot")
         assert printed[0] == 'default: create the slot "zoo_walex"'
-        assert printed[1].startswith("default: delivers what is written from ")
+        assert printed[1].startswith("default: delivers changes from LSN ")
         stream.hear("after")
         assert stream.heard() == ["after"]
 

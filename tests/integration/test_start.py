@@ -202,8 +202,8 @@ class TestTeardown:
         with Process("walex_teardown", *ONE, env=environment) as teardown:
             assert teardown.wait() == 1
         assert teardown.lines[-1] == (
-            "CommandError: Nothing was dropped: nobody is there to answer."
-            " Add --no-input."
+            "CommandError: Nothing was dropped: standard input gave no answer."
+            " Add --no-input to skip the confirmation."
         )
         assert "Traceback" not in teardown.output
         assert slots.find(sql, durable.slot_name) is not None
@@ -320,13 +320,13 @@ class TestReload:
     def test_it_does_not_go_with_drain(self) -> None:
         with pytest.raises(CommandError) as raised:
             run("walex_listen", "--drain", "--reload")
-        assert str(raised.value) == ("--drain ends, and --reload does not: choose one.")
+        assert str(raised.value) == "--drain and --reload cannot be used together."
 
 
 @pytest.mark.usefixtures("config")
 def test_drain_needs_a_durable_slot(environment: dict[str, str]) -> None:
     line = fails("walex_listen", changed(environment, DURABLE_SLOT=False), "--drain")
-    assert "--drain needs DURABLE_SLOT = True" in line
+    assert "--drain requires DURABLE_SLOT = True" in line
 
 
 class TestWarnings:
@@ -356,8 +356,8 @@ class TestWarnings:
         post_db_insert.connect(receiver, sender=Visit)
         try:
             (warning,) = warnings(SUBSCRIPTIONS=["zoo.Keeper"])
-            assert "Receivers wait for zoo.Visit" in warning
-            assert "SUBSCRIPTIONS of no stream" in warning
+            assert "Receivers are connected for zoo.Visit" in warning
+            assert "SUBSCRIPTIONS of any stream" in warning
             for entry in ("zoo.Visit", "zoo.*", "public.*", "public.zoo_visit", "*"):
                 assert warnings(SUBSCRIPTIONS=[entry]) == []
         finally:
@@ -370,7 +370,7 @@ class TestWarnings:
         post_db_message.connect(receiver)
         try:
             (warning,) = warnings()
-            assert "post_db_message, and no stream has MESSAGES" in warning
+            assert "post_db_message, but no stream has MESSAGES" in warning
             assert warnings(MESSAGES=["zoo"]) == []
         finally:
             post_db_message.disconnect(receiver)

@@ -64,10 +64,10 @@ def test_a_stream_that_nobody_reads(durable: StreamConfig, shown: Shown) -> None
     text = shown()
     assert "default on database default (PostgreSQL" in text
     assert "state        stopped" in text
-    assert "slot         zoo_walex: durable, nobody reads it" in text
+    assert "slot         zoo_walex: durable, no reader" in text
     assert "publication  zoo_events: legacy.audit_log" in text
-    assert "parked       nothing" in text
-    assert re.search(r"retained     [\d.]+ \w+ of log, wal_status reserved\n", text)
+    assert "parked       none" in text
+    assert re.search(r"retained     [\d.]+ \w+ of WAL, wal_status reserved\n", text)
     told = _told(shown)
     assert told["slot"]["active_pid"] is None
     assert told["slot"]["lag"] > 0
@@ -82,7 +82,7 @@ def test_a_stream_that_is_read(
         assert slot
         text = shown()
         assert "state        running since 20" in text
-        assert f"read from 127.0.0.1 by process {slot.active_pid} since 20" in text
+        assert f"read by 127.0.0.1 (walsender {slot.active_pid}) since 20" in text
         told = _told(shown)
     assert told["slot"]["active_pid"] == slot.active_pid
     assert isinstance(told["age"], float)
@@ -91,7 +91,7 @@ def test_a_stream_that_is_read(
 def test_a_stream_without_its_slot(config: StreamConfig, shown: Shown) -> None:
     text = shown()
     assert "state        no slot" in text
-    assert "slot         zoo_walex: is not there" in text
+    assert "slot         zoo_walex: does not exist" in text
     assert _told(shown)["slot"] is None
 
 
@@ -179,8 +179,8 @@ def test_other_slots_of_the_server(shown: Shown, sql: Connection) -> None:
             sql.execute("SELECT pg_drop_replication_slot(%s)", [name])
 
     assert re.search(
-        r"^  zoo_left_behind: logical, database test_\w+, durable, nobody reads it,"
-        r" [\d.]+ \w+ of log; orphaned$",
+        r"^  zoo_left_behind: logical, database test_\w+, durable, no reader,"
+        r" [\d.]+ \w+ of WAL; orphaned$",
         text,
         re.MULTILINE,
     )
@@ -219,7 +219,7 @@ def test_a_server_that_is_away_is_a_state(environment: dict[str, str]) -> None:
     with Process("walex_status", "--stream=default", env=env) as process:
         assert process.wait() == 1
         assert "  state        server out of reach: Cannot connect" in process.output
-        assert process.lines[-1].endswith("Not all servers could be asked: default.")
+        assert process.lines[-1].endswith("could not be reached: default.")
     assert "Traceback" not in process.output
     assert "s3cret" not in process.output
 
@@ -398,10 +398,10 @@ def test_a_slot_that_is_lost(own_stream: OwnStream) -> None:
     [
         (["--check", "--max-lag=1XB"], "'1XB' is no size: write a number and kB, MB"),
         (["--check", "--max-age=soon"], "'soon' is no age: write a number and s, m"),
-        (["--watch=never"], "'never' is no number of seconds: write such as 2"),
-        (["--check", "--watch"], "--check ends, and --watch does not"),
-        (["--max-lag=1GB"], "--max-lag needs --check"),
-        (["--max-age=1s"], "--max-age needs --check"),
+        (["--watch=never"], "'never' is not a valid interval: use a number of"),
+        (["--check", "--watch"], "--check and --watch cannot be used together"),
+        (["--max-lag=1GB"], "--max-lag requires --check"),
+        (["--max-age=1s"], "--max-age requires --check"),
         (["--stream=nobody"], "nobody"),
     ],
 )

@@ -45,6 +45,13 @@ def refused(stream: Stream, *arguments: str) -> str:
         return line
 
 
+def unsupported(key: str) -> str:
+    """Return the error for a key that walex_config does not support."""
+    return (
+        f"{key} can't be changed with walex_config. These settings can: SUBSCRIPTIONS, "
+    )
+
+
 def build(stream: Stream, *names: str) -> None:
     for name in names:
         stream.execute("INSERT INTO zoo_building (name) VALUES (%s)", [name])
@@ -127,7 +134,7 @@ def test_a_start_warns_of_what_is_in_force(keepers: Stream, tmp_path: Path) -> N
         "post_db_message.connect(lambda **kwargs: None, weak=False)\n"
     )
     keepers.env.update(PYTHONPATH=str(tmp_path), ZOO_IMPORT="zoo_hears")
-    warning = "Receivers wait for post_db_message, and no stream has MESSAGES."
+    warning = "Receivers are connected to post_db_message, but no stream has MESSAGES."
     with keepers.listening() as listener:
         listener.wait_for(f"Warning: {warning}")
     change(keepers, "add", "MESSAGES", "zoo")
@@ -187,13 +194,13 @@ def test_what_is_wrong_is_refused_and_not_kept(keepers: Stream) -> None:
         (["remove", "SUBSCRIPTIONS", "zoo.Building"], "has no 'zoo.Building'"),
         (["add", "MODULES", "zoo.gone"], "there is no module 'zoo.gone'"),
         (["replace", "MAX_BATCH", "none"], "at least 1, not 'none'"),
-        (["add", "FILTERS", "zoo.Keeper"], "zoo.Keeper is no JSON"),
+        (["add", "FILTERS", "zoo.Keeper"], "zoo.Keeper is not valid JSON"),
         (["add", "ON_ERROR", "stop"], "Replace it: it is no list."),
-        (["replace", "SLOT_NAME", "other"], "SLOT_NAME is none of SUBSCRIPTIONS, "),
-        (["reset", "NONSENSE"], "NONSENSE is none of SUBSCRIPTIONS, "),
-        (["show", "NONSENSE"], "NONSENSE is none of SUBSCRIPTIONS, "),
-        (["add"], "add needs a KEY"),
-        (["add", "MESSAGES"], "add needs a VALUE"),
+        (["replace", "SLOT_NAME", "other"], unsupported("SLOT_NAME")),
+        (["reset", "NONSENSE"], unsupported("NONSENSE")),
+        (["show", "NONSENSE"], unsupported("NONSENSE")),
+        (["add"], "add requires a KEY"),
+        (["add", "MESSAGES"], "add requires a VALUE"),
     ):
         line = refused(keepers, *arguments)
         assert line.startswith("CommandError: ")
@@ -236,7 +243,7 @@ def test_no_secret_is_shown(keepers: Stream) -> None:
     keepers.env["ZOO_STREAM"] = json.dumps({"URL": secret})
 
     assert "s3cret" not in "\n".join(change(keepers, "show"))
-    assert "URL is none of SUBSCRIPTIONS" in refused(keepers, "show", "URL")
+    assert unsupported("URL") in refused(keepers, "show", "URL")
     assert "s3cret" not in refused(keepers, "replace", "URL", secret)
 
 

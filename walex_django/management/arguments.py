@@ -1,4 +1,4 @@
-"""Types of the commands' options."""
+"""Argument types of the management commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from walex_django import units
 
 
 def age(text: str) -> timedelta:
-    """Return an age, such as ``90m``; see `limits.parse_age`."""
+    """Parse an age such as ``90m``; see `units.parse_age`."""
     try:
         return units.parse_age(text)
     except ValueError as error:
@@ -17,7 +17,7 @@ def age(text: str) -> timedelta:
 
 
 def size(text: str) -> int:
-    """Return a number of bytes, such as ``1GB``; see `limits.parse_size`."""
+    """Parse a number of bytes such as ``1GB``; see `units.parse_size`."""
     try:
         return units.parse_size(text)
     except ValueError as error:
@@ -25,22 +25,23 @@ def size(text: str) -> int:
 
 
 def interval(text: str) -> float:
-    """Return some seconds, at least a tenth of one."""
+    """Parse an interval in seconds: at least a tenth of a second, at most a day."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0
     if not 0.1 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of seconds: write such as 2 or 0.5"
+            f"{text!r} is not a valid interval: use a number of seconds from 0.1 to"
+            " 86400, such as 2 or 0.5"
         )
     return seconds
 
 
 def port(text: str) -> int:
-    """Return the number of a TCP port; 0 lets the system choose."""
+    """Parse the number of a TCP port; with 0, the operating system chooses one."""
     if not (text.isascii() and text.isdigit()) or int(text) > 65_535:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no port: write a number up to 65535, such as 9187"
+            f"{text!r} is not a valid port: use a number from 0 to 65535, such as 9187"
         )
     return int(text)

@@ -1,4 +1,4 @@
-"""How streams are, as people read it in a terminal."""
+"""The status of the streams as text for a terminal."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
 from walex_django.units import format_size
 
-_MOST_TABLES = 10
+_MAX_TABLES = 10
 
 
 class StatusText:
     """
-    Writes how streams are.
+    Formats the status of streams as text.
 
     Args:
-        style: of the command's output.
-        all_tables: name all of a publication, not the first only.
+        style: The style of the command's output.
+        all_tables: Whether to list all tables of a publication, not only the first few.
     """
 
     def __init__(self, style: Style, *, all_tables: bool = False) -> None:
         self._style = style
-        self._most = None if all_tables else _MOST_TABLES
+        self._max_tables = None if all_tables else _MAX_TABLES
 
     def lines(self, overview: Overview) -> Iterator[str]:
-        """Return the lines of all streams, and of the other slots."""
+        """Yield the lines for all streams, and for the other slots on their servers."""
         for stream in overview.streams:
             yield from self._stream(stream)
         if overview.others:
-            yield "other slots of these servers"
+            yield "other slots on these servers"
             for other in overview.others:
                 yield f"  {self._other(other)}"
 
@@ -54,20 +54,20 @@ class StatusText:
         yield f"  state        {self._state(stream)}"
         if stream.state != StreamState.UNREACHABLE:
             yield f"  slot         {config.slot_name}: {_slot(slot)}"
-        for number, each in enumerate(stream.listeners):
-            yield f"  {'' if number else 'listeners':<12} {_listener(each)}"
+        for number, listener in enumerate(stream.listeners):
+            yield f"  {'' if number else 'listeners':<12} {_listener(listener)}"
         if slot:
-            yield from self._log(stream, slot)
+            yield from self._wal(stream, slot)
         yield f"  rates        {_rates(stream)}"
         if report := stream.report:
-            yield from _done(report)
+            yield from _delivered(report)
         if stream.state != StreamState.UNREACHABLE:
             yield (
                 f"  publication  {', '.join(config.publications)}:"
                 f" {self._tables(stream)}"
             )
         parked = stream.account.parked
-        yield f"  parked       {'not known' if parked is None else parked or 'nothing'}"
+        yield f"  parked       {'unknown' if parked is None else parked or 'none'}"
         for key, value in stream.account.changed.items():
             yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
         for problem in stream.problems:
@@ -92,48 +92,50 @@ class StatusText:
         reason = f": {stream.reason}" if stream.reason else ""
         return f"{colour(str(stream.state.label))}{since}{reason}"
 
-    def _log(self, stream: StreamStatus, slot: Slot) -> Iterator[str]:
+    def _wal(self, stream: StreamStatus, slot: Slot) -> Iterator[str]:
         if slot.lag is not None:
             age = "" if stream.age is None else f", {_age(stream.age)} old"
             yield f"  lag          {format_size(slot.lag)}{age}"
         yield f"  retained     {self._retained(slot)}"
 
     def _retained(self, slot: Slot) -> str:
-        told = (
+        text = (
             "nothing"
             if slot.retained is None
-            else f"{format_size(slot.retained)} of log"
+            else f"{format_size(slot.retained)} of WAL"
         )
         if slot.wal_status:
-            told += f", wal_status {slot.wal_status}"
+            text += f", wal_status {slot.wal_status}"
         if slot.safe_wal_size is not None:
             left = max(slot.safe_wal_size, 0)
-            told += f", lost when {format_size(left)} more are written"
+            text += f", slot is lost after another {format_size(left)}"
         if slot.wal_status in {"unreserved", "lost"}:
-            return self._style.WARNING(told)
-        return told
+            return self._style.WARNING(text)
+        return text
 
     def _tables(self, stream: StreamStatus) -> str:
         names = [
-            str(each.table)
-            if each.identity == "key"
-            else f"{each.table} ({each.identity})"
-            for each in stream.tables
+            str(published.table)
+            if published.identity == "key"
+            else f"{published.table} ({published.identity})"
+            for published in stream.tables
         ]
-        if self._most and len(names) > self._most:
-            names[self._most :] = [
-                f"and {len(names) - self._most} more, {len(names)} in all"
+        if self._max_tables and len(names) > self._max_tables:
+            names[self._max_tables :] = [
+                f"and {len(names) - self._max_tables} more, {len(names)} in all"
             ]
         return ", ".join(names) or "no tables"
 
     def _other(self, other: OtherSlot) -> str:
         slot = other.slot
-        of = f", database {slot.database}" if slot.database else ""
-        kept = "" if slot.retained is None else f", {format_size(slot.retained)} of log"
-        told = f"{slot.name}: {slot.slot_type}{of}, {_slot(slot)}{kept}"
+        database = f", database {slot.database}" if slot.database else ""
+        retained = (
+            "" if slot.retained is None else f", {format_size(slot.retained)} of WAL"
+        )
+        text = f"{slot.name}: {slot.slot_type}{database}, {_slot(slot)}{retained}"
         if other.orphaned:
-            return self._style.WARNING(f"{told}; orphaned")
-        return told
+            return self._style.WARNING(f"{text}; orphaned")
+        return text
 
 
 def _table(published: PublishedTable) -> str:
@@ -144,35 +146,37 @@ def _table(published: PublishedTable) -> str:
 
 def _slot(slot: Slot | None) -> str:
     if slot is None:
-        return "is not there"
+        return "does not exist"
     kind = "temporary" if slot.temporary else "durable"
     if slot.lost:
         return f"{kind}, lost"
     if slot.active_pid is None:
-        return f"{kind}, {'kept by a standby' if slot.synced else 'nobody reads it'}"
+        reader = "synchronized from the primary" if slot.synced else "no reader"
+        return f"{kind}, {reader}"
     since = f" since {_time(slot.since)}" if slot.since else ""
     return (
-        f"{kind}, read from {slot.client or 'this machine'} by process"
-        f" {slot.active_pid}{since}"
+        f"{kind}, read by {slot.client or 'a local process'}"
+        f" (walsender {slot.active_pid}){since}"
     )
 
 
 def _rates(stream: StreamStatus) -> str:
     events, transactions = stream.events_per_second, stream.transactions_per_second
     if events is None or transactions is None:
-        return "not known"
+        return "unknown"
     return f"{events:.1f} events/s, {transactions:.1f} transactions/s"
 
 
 def _listener(listener: ListenerStatus) -> str:
     report = listener.report
-    said = f"{report.get_state_display()} since {_time(report.since)}"
-    told = f"gone (was {said})" if listener.gone else said
-    return f"{report.host}, process {report.process}: {told}"
+    state = f"{report.get_state_display()} since {_time(report.since)}"
+    if listener.gone:
+        state = f"gone (was {state})"
+    return f"{report.host}, process {report.process}: {state}"
 
 
-def _done(report: ListenerReport) -> Iterator[str]:
-    """Tell what the listener has done that reads, or that read last."""
+def _delivered(report: ListenerReport) -> Iterator[str]:
+    """Yield the counters of the listener that reads the slot, or that read it last."""
     yield (
         f"  delivered    {_count(report.events, 'event')},"
         f" {_count(report.transactions, 'transaction')},"
@@ -184,8 +188,8 @@ def _done(report: ListenerReport) -> Iterator[str]:
         yield f"  last event   {report.last_event_id}{committed}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'s' * (number != 1)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'s' * (number != 1)}"
 
 
 def _time(time: datetime) -> str:

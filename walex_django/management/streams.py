@@ -1,4 +1,4 @@
-"""What the commands share: the choice of streams, and errors as people read them."""
+"""The ``--stream`` option and the error reporting that the commands share."""
 
 from __future__ import annotations
 
@@ -21,64 +21,82 @@ from walex_django.replication.errors import ReplicationError
 
 CHECKS = ["walex_django"]
 """
-The tags of the system checks that the commands run: those of walex_django alone.
+Tags of the system checks that the commands run: only those of walex_django.
 
-Others may ask a database that is away, for which a listener waits.
+Other checks may query a database that is unavailable, and the listener has to wait for
+such a database instead of failing.
 """
 
 
 def add_stream_option(parser: CommandParser) -> None:
-    """Add ``--stream`` to a command."""
+    """Add the option ``--stream`` to a command."""
     parser.add_argument(
         "--stream",
         action="append",
         dest="streams",
         metavar="NAME",
         default=[],
-        help="A key of settings.WALEX; may be repeated. Default: all of them.",
+        help="A stream of settings.WALEX. May be repeated. Default: all streams.",
     )
 
 
-def chosen(names: Sequence[str]) -> list[StreamConfig]:
+def get_streams(names: Sequence[str]) -> list[StreamConfig]:
     """
-    Return the streams of these names, or all if there are none.
+    Return the configurations of the named streams, or of all streams.
+
+    Args:
+        names: The names given with ``--stream``. If empty, all streams are returned.
 
     Raises:
-        CommandError: the settings have no such stream, or are wrong.
+        CommandError: If a stream does not exist, or the settings are invalid.
     """
     try:
-        # One name given twice is one stream.
+        # A name that is given twice still means one stream.
         return [get_config(name) for name in dict.fromkeys(names or get_configs())]
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
 
 
 @contextmanager
-def reported(config: StreamConfig) -> Iterator[None]:
-    """Turn what can go wrong with a stream into one line for people."""
+def command_errors(config: StreamConfig) -> Iterator[None]:
+    """
+    Convert expected errors of a stream into a `CommandError` of one line.
+
+    Args:
+        config: The stream's configuration.
+
+    Raises:
+        CommandError: If the block raises an error that the user can fix.
+    """
     try:
         yield
     except KeyboardInterrupt:
         raise CommandError("Interrupted.") from None
     except psycopg.Error as error:
         known = sql_error(error, slot=config.slot_name)
-        raise CommandError(f"{config.name}: {describe(known)}") from error
+        raise CommandError(f"{config.name}: {format_error(known)}") from error
     except (ReplicationError, ImproperlyConfigured, DatabaseError) as error:
-        known_to_us = isinstance(error, DatabaseError) and known_error(error)
+        explained = isinstance(error, DatabaseError) and known_error(error)
         raise CommandError(
-            f"{config.name}: {describe(known_to_us or error)}"
+            f"{config.name}: {format_error(explained or error)}"
         ) from error
 
 
-def describe(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """
-    Return what is told of an error.
+    Format an error for the terminal.
 
-    One line for what the user can mend, the traceback for a receiver's or our own
-    mistake.
+    An error that the user can fix becomes one line. An error in a receiver, in a
+    middleware or in walex_django itself includes its traceback.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The text of the error.
     """
     if isinstance(error, DatabaseError) and isinstance(error.__cause__, psycopg.Error):
-        return one_line(error.__cause__)  # the rest may quote values
+        return one_line(error.__cause__)  # the details may quote values
     if isinstance(error, ReplicationError | ImproperlyConfigured | DatabaseError):
         return " ".join(str(error).split())
     if isinstance(error, ReceiverFailed):

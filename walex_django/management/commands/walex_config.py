@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django.conf import configs, stored
 from walex_django.conf.stream import StreamConfig
-from walex_django.management.streams import CHECKS, chosen, reported
+from walex_django.management.streams import CHECKS, command_errors, get_streams
 from walex_django.provisioning.requirements import require_published
 from walex_django.replication.connection import connect
 from walex_django.replication.errors import ReplicationError
@@ -18,48 +18,55 @@ _SHOW, _RESET = "show", "reset"
 
 class Command(BaseCommand):
     help = (
-        "Changes settings of a stream while it runs. Its listeners, wherever they are,"
-        " follow at the next transaction, and start with them from then on."
+        "Changes settings of a stream at runtime. All of its listeners, on any machine,"
+        " apply the change from the next transaction on, and keep it when they restart."
     )
     requires_system_checks = CHECKS
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("stream", metavar="STREAM", help="A key of settings.WALEX.")
+        parser.add_argument(
+            "stream", metavar="STREAM", help="A stream of settings.WALEX."
+        )
         parser.add_argument(
             "verb",
             choices=[_SHOW, *stored.VERBS, _RESET],
-            help="show: what is in force. add, remove: entries of a list, or of"
-            " FILTERS. replace: the whole. reset: back to what settings.WALEX has.",
+            help="show: print the values in effect. add, remove: add or remove entries"
+            " of a list or of FILTERS. replace: replace the whole value. reset: restore"
+            " the value from settings.WALEX.",
         )
         parser.add_argument(
-            "key", nargs="?", metavar="KEY", help=f"One of {', '.join(_KEYS)}."
+            "key", nargs="?", metavar="KEY", help=f"One of: {', '.join(_KEYS)}."
         )
         parser.add_argument(
             "values",
             nargs="*",
             metavar="VALUE",
-            help="Entries: walex_config default add SUBSCRIPTIONS shop.Order shop.Item."
-            " Or one value, FILTERS as JSON: walex_config default add FILTERS"
+            help="The entries of a list, for example: walex_config default add"
+            " SUBSCRIPTIONS shop.Order shop.Item. For the other keys, one value; for"
+            " FILTERS, JSON, for example: walex_config default add FILTERS"
             ' \'{"shop.Order": {"unwatched_fields": ["note"]}}\'.',
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        (config,) = chosen([options["stream"]])
+        (config,) = get_streams([options["stream"]])
         verb, key, values = options["verb"], options["key"], options["values"]
         if key is None and verb != _SHOW:
-            raise CommandError(f"{verb} needs a KEY: one of {', '.join(_KEYS)}.")
-        with reported(config):
-            # What no version of ours would take can be kept all the same, by hand.
+            raise CommandError(f"{verb} requires a KEY, one of: {', '.join(_KEYS)}.")
+        with command_errors(config):
+            # A row with an invalid key, inserted by hand, must still be removable.
             if key not in {None, *_KEYS} and not (
                 verb == _RESET and stored.forget(config, key)
             ):
-                raise CommandError(f"{key} is none of {', '.join(_KEYS)}.")
+                raise CommandError(
+                    f"{key} can't be changed with walex_config. These settings can:"
+                    f" {', '.join(_KEYS)}."
+                )
             if verb == _SHOW:
                 stored.load(config.name)
             elif verb == _RESET:
                 stored.forget(config, key)
             elif not values:
-                raise CommandError(f"{verb} needs a VALUE.")
+                raise CommandError(f"{verb} requires a VALUE.")
             else:
                 stored.change(config, verb, key, _value(verb, key, values))
             self._show(config, [key] if key in _KEYS else _KEYS)
@@ -67,16 +74,16 @@ class Command(BaseCommand):
                 self._warn(configs.follow(config))
 
     def _show(self, config: StreamConfig, keys: list[str]) -> None:
-        kept = stored.kept(config.name)
+        changed = stored.kept(config.name)
         written = configs.written(config.name)
         for key in keys:
             value = written.get(key, getattr(config, configs.attribute(key)))
             text = json.dumps(value, ensure_ascii=False, default=str)
-            mark = "  (changed)" if key in kept else ""
+            mark = "  (changed)" if key in changed else ""
             self.stdout.write(f"{key} = {text}{mark}")
 
     def _warn(self, config: StreamConfig) -> None:
-        """Tell of tables whose changes will not come before walex_setup was run."""
+        """Warn about tables whose changes are not delivered until walex_setup runs."""
         try:
             with connect(config.connection_parameters()) as connection:
                 require_published(config, connection)
@@ -88,7 +95,7 @@ _KEYS = [key for key in configs.RUNTIME if key not in {"URL", "STATUS_INTERVAL"}
 
 
 def _value(verb: str, key: str, values: list[str]) -> Any:
-    """Return what is meant by words of the command line."""
+    """Parse the VALUE arguments of the command line."""
     is_list = key in {"SUBSCRIPTIONS", "MODULES", "MESSAGES"}
     if (is_list and not values[0].startswith("[")) or (
         verb == "remove" and key == "FILTERS"
@@ -98,5 +105,5 @@ def _value(verb: str, key: str, values: list[str]) -> Any:
         return json.loads(" ".join(values))
     except json.JSONDecodeError:
         if is_list or key == "FILTERS":
-            raise CommandError(f"{' '.join(values)} is no JSON.") from None
+            raise CommandError(f"{' '.join(values)} is not valid JSON.") from None
         return " ".join(values)

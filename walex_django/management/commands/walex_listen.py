@@ -23,20 +23,25 @@ from walex_django.handlers import registry
 from walex_django.listening.listener import Listener, Listeners
 from walex_django.listening.start import Start
 from walex_django.management import arguments
-from walex_django.management.streams import CHECKS, add_stream_option, chosen, describe
+from walex_django.management.streams import (
+    CHECKS,
+    add_stream_option,
+    format_error,
+    get_streams,
+)
 from walex_django.signals import ALL, TABLE_SIGNALS, post_db_message
 from walex_django.subscriptions import Subscriptions
 from walex_django.version import __version__
 
-_MOST_TABLES = 10  # named in the banner
+_MAX_TABLES = 10  # listed in the banner
 _LOCAL = "127.0.0.1"
 
 
 class Command(BaseCommand):
     help = (
-        "Listens to the changes of the streams in settings.WALEX and sends them to the"
-        " connected receivers. The first CONTROL-C or SIGTERM ends it after the"
-        " transaction in hand, the second at once."
+        "Reads the changes of the streams in settings.WALEX from the WAL and sends them"
+        " to the connected receivers. On the first CONTROL-C or SIGTERM, it finishes"
+        " the current transaction and exits; on the second, it exits immediately."
     )
     requires_system_checks = CHECKS
 
@@ -45,41 +50,43 @@ class Command(BaseCommand):
         parser.add_argument(
             "--drain",
             action="store_true",
-            help="End when everything is delivered that was in the log at the start.",
+            help="Deliver everything that is in the WAL at the start, then exit.",
         )
         parser.add_argument(
             "--no-wait",
             action="store_false",
             dest="wait",
-            help="End at once, with status 1, when the server cannot be reached or"
-            " another listener has the slot. --drain does so too.",
+            help="Exit immediately, with status 1, if the server cannot be reached or"
+            " another listener has the slot. --drain implies this.",
         )
         parser.add_argument(
             "--reload",
             action="store_true",
-            help="Start again when the code changes, for development.",
+            help="Restart when code changes, for development.",
         )
         parser.add_argument(
             "--metrics-port",
             type=arguments.port,
             metavar="PORT",
-            help="Serve what is counted at this port, such as 9187, for Prometheus.",
+            help="Serve the listener's counters for Prometheus at this port, such as"
+            " 9187. With 0, the system chooses a port.",
         )
         parser.add_argument(
             "--metrics-address",
             default=_LOCAL,
             metavar="ADDRESS",
-            help=f"To serve it at. Default: {_LOCAL}, for this machine only.",
+            help="The address to serve the metrics at, such as 0.0.0.0 for all"
+            f" interfaces. Default: {_LOCAL}, which only this machine can reach.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        configs = chosen(options["streams"])
+        configs = get_streams(options["streams"])
         if options["drain"]:
             if options["reload"]:
-                raise CommandError("--drain ends, and --reload does not: choose one.")
+                raise CommandError("--drain and --reload cannot be used together.")
             _require_durable(configs)
         self._verbosity = options["verbosity"]
-        self._metrics_at = options["metrics_address"], options["metrics_port"]
+        self._metrics_address = options["metrics_address"], options["metrics_port"]
         if options["reload"]:
             autoreload.run_with_reloader(
                 self._listen_until_reload, configs, wait=options["wait"]
@@ -93,14 +100,14 @@ class Command(BaseCommand):
         try:
             self._listen(configs, drain=False, wait=wait)
         except CommandError as error:
-            # Perhaps the next change of the code mends it.
+            # The next code change may fix it.
             self.stderr.write(self.style.ERROR(str(error)))
 
     def _listen(
         self, configs: Sequence[StreamConfig], *, drain: bool, wait: bool
     ) -> None:
-        self._to_start = len(configs)
-        self._quits_by_itself = drain
+        self._starting = len(configs)
+        self._draining = drain
         listeners = Listeners(
             [
                 Listener(
@@ -114,29 +121,29 @@ class Command(BaseCommand):
         )
         self._warn()
         with (
-            self._metrics_served(listeners) as self._metrics_url,
-            self._obeying_signals(listeners),
-            _frozen(),
+            self._serve_metrics(listeners) as self._metrics_url,
+            self._handle_signals(listeners),
+            _frozen_objects(),
         ):
             listeners.start()
             listeners.join()
         if listeners.failures:
             raise CommandError(
                 "\n".join(
-                    f"{listener.config.name}: {describe(error)}"
+                    f"{listener.config.name}: {format_error(error)}"
                     for listener, error in listeners.failures
                 )
             )
 
     def _announce(self, start: Start) -> None:
-        """Print the banner of a stream; called in the stream's thread."""
+        """Print the banner of a stream; runs in the stream's thread."""
         if self._verbosity == 0:
             return
         config = start.config
         kind = "durable" if config.durable_slot else "temporary"
         names = [str(table) for table in start.tables]
-        if len(names) > _MOST_TABLES:
-            names[_MOST_TABLES:] = [f"and {len(names) - _MOST_TABLES} more"]
+        if len(names) > _MAX_TABLES:
+            names[_MAX_TABLES:] = [f"and {len(names) - _MAX_TABLES} more"]
         lines = [
             (
                 f"walex_django {__version__}, stream {self.style.SUCCESS(config.name)}"
@@ -149,29 +156,29 @@ class Command(BaseCommand):
             ),
             f"  receivers    {_count_receivers()}",
         ]
-        self._to_start -= 1
-        if not self._to_start and self._metrics_url:
+        self._starting -= 1
+        if not self._starting and self._metrics_url:
             lines.append(f"  metrics      {self._metrics_url}")
-        if not self._to_start and not self._quits_by_itself:
+        if not self._starting and not self._draining:
             lines.append(f"  Quit with {_quit_command()}.")
         self.stdout.write("\n".join(lines))
 
     def _warn(self) -> None:
         warnings = list(_warnings())
         if warnings:
-            # Settings that were changed while the streams ran may say otherwise.
-            # Its connections are of its own thread, and end with it.
-            refresh = threading.Thread(target=_refresh)
-            refresh.start()
-            refresh.join()
+            # Settings changed at runtime may resolve the warnings. They are loaded in
+            # a thread, so that this one is left without database connections.
+            thread = threading.Thread(target=_load_changed_settings)
+            thread.start()
+            thread.join()
             warnings = list(_warnings())
         for text in warnings:
             self.stderr.write(self.style.WARNING(f"Warning: {text}"))
 
     @contextmanager
-    def _metrics_served(self, listeners: Listeners) -> Iterator[str]:
-        """Serve what is counted, if that is wanted; yields where."""
-        address, port = self._metrics_at
+    def _serve_metrics(self, listeners: Listeners) -> Iterator[str]:
+        """Serve metrics if a port is given, and yield their URL, which may be empty."""
+        address, port = self._metrics_address
         if port is None:
             yield ""
             return
@@ -186,7 +193,7 @@ class Command(BaseCommand):
                 )
             except OSError as error:
                 raise CommandError(
-                    f"Metrics cannot be served at port {port} of {address}:"
+                    f"Metrics cannot be served at {address}, port {port}:"
                     f" {error.strerror}. Choose another --metrics-port or"
                     " --metrics-address."
                 ) from error
@@ -194,61 +201,61 @@ class Command(BaseCommand):
             yield f"http://{host}:{port}/metrics"
 
     @contextmanager
-    def _obeying_signals(self, listeners: Listeners) -> Iterator[None]:
-        """Let the first signal stop the listeners, and the second have its way."""
+    def _handle_signals(self, listeners: Listeners) -> Iterator[None]:
+        """Stop the listeners on the first signal; the second has its default effect."""
         if threading.current_thread() is not threading.main_thread():
-            # Django's reloader has the main thread, and leaves it by sys.exit().
-            atexit.register(_end, listeners)
+            # Django's autoreloader runs in the main thread and exits by sys.exit().
+            atexit.register(_stop_at_exit, listeners)
             yield
             return
 
         def stop(number: int, frame: object) -> None:
-            for each in before:
-                signal.signal(each, signal.SIG_DFL)
+            for handled in previous:
+                signal.signal(handled, signal.SIG_DFL)
             listeners.stop()
 
         signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, stop) for number in signals}
+        previous = {number: signal.signal(number, stop) for number in signals}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
 def _warnings() -> Iterator[str]:
-    """Tell of receivers that will never be called, and of changes without any."""
+    """Yield warnings about receivers that no stream calls, and missing receivers."""
     if not _count_receivers():
         yield (
-            "No receiver is connected to the signals of walex_django.signals, and"
-            " no handler is registered: all changes will be read and forgotten. A"
-            " receiver that is a local function needs connect(…, weak=False)."
+            "No receiver is connected to a signal of walex_django.signals, and no"
+            " handler is registered, so all changes will be read and discarded. If a"
+            " receiver is a local function, connect it with weak=False."
         )
     configs = get_configs().values()
     if post_db_message.count() and not any(config.messages for config in configs):
-        yield "Receivers wait for post_db_message, and no stream has MESSAGES."
+        yield "Receivers are connected to post_db_message, but no stream has MESSAGES."
     subscriptions = [Subscriptions(config.subscriptions) for config in configs]
     for model in concrete_models():
-        waiting = any(
+        has_receivers = any(
             len(signal.receivers_of(model)) > len(signal.receivers_of(None))
             for signal in TABLE_SIGNALS
         )
-        if waiting and not any(each.may_cover(model) for each in subscriptions):
+        if has_receivers and not any(each.may_cover(model) for each in subscriptions):
             yield (
-                f"Receivers wait for {model._meta.label}, which is in the"
-                " SUBSCRIPTIONS of no stream."
+                f"Receivers are connected for {model._meta.label}, but it is not in the"
+                " SUBSCRIPTIONS of any stream."
             )
     for handler in registry.handlers.values():
         for model in handler.look_up().models:
             if not any(each.may_cover(model) for each in subscriptions):
                 yield (
-                    f"{handler.where}, waits for {model._meta.label}, which is in"
-                    " the SUBSCRIPTIONS of no stream."
+                    f"{handler.where}: {model._meta.label} is not in the SUBSCRIPTIONS"
+                    " of any stream."
                 )
 
 
-def _refresh() -> None:
-    """Take over what is kept of all streams; what is wrong, their start tells."""
+def _load_changed_settings() -> None:
+    """Load the stored settings of all streams; errors are reported at their start."""
     with suppress(DatabaseError, ImproperlyConfigured):
         for config in get_configs().values():
             stored.refreshed(config)
@@ -256,8 +263,8 @@ def _refresh() -> None:
 
 
 @contextmanager
-def _frozen() -> Iterator[None]:
-    """Tell the garbage collector that what is loaded by now stays."""
+def _frozen_objects() -> Iterator[None]:
+    """Exclude the objects that exist by now from garbage collection."""
     gc.freeze()
     try:
         yield
@@ -265,7 +272,7 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _end(listeners: Listeners) -> None:
+def _stop_at_exit(listeners: Listeners) -> None:
     listeners.stop()
     listeners.join(timeout=5)
 
@@ -274,8 +281,8 @@ def _require_durable(configs: Sequence[StreamConfig]) -> None:
     for config in configs:
         if not config.durable_slot:
             raise CommandError(
-                f"{config.name}: --drain needs DURABLE_SLOT = True: before its start a"
-                " temporary slot keeps nothing."
+                f"{config.name}: --drain requires DURABLE_SLOT = True. A temporary slot"
+                " has no changes from before the listener's start."
             )
 
 

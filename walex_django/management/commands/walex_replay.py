@@ -12,17 +12,22 @@ from walex_django.conf.receivers_database import known_error
 from walex_django.delivery.parking import describe
 from walex_django.delivery.replay import replay
 from walex_django.management import arguments
-from walex_django.management.streams import CHECKS, add_stream_option, chosen
-from walex_django.management.streams import describe as describe_failure
+from walex_django.management.streams import (
+    CHECKS,
+    add_stream_option,
+    format_error,
+    get_streams,
+)
 from walex_django.models import ParkedEvent
 from walex_django.monitoring.parked_display import ParkedDisplay
 
 
 class Command(BaseCommand):
     help = (
-        "Calls receivers again for events that were parked after their last retry, in"
-        " the order in which they were parked. Those that succeed are removed, the"
-        " others stay with their new error. Without options: all of them."
+        "Calls receivers again for events that were parked after the last retry, in"
+        " the order in which they were parked. Calls that succeed are removed; calls"
+        " that fail again stay parked, with their new error. Without options, all"
+        " parked events are replayed."
     )
     requires_system_checks = CHECKS
 
@@ -32,43 +37,45 @@ class Command(BaseCommand):
             "--receiver",
             action="append",
             metavar="NAME",
-            help="Dotted name of a receiver, or its end; may be repeated.",
+            help="The dotted name of a receiver, or the end of it. May be repeated.",
         )
         parser.add_argument(
             "--table",
             action="append",
             metavar="SCHEMA.TABLE",
-            help="Table of the events; may be repeated.",
+            help="Only events of this table. May be repeated.",
         )
         parser.add_argument(
             "--id",
             action="append",
             metavar="ID",
-            help="Id of an event, such as 0/16B3748:3; may be repeated.",
+            help="Only the event with this id, such as 0/16B3748:3. May be repeated.",
         )
         parser.add_argument(
             "--older-than",
             type=arguments.age,
             metavar="AGE",
-            help="Parked before: 30s, 2h, 1d.",
+            help="Only events parked longer ago than this: 30s, 90m, 2h, 1d.",
         )
         parser.add_argument(
             "--newer-than",
             type=arguments.age,
             metavar="AGE",
-            help="Parked since: 30s, 2h, 1d.",
+            help="Only events parked within this time: 30s, 90m, 2h, 1d.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="List them and call nobody."
+            "--dry-run",
+            action="store_true",
+            help="List the parked events without calling any receiver.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        chosen(options["streams"])
+        get_streams(options["streams"])
         try:
             self._replay(**options)
         except DatabaseError as error:
             known = known_error(error)
-            raise CommandError(describe_failure(known or error)) from error
+            raise CommandError(format_error(known or error)) from error
 
     def _replay(self, **options: Any) -> None:
         parked_events = ParkedEvent.objects.filter(_condition(**options))
@@ -84,15 +91,15 @@ class Command(BaseCommand):
                 succeeded += 1
             else:
                 failed += 1
-                told = display.mask(parked)(describe(error))
-                self._print(parked, self.style.ERROR(told))
+                text = display.mask(parked)(describe(error))
+                self._print(parked, self.style.ERROR(text))
         self.stdout.write(f"{succeeded} delivered, {failed} failed again")
         if failed:
-            raise CommandError("Those that failed stay parked.")
+            raise CommandError("The calls that failed stay parked.")
 
     def _print(self, parked: ParkedEvent, error: str) -> None:
-        place = f" of {parked.table}" if parked.table else ""
-        self.stdout.write(f"{parked.event_id}{place} for {parked.receiver}: {error}")
+        table = f" of {parked.table}" if parked.table else ""
+        self.stdout.write(f"{parked.event_id}{table} for {parked.receiver}: {error}")
 
 
 def _condition(

@@ -9,7 +9,12 @@ from walex_django.conf import stored
 from walex_django.conf.stream import StreamConfig
 from walex_django.diagnosis import published_tables
 from walex_django.diagnosis.problems import LEFT_BEHIND, find_problems
-from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
+from walex_django.management.streams import (
+    CHECKS,
+    add_stream_option,
+    command_errors,
+    get_streams,
+)
 from walex_django.provisioning import checkpoints, replica_identity
 from walex_django.provisioning.named_tables import subscribed_tables
 from walex_django.provisioning.plan import Step, setup_plan
@@ -19,9 +24,9 @@ from walex_django.replication.connection import Connection, connect
 
 class Command(BaseCommand):
     help = (
-        "Creates what the streams in settings.WALEX need in the database: what tables"
-        " tell of their old rows, as REPLICA_IDENTITY has it, the publication, then,"
-        " where DURABLE_SLOT is set, the slot. What is right already stays as it is."
+        "Creates what the streams in settings.WALEX lack in the database: the replica"
+        " identities of REPLICA_IDENTITY, the publication and its tables, and, with"
+        " DURABLE_SLOT, the slot. If nothing is missing, it changes nothing."
     )
     requires_system_checks = CHECKS
 
@@ -30,33 +35,35 @@ class Command(BaseCommand):
         parser.add_argument(
             "--recreate-slot",
             action="store_true",
-            help="Drop the slot and create it anew at the end of the log: what it had"
-            " still to deliver is lost. Accepts that a slot is gone, or was made again"
-            " by somebody else; that one is kept.",
+            help="Drop the slot and create a new one at the current end of the WAL."
+            " Changes that the old slot had not delivered are lost. A slot that was"
+            " recreated outside of walex_setup is accepted and kept.",
         )
         parser.add_argument(
             "--prune",
             action="store_true",
-            help="Take tables out of the publications that no stream wants.",
+            help="Remove tables that no stream subscribes to from the publications.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Print the SQL and change nothing."
+            "--dry-run",
+            action="store_true",
+            help="Print the SQL instead of running it.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        configs = chosen(options["streams"])
+        configs = get_streams(options["streams"])
         if options["recreate_slot"] and len(configs) > 1 and not options["streams"]:
             raise CommandError(
-                "--recreate-slot drops what a slot has still to deliver. Say of which"
-                " stream, with --stream NAME."
+                "--recreate-slot discards the changes that a slot has not delivered"
+                " yet. Name the stream with --stream NAME."
             )
-        for written in configs:
+        for initial in configs:
             with (
-                reported(written),
-                connect(written.connection_parameters()) as connection,
+                command_errors(initial),
+                connect(initial.connection_parameters()) as connection,
             ):
-                config = stored.refreshed(written)
-                # A slot is created when all who are writing have ended.
+                config = stored.refreshed(initial)
+                # Creating a slot waits for all running write transactions to end.
                 connection.answer_timeout = math.inf
                 recreate = options["recreate_slot"] and config.durable_slot
                 prune = options["prune"]
@@ -76,8 +83,8 @@ class Command(BaseCommand):
 
     def _print(self, steps: list[Step]) -> None:
         for step in steps:
-            place = " -- with psql 'replication=database'" if step.replication else ""
-            self.stdout.write(f"{step.statement.as_string()};{place}")
+            note = " -- in psql 'replication=database'" if step.replication else ""
+            self.stdout.write(f"{step.statement.as_string()};{note}")
 
     def _set_up(
         self,
@@ -92,19 +99,21 @@ class Command(BaseCommand):
             if step.makes_slot:
                 server.require_free_slot(server.read(connection))
             if step.replication:
-                with connect(config.connection_parameters(), replication=True) as other:
-                    other.execute(step.statement)
+                with connect(
+                    config.connection_parameters(), replication=True
+                ) as sender:
+                    sender.execute(step.statement)
             else:
                 connection.execute(step.statement)
             self.stdout.write(f"{config.name}: {step.what}")
         if recreate_slot or any(step.makes_slot for step in steps):
-            start = self._remember(config, connection)
-            self.stdout.write(f"{config.name}: delivers what is written from {start}")
+            start = self._record_start(config, connection)
+            self.stdout.write(f"{config.name}: delivers changes from LSN {start} on")
         elif not steps:
             self.stdout.write(f"{config.name}: nothing to do")
 
-    def _remember(self, config: StreamConfig, connection: Connection) -> str:
-        """Note where the slot starts; return that."""
+    def _record_start(self, config: StreamConfig, connection: Connection) -> str:
+        """Save the LSN at which the slot starts as the checkpoint, and return it."""
         slot = slots.find(connection, config.slot_name)
         assert slot is not None
         system, _ = server.identity(connection)
@@ -114,30 +123,31 @@ class Command(BaseCommand):
     def _warn(
         self, config: StreamConfig, connection: Connection, *, planned: bool
     ) -> None:
-        """Tell what is still wrong, or will be once it is done as planned."""
-        wanted = replica_identity.differences(config, connection)
-        changed = {each.part for each in wanted}
-        rows = published_tables.rows_of(
+        """Warn of problems that remain, or that will remain after the planned steps."""
+        pending = replica_identity.differences(config, connection)
+        changed = {difference.part for difference in pending}
+        tables = published_tables.rows_of(
             config, connection, subscribed_tables(config, connection)
         )
-        wrong = published_tables.without_key(
+        problems = published_tables.without_key(
             config,
             [
-                each
-                for each in rows
-                if changed.isdisjoint(identity.part for identity in each.identities)
+                table
+                for table in tables
+                if changed.isdisjoint(identity.part for identity in table.identities)
             ],
         )
         if not planned:
-            wrong += [
+            problems += [
                 problem
                 for problem in find_problems(config, connection)
-                if problem.id.startswith("W") and problem.id not in _NOT_TOLD
+                if problem.id.startswith("W") and problem.id not in _NOT_REPEATED
             ]
-        for each in wrong:
-            warning = f"Warning: {each.message} {each.hint}"
+        for problem in problems:
+            warning = f"Warning: {problem.message} {problem.hint}"
             self.stderr.write(self.style.WARNING(warning))
 
 
-# That of keys is told before the tables are published, too.
-_NOT_TOLD = {published_tables.NO_KEY, LEFT_BEHIND}
+# Missing keys are reported above, also before the tables are published. Slots of other
+# streams are not a matter of this command.
+_NOT_REPEATED = {published_tables.NO_KEY, LEFT_BEHIND}

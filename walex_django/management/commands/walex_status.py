@@ -16,79 +16,87 @@ from django.core.serializers.json import DjangoJSONEncoder
 from walex_django.conf.stream import StreamConfig
 from walex_django.management import arguments
 from walex_django.management.status_text import StatusText
-from walex_django.management.streams import CHECKS, add_stream_option, chosen
+from walex_django.management.streams import CHECKS, add_stream_option, get_streams
 from walex_django.monitoring import health, timed_inspection
 from walex_django.monitoring.status import Overview, StreamState
 
 _INTERVAL = 2.0  # seconds
 
-# Of the terminal: an empty screen, no wrapped lines; and back.
+# Terminal sequences: clear the screen and turn line wrapping off; turn it on again.
 _BEGIN, _END = "\x1b[2J\x1b[?7l", "\x1b[?7h"
 _HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 class Command(BaseCommand):
     help = (
-        "Shows how the streams are: state, slot, listeners, lag, publication, parked"
-        " calls, changed settings, what is wrong, and the other slots of their"
-        " servers. With --check: whether they do what they should, for probes."
+        "Shows the status of the streams: state, slot, listeners, lag, publication,"
+        " parked calls, settings changed at runtime, any problems with the command that"
+        " fixes each one, and the other slots on the same servers. With --check, it"
+        " only reports whether each stream is healthy, for probes."
     )
     requires_system_checks = CHECKS
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_stream_option(parser)
-        parser.add_argument("--json", action="store_true", help="For programs.")
+        parser.add_argument(
+            "--json", action="store_true", help="Print JSON for programs."
+        )
         parser.add_argument(
             "--watch",
             nargs="?",
             type=arguments.interval,
             const=_INTERVAL,
             metavar="SECONDS",
-            help="Show it again and again, every 2 seconds, until CONTROL-C.",
+            help="Refresh every SECONDS, by default 2, until CONTROL-C.",
         )
         parser.add_argument(
             "--check",
             action="store_true",
-            help="One line for each stream; status 1 if one does not do what it"
-            " should. A paused one does, unless a limit says otherwise.",
+            help="Print one line per stream, and exit with status 1 if a stream is not"
+            " healthy. A paused stream is healthy unless it exceeds a limit.",
         )
         parser.add_argument(
             "--max-lag",
             type=arguments.size,
             metavar="SIZE",
-            help="With --check: log that may be not done, such as 500MB or 1GB.",
+            help="With --check: the maximum amount of unprocessed WAL, such as 500MB or"
+            " 1GB.",
         )
         parser.add_argument(
             "--max-age",
             type=arguments.age,
             metavar="AGE",
-            help="With --check: how long a change may wait, such as 60s or 5m.",
+            help="With --check: the maximum time that a change may have been waiting,"
+            " such as 60s or 5m.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        configs = chosen(options["streams"])
+        configs = get_streams(options["streams"])
         limits = {key: options[key] for key in ("max_lag", "max_age")}
         if options["check"]:
             if options["watch"]:
-                raise CommandError("--check ends, and --watch does not: choose one.")
+                raise CommandError("--check and --watch cannot be used together.")
             self._check(configs, limits, as_json=options["json"])
             return
         for key, value in limits.items():
             if value is not None:
-                raise CommandError(f"--{key.replace('_', '-')} needs --check.")
+                raise CommandError(f"--{key.replace('_', '-')} requires --check.")
         self._text = StatusText(self.style, all_tables=options["verbosity"] > 1)
         if options["watch"]:
             self._watch(configs, options["watch"], as_json=options["json"])
             return
         overview = _read(configs)
-        self.stdout.write(self._told(overview, as_json=options["json"]))
-        away = [
+        self.stdout.write(self._format(overview, as_json=options["json"]))
+        unreachable = [
             stream.config.name
             for stream in overview.streams
             if stream.state == StreamState.UNREACHABLE
         ]
-        if away:
-            raise CommandError(f"Not all servers could be asked: {', '.join(away)}.")
+        if unreachable:
+            raise CommandError(
+                "The servers of these streams could not be reached:"
+                f" {', '.join(unreachable)}."
+            )
 
     def _check(
         self, configs: list[StreamConfig], limits: dict[str, Any], *, as_json: bool
@@ -101,23 +109,23 @@ class Command(BaseCommand):
             for stream in streams:
                 name = stream.config.name
                 if reasons := verdict["streams"][name]:
-                    # Here, unlike in the view, those listen who may know.
+                    # Unlike the health view, the terminal may show the reason.
                     why = f" ({stream.reason})" if stream.reason else ""
-                    told = self.style.ERROR(f"failing: {', '.join(reasons)}{why}")
+                    text = self.style.ERROR(f"failing: {', '.join(reasons)}{why}")
                 else:
-                    told = self.style.SUCCESS("OK")
-                self.stdout.write(f"{name}: {told}")
+                    text = self.style.SUCCESS("OK")
+                self.stdout.write(f"{name}: {text}")
         if verdict["status"] != "ok":
             sys.exit(1)
 
-    def _told(self, overview: Overview, *, as_json: bool, indent: int = 2) -> str:
+    def _format(self, overview: Overview, *, as_json: bool, indent: int = 2) -> str:
         if not as_json:
             return "\n".join(self._text.lines(overview))
-        told = {
-            "streams": [each.as_dict() for each in overview.streams],
-            "other_slots": [each.as_dict() for each in overview.others],
+        data = {
+            "streams": [stream.as_dict() for stream in overview.streams],
+            "other_slots": [other.as_dict() for other in overview.others],
         }
-        return json.dumps(told, cls=DjangoJSONEncoder, indent=indent or None)
+        return json.dumps(data, cls=DjangoJSONEncoder, indent=indent or None)
 
     def _watch(
         self, configs: list[StreamConfig], interval: float, *, as_json: bool
@@ -126,17 +134,18 @@ class Command(BaseCommand):
         try:
             with self._screen() if redraws else nullcontext():
                 while True:
-                    told = self._told(_read(configs), as_json=as_json, indent=0)
+                    text = self._format(_read(configs), as_json=as_json, indent=0)
                     if redraws:
-                        told = _page(told, interval)
-                    self.stdout.write(told, ending="" if redraws else "\n")
+                        text = _page(text, interval)
+                    self.stdout.write(text, ending="" if redraws else "\n")
                     self.stdout.flush()
                     time.sleep(interval)
         except KeyboardInterrupt:
             if redraws:
                 self.stdout.write("")
         except BrokenPipeError:
-            # Nobody reads any more; nor shall the interpreter try to, at its end.
+            # The reader of the pipe has exited. Without this, the interpreter would
+            # fail again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     @contextmanager
@@ -155,13 +164,13 @@ def _read(configs: list[StreamConfig], *, diagnose: bool = True) -> Overview:
         raise CommandError(str(error)) from error
 
 
-def _page(told: str, interval: float) -> str:
-    """Return what replaces the terminal's page."""
-    room = shutil.get_terminal_size().lines - 1
+def _page(text: str, interval: float) -> str:
+    """Return the text, cut to the terminal's height, as an update of its screen."""
+    height = shutil.get_terminal_size().lines - 1
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     lines = [f"Every {interval:g} s: walex_status, {now}", ""]
-    lines += told.split("\n")
-    if len(lines) > room:
-        rest = len(lines) - room + 1
-        lines[room - 1 :] = [f"… and {rest} more lines"]
+    lines += text.split("\n")
+    if len(lines) > height:
+        rest = len(lines) - height + 1
+        lines[height - 1 :] = [f"… and {rest} more lines"]
     return _HOME + "".join(f"{line}{_END_OF_LINE}\n" for line in lines) + _END_OF_SCREEN

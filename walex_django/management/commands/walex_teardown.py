@@ -6,7 +6,12 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from walex_django.conf.configs import get_configs
 from walex_django.conf.stream import StreamConfig
-from walex_django.management.streams import CHECKS, add_stream_option, chosen, reported
+from walex_django.management.streams import (
+    CHECKS,
+    add_stream_option,
+    command_errors,
+    get_streams,
+)
 from walex_django.monitoring import reporter
 from walex_django.provisioning import checkpoints
 from walex_django.provisioning.plan import Step, slot_plan, teardown_plan
@@ -16,8 +21,8 @@ from walex_django.replication.connection import Connection, connect
 
 class Command(BaseCommand):
     help = (
-        "Drops the slot and the publication of the streams in settings.WALEX. Changes"
-        " that were not delivered yet are lost for these streams."
+        "Drops the slots and publications of the streams in settings.WALEX. Changes"
+        " that have not been delivered yet are lost for these streams."
     )
     requires_system_checks = CHECKS
 
@@ -26,28 +31,30 @@ class Command(BaseCommand):
         parser.add_argument(
             "--slot",
             metavar="NAME",
-            help="Drop this slot and nothing else: one that was left behind, which no"
-            " stream in settings.WALEX has.",
+            help="Drop only this slot, which must not belong to a stream of"
+            " settings.WALEX. Use it for a slot that was left behind.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Print the SQL and change nothing."
+            "--dry-run",
+            action="store_true",
+            help="Print the SQL instead of running it.",
         )
         parser.add_argument(
             "--no-input",
             "--noinput",
             action="store_false",
             dest="interactive",
-            help="Do not ask.",
+            help="Do not ask for confirmation.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        streams = chosen(options["streams"])
+        streams = get_streams(options["streams"])
         if options["slot"]:
             self._drop_slot(options["slot"], streams, options)
             return
         for config in streams:
             with (
-                reported(config),
+                command_errors(config),
                 connect(config.connection_parameters()) as connection,
             ):
                 steps = teardown_plan(config, connection, streams=streams)
@@ -66,12 +73,12 @@ class Command(BaseCommand):
         for config in get_configs().values():
             if config.slot_name == name:
                 raise CommandError(
-                    f'The slot "{name}" is that of the stream {config.name!r}. Run:'
+                    f'The slot "{name}" belongs to the stream {config.name!r}. Run:'
                     f" python manage.py walex_teardown --stream {config.name}"
                 )
         for config in streams:
             with (
-                reported(config),
+                command_errors(config),
                 connect(config.connection_parameters()) as connection,
             ):
                 steps = slot_plan(name, connection)
@@ -95,19 +102,20 @@ class Command(BaseCommand):
                 self.stdout.write(f"{step.statement.as_string(connection)};")
             return
         if options["interactive"]:
-            self._ask([step.what for step in steps])
+            self._confirm([step.what for step in steps])
         for step in steps:
             connection.execute(step.statement)
             self.stdout.write(f"{config.name}: {step.what}")
 
-    def _ask(self, what: list[str]) -> None:
-        self.stdout.write(f"This will {', '.join(what)}.")
+    def _confirm(self, actions: list[str]) -> None:
+        self.stdout.write(f"This will {', '.join(actions)}.")
         try:
-            answer = input('Type "yes" to go on: ')
+            answer = input('Type "yes" to continue: ')
         except EOFError:
             self.stdout.write()
             raise CommandError(
-                "Nothing was dropped: nobody is there to answer. Add --no-input."
+                "Nothing was dropped: standard input gave no answer. Add --no-input to"
+                " skip the confirmation."
             ) from None
         if answer != "yes":
             raise CommandError("Nothing was dropped.")
