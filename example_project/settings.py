@@ -1,8 +1,8 @@
 """
-Settings of the example shop, from the environment.
+Settings of the example shop, read from the environment.
 
-`DATABASE_URL`, `SECRET_KEY`, `DEBUG` and `ALLOWED_HOSTS` may also stand in a file
-``.env`` beside ``manage.py``.
+`DATABASE_URL`, `SECRET_KEY`, `DEBUG` and `ALLOWED_HOSTS` can also be set in a file
+``.env`` next to ``manage.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env(
     DEBUG=(bool, False),
     ALLOWED_HOSTS=(list, ["localhost", "127.0.0.1"]),
-    # The demo and the compose file set one of their own.
+    # The demo and docker-compose.yml set another key.
     SECRET_KEY=(str, "example-only-not-for-production"),
     SHOP_PRINT_EVENTS=(bool, False),
     SHOP_COLOR=(bool, False),
@@ -47,7 +47,7 @@ WALEX = {
     },
 }
 if walex_url := env("WALEX_URL", default=None):
-    # Where DATABASE_URL leads to a pooler, replication needs the server itself.
+    # If DATABASE_URL points to a pooler, replication needs the server's own address.
     WALEX["default"]["URL"] = walex_url
 
 INSTALLED_APPS = [
@@ -82,7 +82,7 @@ TEMPLATES = [
         },
     },
 ]
-# Shared by the web server and the listener: that is where the price list stays fresh.
+# The listener invalidates what the web server caches, so the processes must share it.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.db.DatabaseCache",
@@ -95,7 +95,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "UTC"
-# For the demo: print events, in colour although the output is a pipe.
+# For the demo: print events, and in color even though the output is a pipe.
 SHOP_PRINT_EVENTS = env("SHOP_PRINT_EVENTS")
 SHOP_COLOR = env("SHOP_COLOR")
 

@@ -37,8 +37,8 @@ class OrderAdmin(admin.ModelAdmin):
     inlines = (OrderItemInline,)
 
 
-class WrittenByReceivers(admin.ModelAdmin):
-    """Shows what receivers wrote; nobody edits it."""
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """Shows rows that receivers wrote, without allowing changes."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -51,10 +51,10 @@ class WrittenByReceivers(admin.ModelAdmin):
 
 
 @admin.register(OrderHistory)
-class OrderHistoryAdmin(WrittenByReceivers):
+class OrderHistoryAdmin(ReadOnlyAdmin):
     list_display = ("order_id", "was", "now", "at", "event_id")
 
 
 @admin.register(StockMovement)
-class StockMovementAdmin(WrittenByReceivers):
+class StockMovementAdmin(ReadOnlyAdmin):
     list_display = ("product", "quantity", "event_id")

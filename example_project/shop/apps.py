@@ -20,7 +20,7 @@ class ShopConfig(AppConfig):
         from .models import Order, OrderItem, Product
 
         post_db_change.connect(receivers.record_history, sender=Order)
-        post_db_change.connect(receivers.forget_price, sender=Product)
+        post_db_change.connect(receivers.clear_price_cache, sender=Product)
         post_db_insert.connect(receivers.move_stock, sender=OrderItem)
         post_db_update.connect(receivers.move_stock, sender=OrderItem)
         post_db_delete.connect(receivers.move_stock, sender=OrderItem)

@@ -53,7 +53,7 @@ class OrderItem(models.Model):
 
 
 class OrderHistory(models.Model):
-    """What became of each order, whoever changed it. Written by a receiver."""
+    """The status changes of each order. Written by a receiver."""
 
     # No foreign key: the history outlives the order.
     order_id = models.BigIntegerField(db_index=True)
@@ -71,7 +71,7 @@ class OrderHistory(models.Model):
 
 
 class StockMovement(models.Model):
-    """What was taken from stock or put back. Written by a receiver."""
+    """A quantity taken from stock or put back. Written by a receiver."""
 
     product = models.ForeignKey(Product, models.CASCADE)
     event_id = models.CharField(max_length=50, unique=True)

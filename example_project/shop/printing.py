@@ -1,4 +1,4 @@
-"""Events as lines on a terminal, for the demo."""
+"""A receiver that prints events, for the demo."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ _STYLES = {
 
 
 def print_event(sender: Any, event: Event, **kwargs: Any) -> None:
-    """Print one line for an event."""
+    """Print an event as one line."""
     paint = getattr(color_style(force_color=settings.SHOP_COLOR), _STYLES[event.type])
-    what = event.model._meta.label if event.model else event.name
-    sys.stdout.write(f"{paint(f'{event.type.upper():8}')} {what:16} {_values(event)}\n")
+    table = event.model._meta.label if event.model else event.name
+    sys.stdout.write(
+        f"{paint(f'{event.type.upper():8}')} {table:16} {_values(event)}\n"
+    )
     sys.stdout.flush()
 
 
@@ -31,10 +33,10 @@ def _values(event: Event) -> str:
         return ""
     if event.changes is not None:
         key: Any = event.instance
-        listed = ", ".join(
+        changes = ", ".join(
             f"{name}: {change.old_value} → {change.new_value}"
             for name, change in event.changes.items()
         )
-        return f"#{key.pk} {listed or 'nothing changed'}"
+        return f"#{key.pk} {changes or 'no changes'}"
     record = event.new_record or event.old_record or {}
     return " ".join(f"{name}={value}" for name, value in record.items())

@@ -1,8 +1,8 @@
 """
-What the shop does when its tables change, whoever changed them.
+The shop's receivers of database changes.
 
-An event may come twice, for instance after a crash. Its id stays the same, and the
-unique ``event_id`` columns make the second time harmless.
+An event may be delivered twice, for example after a crash. It then has the same id, and
+the unique ``event_id`` columns make the second delivery harmless.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRICES = "shop:prices"
 
 
 def record_history(sender: type[Order], event: Event, **kwargs: Any) -> None:
-    """Keep what became of each order."""
+    """Record the status changes of an order."""
     order: Any = event.instance
     if order is None:  # TRUNCATE
         return
@@ -29,7 +29,7 @@ def record_history(sender: type[Order], event: Event, **kwargs: Any) -> None:
     if event.type is EventType.INSERT:
         now = order.status
     elif event.type is EventType.UPDATE:
-        # The table has REPLICA IDENTITY FULL, so the server tells what changed.
+        # The table has REPLICA IDENTITY FULL, so the old values are known.
         if not event.changes or "status" not in event.changes:
             return
         was, now = event.changes["status"]
@@ -41,13 +41,13 @@ def record_history(sender: type[Order], event: Event, **kwargs: Any) -> None:
     )
 
 
-def forget_price(sender: type[Product], event: Event, **kwargs: Any) -> None:
-    """Let the next visitor see the prices as they are now."""
+def clear_price_cache(sender: type[Product], event: Event, **kwargs: Any) -> None:
+    """Clear the cached price list, so that the next visitor gets current prices."""
     cache.delete(PRICES)
 
 
 def move_stock(sender: type[OrderItem], event: Event, **kwargs: Any) -> None:
-    """Take from stock what was ordered, put back what was not."""
+    """Take the ordered quantity from stock, and put back what is no longer ordered."""
     new: Any = event.instance if event.type is not EventType.DELETE else None
     old: Any = event.old_instance
     moves = [(new, -1), (old, +1)]

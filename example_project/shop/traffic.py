@@ -1,4 +1,4 @@
-"""Changes of the shop's tables, most of which `post_save` never sees."""
+"""Changes to the shop's tables, most of which `post_save` does not report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GOODS = [("Tea", "3.50"), ("Coffee", "4.20"), ("Cup", "7.00"), ("Kettle", "29.9
 
 
 class Scene(NamedTuple):
-    """Something that happens to the data, and how."""
+    """A change of the data, with a title that says how it is made."""
 
     title: str
     play: Callable[[], object]
@@ -25,22 +25,22 @@ class Scene(NamedTuple):
 
 def scenes(url: str) -> Iterator[Scene]:
     """
-    Return scenes without end.
+    Yield scenes forever.
 
     Args:
-        url: of the database, for a session outside of Django.
+        url: The database's URL, for a session outside of Django.
     """
-    yield Scene("bulk_create() of products, a customer and an order", _open_the_shop)
+    yield Scene("bulk_create() of products, a customer and an order", _open_shop)
     while True:
         yield Scene("save() of a customer", _register)
         yield Scene("create() of an order, bulk_create() of its items", _order)
         yield Scene("QuerySet.update() of an order's status", _pay)
         yield Scene("raw SQL through Django's connection", _ship)
         yield Scene("a psycopg session outside of Django", lambda: _reprice(url))
-        yield Scene("delete() of a customer, with a cascade", _forget_customer)
+        yield Scene("delete() of a customer, with a cascade", _delete_customer)
 
 
-def _open_the_shop() -> None:
+def _open_shop() -> None:
     regular = Customer(name="Edith", email="edith@example.org")
     Customer.objects.bulk_create([regular])
     Order.objects.bulk_create([Order(customer=regular, status=Order.Status.SHIPPED)])
@@ -92,7 +92,7 @@ def _reprice(url: str) -> None:
         )
 
 
-def _forget_customer() -> None:
+def _delete_customer() -> None:
     Customer.objects.latest("pk").delete()
-    # The shop buys what is running out.
+    # Restock the products that are running low.
     Product.objects.filter(stock__lt=50).update(stock=F("stock") + 100)

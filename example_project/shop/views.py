@@ -10,7 +10,7 @@ from .receivers import PRICES
 
 
 def storefront(request: HttpRequest) -> HttpResponse:
-    """Show prices, out of the cache, and what became of the last orders."""
+    """Show the cached prices, the stock, the latest orders and their history."""
     prices = cache.get_or_set(
         PRICES, lambda: list(Product.objects.order_by("name").values("name", "price"))
     )
@@ -24,6 +24,6 @@ def storefront(request: HttpRequest) -> HttpResponse:
 
 
 def health(request: HttpRequest) -> HttpResponse:
-    """Answer when the database does."""
+    """Respond with success if the database can be reached."""
     connection.ensure_connection()
     return HttpResponse("ok", content_type="text/plain")

@@ -4,7 +4,7 @@ from walex_django.operations import SetReplicaIdentity
 
 
 class Migration(migrations.Migration):
-    """Let the server tell what an UPDATE changed, which receivers ask for."""
+    """Set the replica identity to FULL, because receivers use the old values."""
 
     dependencies = [("shop", "0001_initial")]
 

@@ -27,29 +27,33 @@ from example_project.postgres import Postgres
 from example_project.shop.traffic import Scene, scenes
 from walex_django.conf.configs import get_config
 
-SERVER = {"max_slot_wal_keep_size": "1GB"}  # so that no slot can fill the disk
+SERVER = {"max_slot_wal_keep_size": "1GB"}  # no slot can fill the disk
 MANAGE = Path(__file__).resolve().parents[4] / "manage.py"
 
 
 class Command(BaseCommand):
     help = (
-        "Shows walex_django at work: starts a PostgreSQL of its own, the web server,"
-        " the listener, and traffic. Nothing is left behind at its end."
+        "Demonstrates walex_django: starts a temporary PostgreSQL server, the shop's"
+        " web server and a listener, and then changes data. Leaves nothing behind."
     )
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--seconds", type=float, help="End after so many seconds of traffic."
+            "--seconds", type=float, help="Exit after this many seconds of changes."
         )
         parser.add_argument(
-            "--port", type=int, default=8000, help="Of the web server (default 8000)."
+            "--port",
+            type=int,
+            default=8000,
+            help="The port of the web server. Default: 8000. If it is taken, a free"
+            " port is used.",
         )
         parser.add_argument(
             "--pause",
             type=float,
             default=1.5,
-            help="Seconds between two scenes (default 1.5).",
+            help="Seconds between two changes. Default: 1.5.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -65,7 +69,7 @@ class Command(BaseCommand):
             url = self._prepare(postgres)
             password = secrets.token_urlsafe(9)
             get_user_model()._default_manager.create_superuser("demo", "", password)
-            port = _usable(options["port"])
+            port = _free_port(options["port"])
             environment = self._environment(url)
             self._start_web(stack, environment, port)
             self._start_listener(stack, environment)
@@ -83,11 +87,11 @@ class Command(BaseCommand):
                     break
                 self._play(scene)
                 self._stop.wait(min(options["pause"], max(0, until - time.monotonic())))
-            self.stdout.write("\nEnding …")
+            self.stdout.write("\nStopping …")
             connections.close_all()
 
     def _prepare(self, postgres: Postgres) -> str:
-        """Create and migrate the database, set the stream up, return the URL."""
+        """Create and migrate the database, set up the stream, and return the URL."""
         with psycopg.connect(postgres.url(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE shop")
         url = postgres.url("shop")
@@ -147,10 +151,10 @@ class Command(BaseCommand):
         ready.wait()
 
     def _relay(self, ready: threading.Event) -> None:
-        """Print what the listener prints, each line as it comes."""
+        """Print the lines that the listener prints, as they arrive."""
         assert self._listener.stdout
         for line in self._listener.stdout:
-            if "Quit with" in line:  # the last line of its banner, and not for us
+            if "Quit with" in line:  # the last line of the banner; the demo has its own
                 ready.set()
             else:
                 label = self.style.MIGRATE_LABEL("walex")
@@ -158,21 +162,21 @@ class Command(BaseCommand):
         ready.set()
 
     def _play(self, scene: Scene) -> None:
-        """Let it happen, print what `post_save` saw, wait for the listener."""
+        """Make a change, print what `post_save` received, and wait for the listener."""
         saved: list[str] = []
 
-        def saw(sender: type[Model], instance: Model, **kwargs: Any) -> None:
+        def record(sender: type[Model], instance: Model, **kwargs: Any) -> None:
             saved.append(f"{sender._meta.label} #{instance.pk}")
 
         self.stdout.write(f"\n{self.style.MIGRATE_HEADING(scene.title)}")
-        post_save.connect(saw)
+        post_save.connect(record)
         try:
             scene.play()
         finally:
-            post_save.disconnect(saw)
-        seen = ", ".join(saved) or self.style.ERROR("nothing")
-        self.stdout.write(f"  post_save  {seen}")
-        # Twice: the receivers write too, and that is heard of as well.
+            post_save.disconnect(record)
+        received = ", ".join(saved) or self.style.ERROR("nothing")
+        self.stdout.write(f"  post_save  {received}")
+        # Twice, because the receivers make changes too, which are delivered as well.
         for _ in range(2):
             self._wait_for_listener()
 
@@ -189,12 +193,12 @@ class Command(BaseCommand):
                 if cursor.fetchone() == (True,):
                     return
                 if self._listener.poll() is not None:
-                    raise CommandError("The listener ended; see above.")
+                    raise CommandError("The listener exited. Its output is above.")
                 self._stop.wait(0.02)
 
 
-def _usable(port: int) -> int:
-    """Return the port, or a free one if it is taken."""
+def _free_port(port: int) -> int:
+    """Return the port, or another free one if it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
