@@ -1,5 +1,5 @@
 """
-Who reads the backlog of `benchmarks.drain`, each in a process of its own.
+The readers of the backlog of `benchmarks.drain`, each of which runs in its own process.
 
     python -m benchmarks.contenders URL CONTENDER
 """
@@ -32,7 +32,15 @@ CONTENDERS = {
 
 
 class Run(NamedTuple):
-    """Seconds on the clock and on the processor; MB at the peak and before."""
+    """
+    The resources that a contender used.
+
+    Attributes:
+        seconds: The elapsed time.
+        cpu: The CPU time in seconds.
+        peak: The peak memory in MB.
+        idle: The memory in MB before it starts to read.
+    """
 
     seconds: float
     cpu: float
@@ -41,7 +49,7 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    """Drain the slot ``run`` and print what that took."""
+    """Drain the slot ``run`` and print the resources used."""
     url, contender = sys.argv[1:]
     drain = _psycopg2(url) if contender == "psycopg2" else _ours(url, contender)
     idle = _peak()
@@ -66,16 +74,16 @@ def _psycopg2(url: str) -> Callable[[], None]:
     connection.close()
 
     def drain() -> None:
-        got = 0
+        received = 0
 
         def consume(message: Any) -> None:
-            nonlocal got
+            nonlocal received
             kind = message.payload[0]
             if kind == 73:  # I
-                got += 1
+                received += 1
             elif kind == 67:  # C
                 message.cursor.send_feedback(flush_lsn=message.data_start)
-                if got == rows:
+                if received == rows:
                     raise StopReplication
 
         connection = psycopg2.connect(
@@ -109,33 +117,33 @@ def _ours(url: str, contender: str) -> Callable[[], None]:
 
     from .models import BenchRow
 
-    got = 0
+    received = 0
 
     def receive(sender: Any, event: Event, **kwargs: Any) -> None:
-        nonlocal got
-        getattr(event, read)
-        got += 1
+        nonlocal received
+        getattr(event, attribute)
+        received += 1
 
     def handle(events: list[Event]) -> None:
-        nonlocal got
+        nonlocal received
         for event in events:
             event.type  # noqa: B018
-            got += 1
+            received += 1
 
     if contender.startswith("handler"):
         for number in range(int(contender.removeprefix("handler").strip("s") or 1)):
-            each = lambda events: handle(events)  # noqa: E731, PLW0108
-            each.__qualname__ = f"handler_{number}"
-            on_insert(BenchRow)(each)
+            handler = lambda events: handle(events)  # noqa: E731, PLW0108
+            handler.__qualname__ = f"handler_{number}"
+            on_insert(BenchRow)(handler)
     else:
-        read = contender if contender in {"new_record", "instance"} else "type"
+        attribute = contender if contender in {"new_record", "instance"} else "type"
         post_db_insert.connect(receive, sender=BenchRow, weak=False)
 
     def drain() -> None:
         gc.freeze()  # as walex_listen does
         Listener(get_config("default"), drain=True).run()
-        if not got:
-            raise RuntimeError(f"{contender} got nothing")
+        if not received:
+            raise RuntimeError(f"{contender} received no events")
 
     return drain
 

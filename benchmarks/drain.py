@@ -1,12 +1,13 @@
 """
-How fast a backlog is drained, beside `pg_recvlogical` and psycopg2 in the same run.
+Measure how fast a backlog is drained, compared with `pg_recvlogical` and psycopg2.
 
     python -m benchmarks.drain [--rows N] [--runs N] [--handlers | --tables N] [--json]
 
-A backlog of N rows of 8 columns, in transactions of 1, of 100 and of all rows, is read
-by each contender in turn, each in a process of its own, from a copy of the same slot.
-With --handlers these are what else gets events: handlers, filters; with --tables the
-rows are of so many tables, of which one is subscribed to.
+Each contender in turn reads the same backlog, in its own process and from a copy of the
+same slot. The backlog has N rows of 8 columns, in transactions of 1, of 100 and of all
+rows. With --handlers, the contenders are a receiver, handlers and a filter. With
+--tables N, the rows are distributed over N tables, and the contenders subscribe to all
+of them or to one.
 """
 
 from __future__ import annotations
@@ -56,20 +57,39 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=200_000,
+        help="rows of the backlog (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=5,
+        help="runs per contender (default: %(default)s)",
+    )
     parser.add_argument(
         "--transactions",
         nargs="+",
         default=["1", "100", "all"],
-        help="rows in a transaction, numbers or 'all'",
+        help="rows per transaction: numbers or 'all' (default: 1 100 all)",
     )
     parser.add_argument(
-        "--bin", type=Path, help="directory of another server's programs"
+        "--bin", type=Path, help="directory of the PostgreSQL programs to use"
     )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--handlers", action="store_true")
-    parser.add_argument("--tables", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--handlers",
+        action="store_true",
+        help="compare a receiver, handlers and a filter",
+    )
+    parser.add_argument(
+        "--tables",
+        type=int,
+        default=1,
+        help="tables of the backlog (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -96,7 +116,7 @@ def _measure(
 
 
 def _backlog(connection: psycopg.Connection, rows: int, size: int, tables: int) -> None:
-    """Write the rows, to each table in turn one transaction of them."""
+    """Write the rows, one transaction to each table in turn."""
     create(connection, slot="backlog", tables=tables)
     connection.execute(
         f"""
@@ -120,12 +140,12 @@ def _run(postgres: Postgres, connection: psycopg.Connection, contender: str) -> 
             connection.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ()
         )
         return _recvlogical(postgres, end)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks.contenders", postgres.url(), contender],
         check=True,
         stdout=subprocess.PIPE,
     )
-    return Run(**json.loads(done.stdout))
+    return Run(**json.loads(process.stdout))
 
 
 def _recvlogical(postgres: Postgres, end: str) -> Run:

@@ -1,11 +1,11 @@
 """
-How long from COMMIT to the receiver, beside LISTEN/NOTIFY in the same run.
+Measure the time from COMMIT to the receiver, compared with LISTEN/NOTIFY.
 
     python -m benchmarks.latency [--changes N] [--pause SECONDS] [--json]
 
-One session commits by turns an INSERT and a NOTIFY. A listener of ours and a psycopg
-session that LISTENs, each in a process of its own, note when they hear of it. The clock
-starts right before COMMIT is sent.
+One session alternates between committing an INSERT and a NOTIFY. A listener of
+walex_django and a psycopg session that uses LISTEN, each in its own process, record the
+times at which they receive it. Each time starts immediately before COMMIT is sent.
 """
 
 from __future__ import annotations
@@ -31,13 +31,24 @@ READY = "ready"
 def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("--changes", type=int, default=2000)
-    parser.add_argument("--pause", type=float, default=0.002)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--changes",
+        type=int,
+        default=2000,
+        help="number of changes per contender (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=0.002,
+        metavar="SECONDS",
+        help="pause after each change (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        _work(**json.loads(arguments.worker))
+        _run_worker(**json.loads(arguments.worker))
         return
     with Postgres() as postgres:
         latencies = _measure(postgres.url(), arguments.changes, arguments.pause)
@@ -45,8 +56,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
-    print(f"\n{arguments.changes} changes each, µs from COMMIT\n")
-    print(f"| {'hears by':22} |  p50 |  p99 | p50 ratio |")
+    print(f"\n{arguments.changes} changes each, µs since COMMIT\n")
+    print(f"| {'method':22} |  p50 |  p99 | p50 ratio |")
     print(f"|{'-' * 24}|-----:|-----:|----------:|")
     for name, row in results.items():
         ratio = row["p50_us"] / results["notify"]["p50_us"]
@@ -73,11 +84,13 @@ def _measure(url: str, changes: int, pause: float) -> dict[str, list[float]]:
                 sent[name].append(time.perf_counter())
                 connection.execute("COMMIT")
                 time.sleep(pause)
-    heard = {
+    received = {
         name: json.loads(worker.communicate()[0]) for name, worker in workers.items()
     }
     return {
-        name: [end - start for start, end in zip(sent[name], heard[name], strict=True)]
+        name: [
+            end - start for start, end in zip(sent[name], received[name], strict=True)
+        ]
         for name in CONTENDERS
     }
 
@@ -103,21 +116,21 @@ def _percentiles(seconds: list[float]) -> dict[str, int]:
     }
 
 
-def _work(*, contender: str, url: str, changes: int) -> None:
-    heard = _notified(url, changes) if contender == "notify" else _ours(url, changes)
-    print(json.dumps(heard))
+def _run_worker(*, contender: str, url: str, changes: int) -> None:
+    receive_times = _notify_times if contender == "notify" else _signal_times
+    print(json.dumps(receive_times(url, changes)))
 
 
-def _notified(url: str, changes: int) -> list[float]:
+def _notify_times(url: str, changes: int) -> list[float]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("LISTEN bench")
         print(READY, flush=True)
         notifies = connection.notifies(stop_after=changes)
-        # The clock is the kernel's, the same for all processes.
+        # The kernel's clock, which all processes share.
         return [time.perf_counter() for _ in notifies]
 
 
-def _ours(url: str, changes: int) -> list[float]:
+def _signal_times(url: str, changes: int) -> list[float]:
     configure(url, slot="latency")
 
     from walex_django.conf.configs import get_config
@@ -126,11 +139,11 @@ def _ours(url: str, changes: int) -> list[float]:
 
     from .models import BenchRow
 
-    heard: list[float] = []
+    times: list[float] = []
 
     def receive(sender: Any, **kwargs: Any) -> None:
-        heard.append(time.perf_counter())
-        if len(heard) == changes:
+        times.append(time.perf_counter())
+        if len(times) == changes:
             listener.stop()
 
     post_db_insert.connect(receive, sender=BenchRow)
@@ -138,7 +151,7 @@ def _ours(url: str, changes: int) -> list[float]:
         get_config("default"), started=lambda _: print(READY, flush=True)
     )
     listener.run()
-    return heard
+    return times
 
 
 if __name__ == "__main__":

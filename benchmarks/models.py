@@ -1,4 +1,4 @@
-"""The table of the benchmarks as a model."""
+"""The model of the benchmarks' table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database and the Django project of the benchmarks."""
+"""The database objects and the Django settings of the benchmarks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLE = "bench_row"
 
 
 def create(session: psycopg.Connection, *, slot: str, tables: int = 1) -> None:
-    """Make the tables anew, with a publication and a slot that starts here."""
+    """Recreate the tables and their publication, and create a slot."""
     session.execute(f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
     names = [TABLE, *(f"{TABLE}_{number}" for number in range(1, tables))]
     for name in names:
@@ -32,12 +32,12 @@ def create(session: psycopg.Connection, *, slot: str, tables: int = 1) -> None:
 
 def configure(url: str, *, slot: str, **options: Any) -> None:
     """
-    Set Django up in this process, with one stream on that slot, a new one.
+    Configure Django in this process, with one stream.
 
     Args:
-        url: of the database.
-        slot: name of the slot.
-        options: more settings of the stream.
+        url: The database's URL.
+        slot: The name of the stream's slot.
+        options: Further settings of the stream.
     """
     settings.configure(
         DATABASES={"default": environ.Env.db_url_config(url)},
