@@ -1,4 +1,4 @@
-"""Which changes a stream delivers, and which of them a handler gets."""
+"""Filters of the events that a stream delivers and that handlers get."""
 
 from __future__ import annotations
 
@@ -34,24 +34,26 @@ logger = log.logger(__name__)
 
 Where: TypeAlias = Callable[[Event], object]
 
-_MEMORY = 1000  # values of which a pair remembers whether they are its own
-_MEMORABLE = 100  # bytes
+_CACHE_SIZE = 1000  # compared values for each field
+_MAX_CACHED_LENGTH = 100  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """
-    Which events of a table are not wanted; what the server did not say, is.
+    Conditions under which events of a table are dropped.
+
+    Columns whose old value is unknown are treated as changed.
 
     Attributes:
-        unwatched_records: values by field, or by column: an event whose new row, of a
-            DELETE the old one, has them all.
-        unwatched_fields: an UPDATE that changed nothing but these.
-        changed: an UPDATE that changed none of these.
-        where: a callable, or its dotted path; an event for which it returns what is
-            not true. A TRUNCATE is asked for by this only.
-        sensitive_fields: whose values are not shown in the admin, in logs and by
-            commands. They filter nothing.
+        unwatched_records: Values by field or column name. Drops an event whose new row
+            (for DELETE, the old row) has all of them.
+        unwatched_fields: Field names. Drops an UPDATE that changed no other fields.
+        changed: Field names. Drops an UPDATE that changed none of them.
+        where: A callable or its dotted path. Drops an event for which it returns a
+            false value. It is the only condition that applies to TRUNCATE.
+        sensitive_fields: Names of fields whose values are hidden in the admin, in logs
+            and in the output of commands. They drop no events.
     """
 
     unwatched_records: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -69,22 +71,22 @@ class Filter:
         )
 
     def for_table(self, table: Table) -> TableFilter | None:
-        """Return what it means for a table's rows; `None` where it lets all pass."""
+        """Return the filter for a table's rows, or `None` if it drops none of them."""
         return TableFilter(self, table) if self else None
 
     def sensitive_columns(self, table: Table) -> frozenset[str]:
-        """Return the sensitive ones of a table's columns."""
-        places = [_place(table, name) for name in self.sensitive_fields]
+        """Return the names of a table's sensitive columns."""
+        indexes = [_index(table, name) for name in self.sensitive_fields]
         return frozenset(
-            table.column_names[place] for place in places if place is not None
+            table.column_names[index] for index in indexes if index is not None
         )
 
     def require_fields(self, model: type[Model]) -> None:
         """
-        Check the names, and the values.
+        Check that a model has the filter's fields, and that they accept its values.
 
         Raises:
-            ImproperlyConfigured: the model has no such field, or no such value.
+            ImproperlyConfigured: If it lacks a field, or a value is invalid.
         """
         for name in (
             *self.unwatched_records,
@@ -92,17 +94,18 @@ class Filter:
         ):
             if name not in _field_names(model):
                 raise ImproperlyConfigured(
-                    f"{model._meta.label} has no field {name!r}; it has"
+                    f"{model._meta.label} has no field {name!r}. Choices are:"
                     f" {', '.join(_field_names(model))}."
                 )
         for name, value in self.unwatched_records.items():
             try:
-                _as_field_has_it(model, name, value)
+                _field_value(model, name, value)
             except Exception as error:
                 if hasattr(_field(model, name), "from_db_value"):
-                    continue  # its values need not be what it makes of others
+                    continue  # to_python() need not accept what from_db_value() returns
                 raise ImproperlyConfigured(
-                    f"{value!r} is no value of {model._meta.label}.{name}: {error}"
+                    f"{value!r} is not a valid value for {model._meta.label}.{name}:"
+                    f" {error}"
                 ) from error
 
     def condition(self) -> Where | None:
@@ -110,72 +113,72 @@ class Filter:
         Return ``where`` as a callable.
 
         Raises:
-            ImproperlyConfigured: there is nothing at its path.
+            ImproperlyConfigured: If it can't be imported.
         """
         if not isinstance(self.where, str):
             return self.where
         try:
-            found: Where = import_string(self.where)
+            where: Where = import_string(self.where)
         except ImportError as error:
             raise ImproperlyConfigured(f"where: {error}") from error
-        return found
+        return where
 
 
 class TableFilter:
     """
-    A filter, for the rows of one table.
+    A filter applied to the rows of one table.
 
     Args:
-        chosen: the filter.
-        table: as the server described it.
+        filter_: The filter.
+        table: The table as the server described it.
     """
 
-    def __init__(self, chosen: Filter, table: Table) -> None:
-        self.where = chosen.condition()
+    def __init__(self, filter_: Filter, table: Table) -> None:
+        self.where = filter_.condition()
         self._table = table
         self._pairs = [
             _Pair(table, name, value)
-            for name, value in chosen.unwatched_records.items()
+            for name, value in filter_.unwatched_records.items()
         ]
         self._watched = self._changed = None
-        if chosen.unwatched_fields:
-            unwatched = {_place(table, name) for name in chosen.unwatched_fields}
-            every = range(len(table.columns))
-            self._watched = _Places(
-                table, [place for place in every if place not in unwatched]
+        if filter_.unwatched_fields:
+            unwatched = {_index(table, name) for name in filter_.unwatched_fields}
+            indexes = range(len(table.columns))
+            self._watched = _Columns(
+                table, [index for index in indexes if index not in unwatched]
             )
-        changed = [_place(table, name) for name in chosen.changed]
-        # Of a column that does not come, nobody knows whether it has changed.
+        changed = [_index(table, name) for name in filter_.changed]
+        # A column that the server does not send may have changed.
         if changed and None not in changed:
-            self._changed = _Places(table, [p for p in changed if p is not None])
+            self._changed = _Columns(table, [i for i in changed if i is not None])
 
     def drops(self, message: RowMessage | Truncate) -> bool:
-        """Return whether a row is unwanted whatever ``where`` says of its event."""
+        """Return whether a row is dropped by any condition other than ``where``."""
         if isinstance(message, Truncate):
             return False
         if self._pairs and self._is_unwatched(message):
             return True
         if type(message) is Update:
-            for places in (self._watched, self._changed):
-                if places is not None and places.are_same(message):
+            for columns in (self._watched, self._changed):
+                if columns is not None and columns.are_unchanged(message):
                     return True
         return False
 
     def passes(self, event: Event) -> bool:
-        """Return whether an event is wanted; it is where ``where`` raises."""
+        """Return whether an event passes the filter. It does if ``where`` raises."""
         return not self.drops(event._message) and self.holds(event)
 
     def holds(self, event: Event) -> bool:
-        """Return what ``where`` says of an event."""
+        """Return whether ``where`` accepts an event. An error counts as yes."""
         if self.where is None:
             return True
         try:
             return bool(self.where(event))
         except Exception as error:
-            told, exc_info = masking.of_events([event]).log(error)
-            logger.error(  # noqa: TRY400 - the traceback may tell what is sensitive
-                "The filter's where failed at %s: the event is delivered%s",
-                *(event.id, told),
+            details, exc_info = masking.of_events([event]).log(error)
+            logger.error(  # noqa: TRY400 - the traceback may contain sensitive values
+                "The filter's where failed for %s; delivering the event%s",
+                *(event.id, details),
                 exc_info=exc_info,
                 extra={"event_id": event.id, "table": str(event._table.name)},
             )
@@ -188,61 +191,62 @@ class TableFilter:
 
 
 class _Pair:
-    """A field with a value that is not watched."""
+    """A field and the value that is not watched."""
 
     def __init__(self, table: Table, name: str, value: Any) -> None:
-        self._place = _place(table, name)
+        self._index = _index(table, name)
         self._table, self._values = table, [value]
         if table.model is not None and name in _field_names(table.model):
-            with suppress(Exception):  # of another model's field of that name it is one
-                self._values.append(_as_field_has_it(table.model, name, value))
-        self._known: dict[Value, bool] = {}
+            # The filter may be for several models, and the value for another of them.
+            with suppress(Exception):
+                self._values.append(_field_value(table.model, name, value))
+        self._cache: dict[Value, bool] = {}
 
     def matches(self, row: Row) -> bool:
-        if self._place is None or (text := row[self._place]) is UNCHANGED:
+        if self._index is None or (text := row[self._index]) is UNCHANGED:
             return False
-        known = self._known.get(text)
-        if known is None:
-            known = self._table.field_value(self._place, text) in self._values
-            if len(self._known) >= _MEMORY:
-                self._known.clear()
-            if not isinstance(text, bytes) or len(text) <= _MEMORABLE:
-                self._known[text] = known
-        return known
+        matches = self._cache.get(text)
+        if matches is None:
+            matches = self._table.field_value(self._index, text) in self._values
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            if not isinstance(text, bytes) or len(text) <= _MAX_CACHED_LENGTH:
+                self._cache[text] = matches
+        return matches
 
 
-class _Places:
-    """Columns of which it is asked whether an UPDATE has changed any."""
+class _Columns:
+    """Columns that are checked for changes by an UPDATE."""
 
-    def __init__(self, table: Table, places: Sequence[int]) -> None:
-        self._places, self._is_whole = places, table.is_whole
-        self._keys = {place for place in places if table.columns[place].is_key}
-        self._pick = itemgetter(*places) if places else len
+    def __init__(self, table: Table, indexes: Sequence[int]) -> None:
+        self._indexes, self._is_whole = indexes, table.is_whole
+        self._keys = {index for index in indexes if table.columns[index].is_key}
+        self._pick = itemgetter(*indexes) if indexes else len
 
-    def are_same(self, message: Update) -> bool:
-        """Return whether the server said that none has changed."""
+    def are_unchanged(self, message: Update) -> bool:
+        """Return whether none of them changed, as far as the server reports it."""
         new, old, key = message.new, message.old, message.key
         if not self._is_whole:
-            return all(new[place] is UNCHANGED for place in self._places)
+            return all(new[index] is UNCHANGED for index in self._indexes)
         if old is not None:
             if self._pick(new) == self._pick(old):
                 return True
             return type(new) is PartialRow and all(
-                new[place] is UNCHANGED or new[place] == old[place]
-                for place in self._places
+                new[index] is UNCHANGED or new[index] == old[index]
+                for index in self._indexes
             )
-        # Without the old row: an old key is sent where it was another.
+        # There is no old row. The server sends the old key only if the key changed.
         return all(
-            new[place] is UNCHANGED
-            or (place in self._keys and (key is None or key[place] == new[place]))
-            for place in self._places
+            new[index] is UNCHANGED
+            or (index in self._keys and (key is None or key[index] == new[index]))
+            for index in self._indexes
         )
 
 
-def _place(table: Table, name: str) -> int | None:
-    """Return the place of a field's column, or of the column of that name."""
-    if table.model is not None and (found := _field_names(table.model).get(name)):
-        name = found
+def _index(table: Table, name: str) -> int | None:
+    """Return the index of the column with a field's or column's name."""
+    if table.model is not None and (column := _field_names(table.model).get(name)):
+        name = column
     try:
         return table.column_names.index(name)
     except ValueError:
@@ -250,12 +254,12 @@ def _place(table: Table, name: str) -> int | None:
 
 
 def _field_names(model: type[Model]) -> dict[str, str]:
-    """Return the columns of a model's own fields, by all names that these have."""
+    """Return the columns of a model's own fields, by every name of the field."""
     fields = column_fields(model)
     names = {column: column for column in fields}
-    # Where a column is called as another field is, the field is meant.
+    # A field's name takes precedence over the same name of another field's column.
     for kind in ("attname", "name"):
-        names |= {getattr(each, kind): column for column, each in fields.items()}
+        names |= {getattr(field, kind): column for column, field in fields.items()}
     return names
 
 
@@ -263,7 +267,8 @@ def _field(model: type[Model], name: str) -> Field[Any, Any]:
     return column_fields(model)[_field_names(model)[name]]
 
 
-def _as_field_has_it(model: type[Model], name: str, value: Any) -> Any:
+def _field_value(model: type[Model], name: str, value: Any) -> Any:
+    """Convert a value to the type that the field's values have on instances."""
     if value is None:
         return None
     field = _field(model, name)
@@ -271,29 +276,30 @@ def _as_field_has_it(model: type[Model], name: str, value: Any) -> Any:
         value = getattr(value, field.target_field.attname)
     value = field.to_python(value)
     if settings.USE_TZ and isinstance(value, datetime) and timezone.is_naive(value):
-        value = timezone.make_aware(value)  # as the ORM would
+        value = timezone.make_aware(value)  # as the ORM does
     return value
 
 
 def matches(event: Event, relation: str = "*", type: str = "*") -> bool:
     """
-    Return whether an event is of a table and a type.
+    Return whether an event is for a certain table and has a certain type.
 
     Args:
-        event: of a table.
+        event: The event.
         relation: ``"schema:table"``, ``"schema"`` for all of its tables, or ``"*"``.
         type: ``"insert"``, ``"update"``, ``"delete"``, ``"truncate"``, or ``"*"``.
 
     Raises:
-        ValueError: the relation has more than two parts, or there is no such type.
+        ValueError: If the relation has more than two parts, or the type is unknown.
 
     Source: WalEx, ``WalEx.TransactionFilter.matches?/2``.
     """
     schema, _, table = relation.partition(":")
     if ":" in table:
-        raise ValueError(f"not 'schema:table': {relation!r}")
+        raise ValueError(f"relation must be 'schema:table', not {relation!r}")
     if type not in _TYPES:
-        raise ValueError(f"not one of {', '.join(sorted(_TYPES))}: {type!r}")
+        choices = ", ".join(sorted(_TYPES))
+        raise ValueError(f"type must be one of {choices}, not {type!r}")
     return (
         schema in {"", "*", event.source.schema}
         and table in {"", "*", event.source.table}
@@ -308,7 +314,12 @@ def select(
     events: Iterable[Event], relation: str = "*", type: str = "*"
 ) -> list[Event]:
     """
-    Return the events of a table and a type, in order; arguments as of `matches`.
+    Return the events of a certain table and type, in order.
+
+    Args:
+        events: The events.
+        relation: A relation as `matches` takes it.
+        type: A type as `matches` takes it.
 
     Source: WalEx, ``WalEx.TransactionFilter.filter_changes/4``.
     """

@@ -1,4 +1,4 @@
-"""Which tables a stream, a filter or a handler is for."""
+"""The tables that a stream, a filter or a handler covers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from .events.catalogue import Lineage
 from .replication.publications import TableName
 
 ALL_TABLES: Final = "*"
-"""In ``SUBSCRIPTIONS``: every table that the publication has."""
+"""The entry of ``SUBSCRIPTIONS`` that names every table of the publication."""
 
 OWN_APP = "walex_django"
 
 
 class Subscriptions:
     """
-    The tables that a stream delivers.
+    A set of tables, named by models, apps, schemas or tables.
 
     Args:
-        entries: ``"app.Model"``, ``"app.*"``, ``"schema.table"``, ``"schema.*"`` or
-            `ALL_TABLES`. Where the part before the dot is the label of an installed
-            app, the rest names a model of it.
+        entries: Strings of the form ``"app.Model"``, ``"app.*"``, ``"schema.table"``,
+            ``"schema.*"`` or `ALL_TABLES`. If the part before the dot is the label of
+            an installed app, the rest names a model of that app.
 
     Raises:
-        ImproperlyConfigured: an app has no such model.
+        ImproperlyConfigured: If an app has no such model.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
@@ -55,7 +55,7 @@ class Subscriptions:
             self.tables.add(TableName(owner, name))
 
     def cover(self, lineage: Lineage) -> bool:
-        """Return whether the changes of a table are delivered."""
+        """Return whether a table is included."""
         model = lineage.model
         if model is not None and model._meta.app_label == OWN_APP:
             return False
@@ -69,7 +69,7 @@ class Subscriptions:
         )
 
     def may_cover(self, model: type[Model]) -> bool:
-        """Return whether a model's table can be among them, whatever its schema."""
+        """Return whether a model's table may be included, in whatever schema it is."""
         names = {table.name for table in self.tables}
         return (
             self.covers_model(model)
@@ -78,7 +78,7 @@ class Subscriptions:
         )
 
     def covers_model(self, model: type[Model]) -> bool:
-        """Return whether a concrete model is named, by itself or with its app."""
+        """Return whether an entry names a concrete model, its app, or all tables."""
         return (
             self.everything
             or model in self.models
@@ -90,11 +90,12 @@ def _model(label: str, name: str) -> type[Model]:
     try:
         model = apps.get_model(label, name)
     except LookupError:
-        known = sorted(
+        choices = sorted(
             model.__name__ for model in apps.get_app_config(label).get_models()
         )
         raise ImproperlyConfigured(
-            f"The app {label!r} has no model {name!r}; it has {', '.join(known)}."
+            f"The app {label!r} has no model {name!r}."
+            f" Choices are: {', '.join(choices)}."
         ) from None
     concrete: type[Model] = model._meta.concrete_model
     return concrete

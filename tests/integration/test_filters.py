@@ -57,7 +57,7 @@ class TestWhere:
                 "zoo.Keeper", lambda: Keeper.objects.create(name="Ada"), where=raises
             )
         assert passed == ["insert Ada"]
-        assert "The filter's where failed at" in caplog.text
+        assert "The filter's where failed for" in caplog.text
         assert "LookupError: insert Ada" in caplog.text
 
     def test_predicates(self, filtering: Filtering) -> None:

@@ -498,7 +498,7 @@ def test_one_that_raises_ends_the_listener(stream: Stream, tmp_path: Any) -> Non
     [
         ("zoo.gone.pass_on", "No module named 'zoo'"),
         ("tests.zoo.gone", 'does not define a "gone" attribute'),
-        ("tests.process.TIMEOUT", "tests.process.TIMEOUT cannot be called"),
+        ("tests.process.TIMEOUT", "tests.process.TIMEOUT is not callable"),
     ],
 )
 def test_a_wrong_path_is_found_by_the_check(

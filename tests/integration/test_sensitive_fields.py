@@ -333,5 +333,5 @@ def test_a_key_may_not_be_there_twice(settings: Any) -> None:
     both = {"changed": ["name"], "CHANGED": ["id"]}
     stream = settings.WALEX["default"]
     settings.WALEX = {"default": {**stream, "FILTERS": {"zoo.*": both}}}
-    with pytest.raises(Exception, match="changed is there twice"):
+    with pytest.raises(Exception, match="changed is given twice"):
         get_config("default")

@@ -187,7 +187,9 @@ def test_other_slots_of_the_server(orphan: str, admin_client: Client) -> None:
 def test_no_streams(settings: Settings, admin_client: Client) -> None:
     settings.WALEX = {}
 
-    assert "WALEX describes no stream. W001 Add WALEX = {" in _shown(admin_client)
+    assert "WALEX does not define any streams. W001 Add WALEX = {" in _shown(
+        admin_client
+    )
 
 
 def test_wrong_settings(settings: Settings, admin_client: Client) -> None:
@@ -225,7 +227,7 @@ def test_tables_that_are_not_migrated(
             shown = _shown(admin_client)
         finally:
             cursor.execute(rename.format("hidden", "streamsample"))
-    assert "lacks a table of walex_django" in shown
+    assert "A table of walex_django is missing in the database" in shown
     assert "python manage.py migrate walex_django --database default" in shown
     assert "zoo_walex durable" in shown
     assert "Events \N{EN DASH}" in shown

@@ -121,7 +121,7 @@ def test_right_settings_pass_the_check(settings: Settings) -> None:
 def test_w001_no_stream(settings: Settings, walex: object) -> None:
     assert check(settings, walex) == (
         "walex_django.W001",
-        "WALEX describes no stream.",
+        "WALEX does not define any streams.",
         'Add WALEX = {"default": {"PUBLICATION": "…"}} to your settings.',
     )
 
@@ -132,13 +132,16 @@ def test_w001_no_setting_at_all(settings: Settings) -> None:
     assert [found.id for found in check_settings()] == ["walex_django.W001"]
 
 
+PRINTABLE = " at most 200 characters, all of them printable."
+
+
 @pytest.mark.parametrize(
     ("walex", "message", "hint"),
     [
         (
             ["default"],
             "WALEX must be a dict.",
-            'Write WALEX = {"default": {…}}: stream names with their settings.',
+            'Write WALEX = {"default": {…}}, with the settings of each stream by name.',
         ),
         (
             {"default": "shop_events"},
@@ -147,22 +150,22 @@ def test_w001_no_setting_at_all(settings: Settings) -> None:
         ),
         (
             {1: {}},
-            "WALEX[1]: the key must be a string.",
+            "WALEX[1]: the stream name must be a non-empty string.",
             "Give the stream a name, such as 'default'.",
         ),
         (
             {"": {}},
-            "WALEX['']: the key must be a string.",
+            "WALEX['']: the stream name must be a non-empty string.",
             "Give the stream a name, such as 'default'.",
         ),
         (
             {"a\nb": {}},
-            r"WALEX['a\nb']: the key has at most 200 printable characters.",
+            r"WALEX['a\nb']: the stream name must have" + PRINTABLE,
             "Give the stream another name, such as 'default'.",
         ),
         (
             {"a" * 201: {}},
-            f"WALEX['{'a' * 201}']: the key has at most 200 printable characters.",
+            f"WALEX['{'a' * 201}']: the stream name must have" + PRINTABLE,
             "Give the stream another name, such as 'default'.",
         ),
     ],
@@ -177,8 +180,8 @@ def test_e001_wrong_shape(
     ("key", "hint"),
     [
         ("PUBLCATION", "Did you mean 'PUBLICATION'?"),
-        ("xyz", f"Known are: {', '.join(reader.KEYS)}."),
-        (1, f"Known are: {', '.join(reader.KEYS)}."),
+        ("xyz", f"Choices are: {', '.join(reader.KEYS)}."),
+        (1, f"Choices are: {', '.join(reader.KEYS)}."),
     ],
 )
 def test_e002_unknown_key(settings: Settings, key: object, hint: str) -> None:
@@ -189,10 +192,10 @@ def test_e002_unknown_key(settings: Settings, key: object, hint: str) -> None:
     )
 
 
-A_STRING = "must be a string that is not empty"
+A_STRING = "must be a non-empty string"
 STRINGS = "must be a string or a list of strings"
-A_COUNT = "must be a whole number of at least 1"
-SECONDS = "must be a number of seconds above 0"
+A_COUNT = "must be an integer of at least 1"
+SECONDS = "must be a number of seconds greater than 0"
 
 
 @pytest.mark.parametrize(
@@ -205,8 +208,8 @@ SECONDS = "must be a number of seconds above 0"
         ("PUBLICATION", None, STRINGS),
         ("PUBLICATION", [1], STRINGS),
         ("PUBLICATION", [""], A_STRING),
-        ("PUBLICATION", [], "must name a publication"),
-        ("PUBLICATION", "ü" * 32, "has a name of more than 63 bytes"),
+        ("PUBLICATION", [], "must name at least one publication"),
+        ("PUBLICATION", "ü" * 32, "contains a name longer than 63 bytes"),
         ("SLOT_NAME", "", A_STRING),
         ("SLOT_NAME", ["shop"], A_STRING),
         ("DURABLE_SLOT", 1, "must be True or False"),
@@ -221,7 +224,7 @@ SECONDS = "must be a number of seconds above 0"
         ("STATUS_INTERVAL", True, SECONDS),
         ("STATUS_INTERVAL", float("nan"), SECONDS),
         ("STATUS_INTERVAL", float("inf"), SECONDS),
-        ("SUBSCRIPTIONS", ["*.x"], "has the entry '*.x', which names no table"),
+        ("SUBSCRIPTIONS", ["*.x"], "contains '*.x', which is not the name of"),
         ("MESSAGES", 1, STRINGS),
     ],
 )
@@ -237,8 +240,11 @@ def test_e003_wrong_value(
 def test_e003_no_subscriptions(settings: Settings) -> None:
     assert check(settings, {"default": {"SUBSCRIPTIONS": []}}) == (
         "walex_django.E003",
-        "WALEX['default']['SUBSCRIPTIONS'] is empty: nothing would ever arrive.",
-        "Write ['*'] for all.",
+        (
+            "WALEX['default']['SUBSCRIPTIONS'] is empty, so the stream would not"
+            " deliver any changes."
+        ),
+        "Write ['*'] to subscribe to all tables.",
     )
 
 
@@ -247,8 +253,8 @@ def test_e003_subscription_that_names_no_table(settings: Settings, entry: str) -
     assert check(settings, {"default": {"SUBSCRIPTIONS": ["auth.*", entry]}}) == (
         "walex_django.E003",
         (
-            f"WALEX['default']['SUBSCRIPTIONS'] has the entry {entry!r},"
-            " which names no table."
+            f"WALEX['default']['SUBSCRIPTIONS'] contains {entry!r},"
+            " which is not the name of a table."
         ),
         "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'.",
     )
@@ -257,7 +263,7 @@ def test_e003_subscription_that_names_no_table(settings: Settings, entry: str) -
 def test_e004_unknown_database(settings: Settings) -> None:
     assert check(settings, {"default": {"DATABASE": "defualt"}}) == (
         "walex_django.E004",
-        "WALEX['default']['DATABASE'] is 'defualt', which DATABASES lacks.",
+        "WALEX['default']['DATABASE'] is 'defualt', which is not in DATABASES.",
         "Did you mean 'default'?",
     )
 
@@ -285,7 +291,7 @@ def test_e005_shared_slot(settings: Settings) -> None:
     assert check(settings, walex) == (
         "walex_django.E005",
         "The streams 'shop' and 'crm' share the slot 'walex'.",
-        "Give each a SLOT_NAME of its own.",
+        "Give each stream its own SLOT_NAME.",
     )
 
 
@@ -295,10 +301,10 @@ def test_e006_unknown_model(settings: Settings) -> None:
     assert check(settings, {"default": {"SUBSCRIPTIONS": subscriptions}}) == (
         "walex_django.E006",
         (
-            "WALEX['default']['SUBSCRIPTIONS']: The app 'auth' has no model 'Usr';"
-            " it has Group, Permission, User."
+            "WALEX['default']['SUBSCRIPTIONS']: The app 'auth' has no model 'Usr'."
+            " Choices are: Group, Permission, User."
         ),
-        "Mend the name, or write 'app.*' for all models of the app.",
+        "Correct the name, or write 'app.*' for all models of the app.",
     )
 
 
@@ -324,7 +330,7 @@ def test_wrong_settings_give_no_config_and_say_all_that_is_wrong(
 def test_no_streams_give_no_config(settings: Settings) -> None:
     settings.WALEX = {}
 
-    with pytest.raises(ImproperlyConfigured, match="WALEX describes no stream"):
+    with pytest.raises(ImproperlyConfigured, match="WALEX does not define any streams"):
         get_configs()
 
 
@@ -423,7 +429,7 @@ def test_a_default_slot_name_can_be_too_long(settings: Settings) -> None:
     assert check(settings, {"x" * 60: {"PUBLICATION": "p"}}) == (
         "walex_django.E003",
         f"WALEX['{'x' * 60}']['SLOT_NAME'] is longer than 63 characters.",
-        "Choose a shorter one.",
+        "Choose a shorter name.",
     )
 
 

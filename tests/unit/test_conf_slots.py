@@ -17,7 +17,7 @@ def test_e007_needs_a_durable_slot(settings: Settings, key: str) -> None:
 
     (found,) = check_settings()
     assert found.id == "walex_django.E007"
-    assert found.msg.startswith(f"WALEX['default'][{key!r}] is for durable slots")
+    assert found.msg.startswith(f"WALEX['default'][{key!r}] requires a durable slot")
     assert found.hint is not None
     assert "'DURABLE_SLOT': True" in found.hint
     assert repr(key) in found.hint

@@ -48,12 +48,18 @@ def problems(settings: Settings, **options: Any) -> list[tuple[str, str]]:
         (
             "zoo.Animal",
             {"unwatched_records": {"weight": "heavy"}},
-            ("E008", "WALEX['default']['FILTERS']['zoo.Animal']: 'heavy' is no value"),
+            (
+                "E008",
+                "WALEX['default']['FILTERS']['zoo.Animal']: 'heavy' is not a valid",
+            ),
         ),
         (
             "zoo.Animal",
             {"unwatched_records": {"tame": 5}},
-            ("E008", "WALEX['default']['FILTERS']['zoo.Animal']: 5 is no value of zo"),
+            (
+                "E008",
+                "WALEX['default']['FILTERS']['zoo.Animal']: 5 is not a valid value fo",
+            ),
         ),
         (
             "zoo.*",

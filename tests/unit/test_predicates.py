@@ -76,9 +76,9 @@ def test_matches(relation: str, type: str, expected: bool) -> None:
 
 
 def test_what_is_no_relation_or_type_is_told() -> None:
-    with pytest.raises(ValueError, match="not 'schema:table': 'a:b:c'"):
+    with pytest.raises(ValueError, match="must be 'schema:table', not 'a:b:c'"):
         matches(ORDER, "a:b:c")
-    with pytest.raises(ValueError, match=r"not one of \*, delete, .*: 'INSERT'"):
+    with pytest.raises(ValueError, match=r"one of \*, delete, .*, not 'INSERT'"):
         matches(ORDER, "*", "INSERT")
 
 

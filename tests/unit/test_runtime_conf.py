@@ -104,12 +104,15 @@ def test_a_configuration_follows_what_was_changed_alone() -> None:
     [
         (lambda: add_config("shpo", "MESSAGES", "a"), "Did you mean 'shop'?"),
         (lambda: add_config("shop", "MESSAGE", "a"), "Did you mean 'MESSAGES'?"),
-        (lambda: add_config("shop", "MAX_BATCH", 5), "Replace it: it is no list."),
-        (lambda: replace_config("shop", "DATABASE", "second"), "start the listener ag"),
+        (lambda: add_config("shop", "MAX_BATCH", 5), "MAX_BATCH is not a list."),
+        (lambda: replace_config("shop", "DATABASE", "second"), "restart the listener."),
         (lambda: replace_config("shop", "MAX_BATCH", 0), "at least 1, not 0"),
         (lambda: replace_config("shop", "ON_ERROR", "parc"), "'park', 'stop', 'skip'"),
         (lambda: add_config("shop", "MESSAGES", 5), "list of strings, not 5"),
-        (lambda: add_config("shop", "SUBSCRIPTIONS", "Keeper"), "names no table"),
+        (
+            lambda: add_config("shop", "SUBSCRIPTIONS", "Keeper"),
+            "is not the name of a t",
+        ),
         (lambda: add_config("shop", "SUBSCRIPTIONS", "zoo.Kepper"), "no model 'Kepper"),
         (lambda: remove_config("shop", "SUBSCRIPTIONS", "zoo.Keepr"), "'zoo.Keeper'?"),
         (lambda: remove_config("shop", "SUBSCRIPTIONS", "zoo.Keeper"), "is empty"),
@@ -213,7 +216,7 @@ def test_what_the_process_has_changed_outlives_a_connection() -> None:
 
 @pytest.mark.parametrize("key", ["DATABASE", "SLOT_NAME", "NONSENSE"])
 def test_what_must_not_change_is_not_taken_over(key: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=f"'{key}' cannot be changed"):
+    with pytest.raises(ImproperlyConfigured, match=f"^{key} can't be changed"):
         override("shop", {key: "second"})
 
     assert get_config("shop").database == "default"

@@ -1,4 +1,4 @@
-"""The streams: ``settings.WALEX`` as typed objects, and changes at runtime."""
+"""Stream configuration: ``settings.WALEX`` as typed objects, and runtime changes."""
 
 from __future__ import annotations
 

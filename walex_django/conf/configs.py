@@ -1,4 +1,4 @@
-"""The streams, as ``settings.WALEX`` describes them and as they were changed since."""
+"""The configured streams: ``settings.WALEX`` and the changes made at runtime."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from .stream import StreamConfig
 
 def get_config(stream: str) -> StreamConfig:
     """
-    Return what is configured for a stream.
+    Return the configuration of a stream.
 
     Args:
-        stream: its key in ``WALEX``.
+        stream: The stream's key in ``WALEX``.
 
     Raises:
-        ImproperlyConfigured: there is no such stream, or its settings are wrong.
+        ImproperlyConfigured: If the stream does not exist or its settings are invalid.
     """
     try:
         return get_configs()[stream]
@@ -47,145 +47,154 @@ def get_config(stream: str) -> StreamConfig:
 
 def get_configs() -> dict[str, StreamConfig]:
     """
-    Return all streams by name.
+    Return the configurations of all streams by name.
 
     Raises:
-        ImproperlyConfigured: there are none, or the settings are wrong.
+        ImproperlyConfigured: If no stream is defined or the settings are invalid.
     """
-    # Without the lock, where it can be: modules that ask are imported under it.
+    # Take the lock only to fill the cache: modules that are imported while the lock is
+    # held may call this function, even from another thread.
     if not _cache:
         with _lock:
-            _cache.update(_require(getattr(settings, "WALEX", None)))
+            _cache.update(_read_or_raise(getattr(settings, "WALEX", None)))
     return dict(_cache)
 
 
 def add_config(stream: str, key: str, values: Any) -> None:
     """
-    Add to a list of a stream's settings, or to its ``FILTERS``.
+    Add entries to a list setting of a stream, or to its ``FILTERS``.
 
-    The listener of this process follows at the next transaction. May be called from
-    any thread.
+    The listener in this process applies the change from the next transaction on. This
+    function can be called from any thread.
 
     Args:
-        stream: its key in ``WALEX``.
+        stream: The stream's key in ``WALEX``.
         key: ``"SUBSCRIPTIONS"``, ``"FILTERS"``, ``"MODULES"`` or ``"MESSAGES"``.
-        values: a list of entries, or one of them; of ``FILTERS`` a dict.
+        values: An entry or a list of entries; for ``FILTERS``, a dict.
 
     Raises:
-        ImproperlyConfigured: there is no such stream, or it is no such setting.
+        ImproperlyConfigured: If the stream does not exist, the setting is not one of
+            these, or the result is invalid.
 
     Source: WalEx, ``WalEx.Config.add_config/3``.
     """
 
-    def add(now: Any) -> Any:
+    def add(current: Any) -> Any:
         if key == "FILTERS":
-            return {**now, **_given(key, read_filters_by_table, values)}
-        return list(dict.fromkeys([*_listed(now), *_given(key, read_strings, values)]))
+            return {**current, **_parse(key, read_filters_by_table, values)}
+        new = _parse(key, read_strings, values)
+        return list(dict.fromkeys([*_as_list(current), *new]))
 
     _change(stream, key, add, keys=_LISTS)
 
 
 def remove_config(stream: str, key: str, value: Any) -> None:
     """
-    Take an entry out of a list of a stream's settings, or of its ``FILTERS``.
+    Remove entries from a list setting of a stream, or from its ``FILTERS``.
 
     Args:
-        stream: its key in ``WALEX``.
-        key: see `add_config`.
-        value: the entry, or a list of them; of ``FILTERS`` the table.
+        stream: The stream's key in ``WALEX``.
+        key: A key that `add_config` accepts.
+        value: An entry or a list of entries; for ``FILTERS``, the table.
 
     Raises:
-        ImproperlyConfigured: see `add_config`; or the setting has no such entry.
+        ImproperlyConfigured: If `add_config` would raise it, or the setting does not
+            contain the entry.
 
     Source: WalEx, ``WalEx.Config.remove_config/3``.
     """
 
-    def remove(now: Any) -> Any:
-        gone, there = _given(key, read_strings, value), _listed(now)
-        for each in gone:
-            if each not in there:
+    def remove(current: Any) -> Any:
+        removed, entries = _parse(key, read_strings, value), _as_list(current)
+        for entry in removed:
+            if entry not in entries:
                 raise ImproperlyConfigured(
-                    f"{key} of the stream {stream!r} has no {each!r}."
-                    f" {did_you_mean(each, there)}"
+                    f"{key} of the stream {stream!r} does not contain {entry!r}."
+                    f" {did_you_mean(entry, entries)}"
                 )
         if key == "FILTERS":
-            return {table: of for table, of in now.items() if table not in gone}
-        return [each for each in there if each not in gone]
+            return {
+                table: options
+                for table, options in current.items()
+                if table not in removed
+            }
+        return [entry for entry in entries if entry not in removed]
 
     _change(stream, key, remove, keys=_LISTS)
 
 
 def replace_config(stream: str, key: str, value: Any) -> None:
     """
-    Set one of a stream's settings.
+    Replace the value of a stream's setting.
 
     Args:
-        stream: its key in ``WALEX``.
-        key: one that may change while the stream runs: those of `add_config`,
-            ``MAX_BATCH``, ``ON_ERROR``, ``MAX_RETRIES``, ``RETRY_BACKOFF``, ``PAUSED``;
-            ``URL`` and ``STATUS_INTERVAL``, which count from the next connection on.
-        value: as in ``WALEX``.
+        stream: The stream's key in ``WALEX``.
+        key: A key that can be changed at runtime: those that `add_config` accepts,
+            ``MAX_BATCH``, ``ON_ERROR``, ``MAX_RETRIES``, ``RETRY_BACKOFF``,
+            ``PAUSED``, and ``URL`` and ``STATUS_INTERVAL``, which take effect with the
+            next connection.
+        value: The new value, as in ``WALEX``.
 
     Raises:
-        ImproperlyConfigured: there is no such stream, it is no such setting, or the
-            value is wrong.
+        ImproperlyConfigured: If the stream does not exist, the setting can't be changed
+            at runtime, or the value is invalid.
 
     Source: WalEx, ``WalEx.Config.replace_config/3``.
     """
     _change(stream, key, lambda _: value, keys=RUNTIME)
 
 
-def override(stream: str, changed: Mapping[str, Any]) -> None:
+def override(stream: str, values: Mapping[str, Any]) -> None:
     """
-    Put settings of a stream over those of ``WALEX``, in the place of what was so put.
+    Override settings of a stream, in place of all earlier overrides.
 
-    What `add_config` and its like have changed since then stays, if the same is put
-    again.
+    If the same values are already in force as overrides, the call has no effect, and
+    later changes by `add_config`, `remove_config` and `replace_config` are preserved.
 
     Args:
-        stream: its key in ``WALEX``.
-        changed: values by key.
+        stream: The stream's key in ``WALEX``.
+        values: The values by key.
 
     Raises:
-        ImproperlyConfigured: see `replace_config`.
+        ImproperlyConfigured: If `replace_config` would raise it.
     """
-    for key in changed:
+    for key in values:
         if key not in RUNTIME:
-            raise ImproperlyConfigured(f"{key!r} cannot be changed while it runs.")
+            raise ImproperlyConfigured(_not_at_runtime(key))
     with _lock:
-        put = _put.get(stream, {})
-        if put == dict(changed):
+        previous = _overrides.get(stream, {})
+        if previous == dict(values):
             return
-        now = _changed.get(stream, {})
-        others = {key: value for key, value in now.items() if key not in put}
-        _set(stream, {**others, **changed})
-        _put[stream] = dict(changed)
+        changed = _changed.get(stream, {})
+        others = {key: value for key, value in changed.items() if key not in previous}
+        _apply(stream, {**others, **values})
+        _overrides[stream] = dict(values)
 
 
 def written(stream: str) -> dict[str, Any]:
-    """Return a stream's settings as they are written, with what was changed since."""
+    """Return a stream's settings as written in ``WALEX``, with the runtime changes."""
     walex = getattr(settings, "WALEX", None)
     return {**_DEFAULTS, **(walex or {}).get(stream, {}), **_changed.get(stream, {})}
 
 
 def attribute(key: str) -> str:
-    """Return the attribute of `StreamConfig` that a key of the settings sets."""
+    """Return the attribute of `StreamConfig` that a settings key sets."""
     return KEYS[key][0]
 
 
 def follow(config: StreamConfig) -> StreamConfig:
-    """Return a stream's configuration with what was changed since."""
+    """Return a stream's configuration with the runtime changes applied."""
     changed = _changed.get(config.name)
     if not changed:
         return config
-    now = get_config(config.name)
+    current = get_config(config.name)
     attributes = map(attribute, changed)
-    return replace(config, **{name: getattr(now, name) for name in attributes})
+    return replace(config, **{name: getattr(current, name) for name in attributes})
 
 
 def load_modules_with(load: Callable[[Iterable[str]], object]) -> None:
     """
-    Set what imports the modules that a change of ``MODULES`` names.
+    Set the function that imports the modules named by a change of ``MODULES``.
 
     Args:
         load: A callable that takes dotted names. It raises if one can't be imported.
@@ -199,52 +208,59 @@ def _change(
 ) -> None:
     get_config(stream)
     if key not in keys:
-        raise ImproperlyConfigured(
-            f"{key!r} is no setting that can be changed so. {_other_way(key, keys)}"
-        )
+        raise ImproperlyConfigured(_why_not(key, keys))
     with _lock:
         value = change(written(stream).get(key))
-        _set(stream, {**_changed.get(stream, {}), key: value})
+        _apply(stream, {**_changed.get(stream, {}), key: value})
 
 
-def _other_way(key: str, keys: Collection[str]) -> str:
+def _why_not(key: str, keys: Collection[str]) -> str:
+    """Return why a key that is not one of ``keys`` is refused."""
     if key in RUNTIME:
-        return "Replace it: it is no list."
+        return f"{key} is not a list. Replace its value instead."
     if key in KEYS:
-        return "Change settings.WALEX, and start the listener again."
-    return did_you_mean(key, keys)
+        return (
+            f"{_not_at_runtime(key)} To change {key}, edit settings.WALEX and restart"
+            " the listener."
+        )
+    return f"Unknown setting {key!r}. {did_you_mean(key, keys)}"
 
 
-def _given(key: str, parse: Callable[[object], Any], value: object) -> Any:
-    """Return what is to be added to a setting, or taken out."""
+def _not_at_runtime(key: str) -> str:
+    return (
+        f"{key} can't be changed at runtime. These settings can: {', '.join(RUNTIME)}."
+    )
+
+
+def _parse(key: str, parse: Callable[[object], Any], value: object) -> Any:
     try:
         return parse(value)
     except ValueError as error:
         raise ImproperlyConfigured(f"{key} {error}, not {value!r}.") from None
 
 
-def _listed(now: Any) -> list[str]:
-    return [now] if isinstance(now, str) else list(now)
+def _as_list(current: Any) -> list[str]:
+    return [current] if isinstance(current, str) else list(current)
 
 
-def _set(stream: str, changed: Mapping[str, Any]) -> None:
-    """Change a stream's settings if they are right so."""
+def _apply(stream: str, changed: Mapping[str, Any]) -> None:
+    """Store a stream's runtime changes if the resulting settings are valid."""
     global generation  # noqa: PLW0603
     get_config(stream)
-    together = {**_changed, stream: dict(changed)}
+    all_changed = {**_changed, stream: dict(changed)}
     walex = dict(settings.WALEX)
-    for name, of in together.items():
-        walex[name] = {**walex[name], **of}
-    configs = _require(walex)
-    _require_found(configs[stream], load="MODULES" in changed)
-    _changed[stream] = together[stream]
+    for name, options in all_changed.items():
+        walex[name] = {**walex[name], **options}
+    configs = _read_or_raise(walex)
+    _check_names(configs[stream], load="MODULES" in changed)
+    _changed[stream] = all_changed[stream]
     _cache.update(configs)
     generation += 1
 
 
-def _require_found(config: StreamConfig, *, load: bool) -> None:
-    """Raise unless all that a stream's settings name is there, and can be imported."""
-    _raise(unknown_names(config))
+def _check_names(config: StreamConfig, *, load: bool) -> None:
+    """Raise if a stream's settings name anything that does not exist."""
+    _raise_any(unknown_names(config))
     if not load:
         return
     try:
@@ -257,13 +273,13 @@ def _require_found(config: StreamConfig, *, load: bool) -> None:
         ) from error
 
 
-def _require(walex: object) -> dict[str, StreamConfig]:
+def _read_or_raise(walex: object) -> dict[str, StreamConfig]:
     configs, problems = read(walex)
-    _raise(problems)
+    _raise_any(problems)
     return configs
 
 
-def _raise(problems: Collection[Problem]) -> None:
+def _raise_any(problems: Collection[Problem]) -> None:
     if problems:
         raise ImproperlyConfigured(
             " ".join(f"{problem.message} {problem.hint}" for problem in problems)
@@ -278,22 +294,22 @@ def _import_all(modules: Iterable[str]) -> None:
 _load_modules: Callable[[Iterable[str]], object] = _import_all
 
 generation = 0
-"""Changes with each change of a stream's settings while it runs."""
+"""A number that increases whenever a stream's settings change at runtime."""
 
 _lock = RLock()
 _cache: dict[str, StreamConfig] = {}
 _changed: dict[str, dict[str, Any]] = {}
-_put: dict[str, dict[str, Any]] = {}  # what `override` has put there
+_overrides: dict[str, dict[str, Any]] = {}  # the part of _changed set by override()
 
 
-def _forget(*, setting: str, **kwargs: object) -> None:
+def _reset(*, setting: str, **kwargs: object) -> None:
     if setting in {"WALEX", "DATABASES"}:
         _cache.clear()
         _changed.clear()
-        _put.clear()
+        _overrides.clear()
 
 
-setting_changed.connect(_forget, dispatch_uid="walex_django.conf")
+setting_changed.connect(_reset, dispatch_uid="walex_django.conf")
 
 _LISTS = ("SUBSCRIPTIONS", "FILTERS", "MODULES", "MESSAGES")
 RUNTIME = (
@@ -301,7 +317,7 @@ RUNTIME = (
     *("MAX_BATCH", "ON_ERROR", "MAX_RETRIES", "RETRY_BACKOFF"),
     *("URL", "STATUS_INTERVAL", "PAUSED"),
 )
-"""Keys that may change while the stream runs."""
+"""Keys that can be changed at runtime."""
 
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(_LISTS, ()),

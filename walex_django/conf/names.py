@@ -1,4 +1,4 @@
-"""Names in the settings that nothing has: models, fields, modules, dotted paths."""
+"""Checks of the models, fields, modules and dotted paths that settings name."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ _DEFAULT_SCHEMA = "public"
 
 
 def unknown_names(config: StreamConfig) -> list[Problem]:
-    """Return what a stream's settings name and is not there; asks no server."""
+    """Return a problem for each nonexistent name in a stream's settings."""
     return _name_problems(config) + _path_problems(config)
 
 
 def unknown_fields(config: StreamConfig) -> list[Problem]:
     """
-    Return what the filters of a stream name and no model has; asks no server.
+    Return a problem for each field in a stream's filters that no model has.
+
+    No database is queried.
 
     Args:
-        config: of the stream.
+        config: The stream's configuration.
     """
     return [
         Problem(
@@ -37,14 +39,13 @@ def unknown_fields(config: StreamConfig) -> list[Problem]:
             f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]: {error}",
             "Filters name fields of the model, or columns of its table.",
         )
-        for entry, chosen in config.filters.items()
-        for error in errors_by_name(entry, chosen).values()
+        for entry, filter_ in config.filters.items()
+        for error in errors_by_name(entry, filter_).values()
     ]
 
 
 def _name_problems(config: StreamConfig) -> list[Problem]:
-    """Return what names no model or field."""
-    found = []
+    problems = []
     for key, entries in (
         ("SUBSCRIPTIONS", config.subscriptions),
         ("FILTERS", config.filters),
@@ -55,87 +56,96 @@ def _name_problems(config: StreamConfig) -> list[Problem]:
             try:
                 Subscriptions([entry])
             except ImproperlyConfigured as error:
-                hint = "Mend the name, or write 'app.*' for all models of the app."
-                found.append(Problem("E006", f"{path}: {error}", hint))
-    return found + unknown_fields(config)
+                hint = "Correct the name, or write 'app.*' for all models of the app."
+                problems.append(Problem("E006", f"{path}: {error}", hint))
+    return problems + unknown_fields(config)
 
 
 def _path_problems(config: StreamConfig) -> list[Problem]:
-    """Return what cannot be imported."""
-    hint = "Mend the dotted path."
+    hint = "Correct the dotted path."
     path = f"WALEX[{config.name!r}]"
-    found = [
+    problems = [
         Problem("E009", f"{path}['MODULES']: there is no module {module!r}.", hint)
         for module in config.modules
         if not module_exists(module)
     ]
     resolvers: list[tuple[str, Callable[[], object]]] = [
-        (f"{path}['FILTERS'][{entry!r}]", chosen.condition)
-        for entry, chosen in config.filters.items()
+        (f"{path}['FILTERS'][{entry!r}]", filter_.condition)
+        for entry, filter_ in config.filters.items()
     ]
     resolvers.append((path, config.middleware))
-    for where, look_up in resolvers:
+    for where, resolve in resolvers:
         try:
-            look_up()
+            resolve()
         except ImproperlyConfigured as error:
-            found.append(Problem("E009", f"{where}: {error}.", hint))
-    return found
+            problems.append(Problem("E009", f"{where}: {error}.", hint))
+    return problems
 
 
 def module_exists(module: str) -> bool:
-    """Return whether there is a module of that dotted name."""
+    """Return whether a module of that dotted name exists."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
 
 
-def one_by_one(chosen: Filter) -> dict[str, Filter]:
-    """Return filters of one name each."""
-    names = (*chosen.unwatched_fields, *chosen.changed, *chosen.sensitive_fields)
+def one_by_one(filter_: Filter) -> dict[str, Filter]:
+    """Split a filter into one filter for each field that it names."""
+    names = (*filter_.unwatched_fields, *filter_.changed, *filter_.sensitive_fields)
     return {name: Filter(changed=(name,)) for name in names} | {
         name: Filter(unwatched_records={name: value})
-        for name, value in chosen.unwatched_records.items()
+        for name, value in filter_.unwatched_records.items()
     }
 
 
-def errors_by_name(entry: str, chosen: Filter) -> dict[str, str]:
-    """Return what is wrong with names for all models that a filter is for."""
+def errors_by_name(entry: str, filter_: Filter) -> dict[str, str]:
+    """
+    Return the field names of a filter that are invalid for all of its models.
+
+    Args:
+        entry: The key in ``FILTERS`` that selects the models.
+        filter_: The filter.
+
+    Returns:
+        An error message by field name.
+    """
     try:
         subscriptions = Subscriptions([entry])
     except ImproperlyConfigured:
-        return {}  # told already
+        return {}  # reported by _name_problems
     models = [model for model in concrete_models() if _covers(subscriptions, model)]
     found = {}
-    for name, of_name in one_by_one(chosen).items():
-        # A table that others manage may have columns that its model does not.
+    for name, single in one_by_one(filter_).items():
+        # An unmanaged table may have columns that its model does not have.
         errors = [
             error
             for model in models
-            if not (error := _error(of_name, model))
+            if not (error := _error(single, model))
             or model._meta.managed
             or subscriptions.covers_model(model)
         ]
-        # Of all models of an app, one may do.
+        # If the entry names several models, one of them with the field is enough.
         if errors and all(errors):
             found[name] = errors[0]
     return found
 
 
-def _error(chosen: Filter, model: type[Model]) -> str:
+def _error(filter_: Filter, model: type[Model]) -> str:
     try:
-        chosen.require_fields(model)
+        filter_.require_fields(model)
     except ImproperlyConfigured as error:
         return str(error)
     return ""
 
 
 def _covers(subscriptions: Subscriptions, model: type[Model]) -> bool:
-    """Return whether a model, or its table by name, is among them."""
+    """Return whether subscriptions name a model, or its table."""
     if subscriptions.covers_model(model):
         return True
     schema, _, name = bare(model._meta.db_table).rpartition('"."')
-    # Elsewhere a table of the name may be another one: the server is asked of that.
+    # In another schema, a table of this name may not be the model's. The check of the
+    # database finds unknown columns of such tables.
     schema = schema or _DEFAULT_SCHEMA
     return schema in subscriptions.schemas or (
         TableName(schema, name) in subscriptions.tables

@@ -1,4 +1,4 @@
-"""``settings.WALEX``, read and checked."""
+"""Parse ``settings.WALEX`` into stream configurations, and find problems in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ _MAX_STREAM_NAME = 200  # characters
 
 
 class Problem(NamedTuple):
-    """Something wrong in the settings: the id of its check, what, and the mend."""
+    """
+    A problem with the configuration.
+
+    Attributes:
+        id: The id of the system check, such as ``"E001"``.
+        message: A sentence that states the problem.
+        hint: How to fix it; may be empty.
+    """
 
     id: str
     message: str
@@ -32,24 +39,31 @@ class Problem(NamedTuple):
 
 def read(walex: object) -> tuple[dict[str, StreamConfig], list[Problem]]:
     """
-    Read ``settings.WALEX``.
+    Parse ``settings.WALEX``.
 
-    Returns the streams that are right, by name, and what is wrong with the others.
+    Args:
+        walex: The value of the setting.
+
+    Returns:
+        The valid streams by name, and the problems of all others.
     """
     if walex is None or walex == {}:
         hint = 'Add WALEX = {"default": {"PUBLICATION": "…"}} to your settings.'
-        return {}, [Problem("W001", "WALEX describes no stream.", hint)]
+        return {}, [Problem("W001", "WALEX does not define any streams.", hint)]
     if not isinstance(walex, Mapping):
-        hint = 'Write WALEX = {"default": {…}}: stream names with their settings.'
+        hint = (
+            'Write WALEX = {"default": {…}}, with the settings of each stream by name.'
+        )
         return {}, [Problem("E001", "WALEX must be a dict.", hint)]
     if walex.keys() <= KEYS.keys():
-        hint = 'Put them under the name of a stream: WALEX = {"default": {…}}.'
-        return {}, [Problem("E001", "WALEX has the settings of a stream.", hint)]
+        hint = 'Nest them under the name of a stream: WALEX = {"default": {…}}.'
+        message = "WALEX contains settings where it needs stream names."
+        return {}, [Problem("E001", message, hint)]
     configs: dict[str, StreamConfig] = {}
     problems: list[Problem] = []
     for name, options in walex.items():
-        config, wrong = _read_stream(name, options)
-        problems += wrong
+        config, stream_problems = _read_stream(name, options)
+        problems += stream_problems
         if config:
             configs[config.name] = config
     return configs, problems + _shared_slots(configs.values())
@@ -61,12 +75,16 @@ def _read_stream(
     path = f"WALEX[{name!r}]"
     if not (isinstance(name, str) and name):
         hint = "Give the stream a name, such as 'default'."
-        return None, [Problem("E001", f"{path}: the key must be a string.", hint)]
-    # It is kept in tables, and stands in the addresses of the admin.
+        message = f"{path}: the stream name must be a non-empty string."
+        return None, [Problem("E001", message, hint)]
+    # The name is stored in database columns and is part of the admin's URLs.
     if len(name) > _MAX_STREAM_NAME or not name.isprintable():
         hint = "Give the stream another name, such as 'default'."
-        limit = f"{path}: the key has at most {_MAX_STREAM_NAME} printable characters."
-        return None, [Problem("E001", limit, hint)]
+        message = (
+            f"{path}: the stream name must have at most {_MAX_STREAM_NAME} characters,"
+            " all of them printable."
+        )
+        return None, [Problem("E001", message, hint)]
     if not isinstance(options, Mapping):
         hint = f'Write {path} = {{"PUBLICATION": "…"}}.'
         return None, [Problem("E001", f"{path} must be a dict.", hint)]
@@ -88,10 +106,11 @@ def _read_stream(
         try:
             values[attribute] = parse(value)
         except ValueError as error:
-            problem, _, hint = str(error).partition("\n")
-            if problem.startswith("must be") and key != "URL":  # a secret
-                problem = f"{problem}, not {value!r}"
-            problems.append(Problem("E003", f"{path}[{key!r}] {problem}.", hint))
+            message, _, hint = str(error).partition("\n")
+            # A URL may contain a password.
+            if message.startswith("must be") and key != "URL":
+                message = f"{message}, not {value!r}"
+            problems.append(Problem("E003", f"{path}[{key!r}] {message}.", hint))
     if problems:
         return None, problems
     config = StreamConfig(name=name, **values)
@@ -104,7 +123,8 @@ def _database_problems(path: str, config: StreamConfig) -> list[Problem]:
         return [
             Problem(
                 "E004",
-                f"{path}['DATABASE'] is {config.database!r}, which DATABASES lacks.",
+                f"{path}['DATABASE'] is {config.database!r}, which is not in"
+                " DATABASES.",
                 did_you_mean(config.database, settings.DATABASES),
             )
         ]
@@ -126,12 +146,12 @@ def _slot_problems(path: str, config: StreamConfig) -> list[Problem]:
     return [
         Problem(
             "E007",
-            f"{path}[{key!r}] is for durable slots, and this stream has a temporary"
-            " one.",
-            f"Add 'DURABLE_SLOT': True, or leave {key!r} out.",
+            f"{path}[{key!r}] requires a durable slot, but the stream's slot is"
+            " temporary.",
+            f"Add 'DURABLE_SLOT': True, or remove {key!r}.",
         )
-        for key, chosen in (("ATOMIC", config.atomic), ("FAILOVER", config.failover))
-        if chosen
+        for key, enabled in (("ATOMIC", config.atomic), ("FAILOVER", config.failover))
+        if enabled
     ]
 
 
@@ -139,40 +159,41 @@ def _shared_slots(configs: Iterable[StreamConfig]) -> list[Problem]:
     problems = []
     first: dict[object, StreamConfig] = {}
     for config in configs:
-        place = (config.database, config.url, config.slot_name)
-        other = first.setdefault(place, config)
+        slot = (config.database, config.url, config.slot_name)
+        other = first.setdefault(slot, config)
         if other is not config:
             problems.append(
                 Problem(
                     "E005",
                     f"The streams {other.name!r} and {config.name!r} share the slot"
                     f" {config.slot_name!r}.",
-                    "Give each a SLOT_NAME of its own.",
+                    "Give each stream its own SLOT_NAME.",
                 )
             )
     return problems
 
 
 def slot_name(text: str) -> str:
-    """Return ``text`` as a slot may be called: in lower case, the rest underscores."""
+    """Convert a text to a valid slot name: lower case, with underscores."""
     return re.sub(r"[^a-z0-9_]", "_", text.lower())
 
 
 def did_you_mean(wrong: object, known: Any) -> str:
-    """Return which of the known names was meant, or all of them."""
+    """Suggest the known name that is most like a wrong one, or list all of them."""
     names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(wrong).lower(), names, n=1, cutoff=0.5)
     if close:
         return f"Did you mean {names[close[0]]!r}?"
-    return f"Known are: {', '.join(known)}."
+    return f"Choices are: {', '.join(known)}."
 
 
-# Parsers: a setting's value in, ours out; ValueError("must be …\nhint").
+# A parser converts the value of a setting for StreamConfig. If the value is invalid, it
+# raises ValueError("must be …\nhint"): the message continues the name of the setting.
 
 
 def _string(value: object) -> str:
     if not (isinstance(value, str) and value):
-        raise ValueError("must be a string that is not empty")
+        raise ValueError("must be a non-empty string")
     return value
 
 
@@ -183,10 +204,10 @@ def _boolean(value: object) -> bool:
 
 
 def read_strings(value: object) -> tuple[str, ...]:
-    """Return one or several strings; raises as all of these parsers."""
+    """Parse a string or a list of strings; a parser like those of `KEYS`."""
     values = (value,) if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(
-        isinstance(each, str) for each in values
+        isinstance(item, str) for item in values
     ):
         raise ValueError("must be a string or a list of strings")
     return tuple(values)
@@ -197,10 +218,10 @@ def _publications(value: object) -> tuple[str, ...]:
     for name in names:
         if len(name.encode()) > MAX_NAME_LENGTH:
             raise ValueError(
-                f"has a name of more than {MAX_NAME_LENGTH} bytes: {name!r}"
+                f"contains a name longer than {MAX_NAME_LENGTH} bytes: {name!r}"
             )
     if not names:
-        raise ValueError("must name a publication")
+        raise ValueError("must name at least one publication")
     return names
 
 
@@ -208,7 +229,7 @@ def _slot_name(value: object) -> str:
     name = slot_name(_string(value))
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(
-            f"is longer than {MAX_NAME_LENGTH} characters\nChoose a shorter one."
+            f"is longer than {MAX_NAME_LENGTH} characters\nChoose a shorter name."
         )
     return name
 
@@ -219,7 +240,8 @@ def _subscriptions(value: object) -> tuple[str, ...]:
     entries = tuple(_string(entry) for entry in value)
     if not entries:
         raise ValueError(
-            f"is empty: nothing would ever arrive\nWrite [{ALL_TABLES!r}] for all."
+            "is empty, so the stream would not deliver any changes\n"
+            f"Write [{ALL_TABLES!r}] to subscribe to all tables."
         )
     return tuple(map(_entry, entries))
 
@@ -228,7 +250,7 @@ def _entry(entry: str) -> str:
     owner, dot, name = entry.partition(".")
     if entry != ALL_TABLES and (owner in {"", "*"} or not dot or not name):
         raise ValueError(
-            f"has the entry {entry!r}, which names no table\n"
+            f"contains {entry!r}, which is not the name of a table\n"
             "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'."
         )
     return entry
@@ -236,34 +258,37 @@ def _entry(entry: str) -> str:
 
 def _filters(value: object) -> dict[str, Filter]:
     tables = read_filters_by_table(value)
-    return {_entry(_string(table)): _filter(table, of) for table, of in tables.items()}
+    return {
+        _entry(_string(table)): _filter(table, options)
+        for table, options in tables.items()
+    }
 
 
 def read_filters_by_table(value: object) -> Mapping[Any, object]:
-    """Return what is written of ``FILTERS``."""
+    """Check that a value of ``FILTERS`` is a dict; a parser like those of `KEYS`."""
     if not isinstance(value, Mapping):
-        raise ValueError("must be a dict of tables with their filters")
+        raise ValueError("must be a dict of filters by table")
     return value
 
 
 def _filter(table: str, options: object) -> Filter:
     if not isinstance(options, Mapping):
-        raise ValueError(f"has no dict for {table!r}")
+        raise ValueError(f"contains a filter for {table!r} that is not a dict")
     try:
         return read_filter(options)
     except ValueError as error:
-        raise ValueError(f"has a wrong filter for {table!r}: {error}") from None
+        raise ValueError(f"contains an invalid filter for {table!r}: {error}") from None
 
 
 def read_filter(options: Mapping[Any, object]) -> Filter:
     """
-    Return the filter that is written so in the settings.
+    Parse a filter.
 
     Args:
-        options: values by key, in whatever case this is written.
+        options: The filter's values by key. Keys are case-insensitive.
 
     Raises:
-        ValueError: says which key is unknown, or which value is none.
+        ValueError: If a key is unknown or repeated, or a value is invalid.
     """
     values: dict[str, Any] = {}
     for key, value in options.items():
@@ -271,7 +296,7 @@ def read_filter(options: Mapping[Any, object]) -> Filter:
         if name not in _FILTER_KEYS:
             raise ValueError(f"unknown key {key!r}\n{did_you_mean(key, _FILTER_KEYS)}")
         if name in values:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is given twice")
         try:
             values[name] = _FILTER_KEYS[name](value)
         except ValueError as error:
@@ -284,8 +309,8 @@ def _identities(value: object) -> dict[str, str]:
         isinstance(identity, str) and identity for identity in value.values()
     ):
         raise ValueError(
-            "must be a dict of tables with 'FULL', 'DEFAULT', 'NOTHING' or the name of"
-            " a unique index"
+            "must be a dict that maps tables to 'FULL', 'DEFAULT', 'NOTHING' or the"
+            " name of a unique index"
         )
     return {
         _entry(_string(table)): identity.upper()
@@ -297,7 +322,7 @@ def _identities(value: object) -> dict[str, str]:
 
 def _record(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
-        raise ValueError("must be a dict of values by field")
+        raise ValueError("must be a dict of values by field name")
     return dict(value)
 
 
@@ -305,7 +330,7 @@ def _callable(value: object) -> Callable[..., object] | str | None:
     if value is None or callable(value):
         return value
     if not (isinstance(value, str) and "." in value):
-        raise ValueError("must be a function or its dotted path")
+        raise ValueError("must be a callable or its dotted path")
     return value
 
 
@@ -319,7 +344,7 @@ def _url(value: object) -> str | None:
 
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("must be a whole number of at least 1")
+        raise ValueError("must be an integer of at least 1")
     return value
 
 
@@ -329,20 +354,20 @@ def _seconds(value: object) -> float:
         or not isinstance(value, int | float)
         or not (0 < value < math.inf)
     ):
-        raise ValueError("must be a number of seconds above 0")
+        raise ValueError("must be a number of seconds greater than 0")
     return value
 
 
 def _retries(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError("must be a whole number, 0 for no retries")
+        raise ValueError("must be an integer of at least 0 (0 disables retries)")
     return value
 
 
 def _on_error(value: object) -> str:
     if value not in get_args(OnError):
-        listed = ", ".join(map(repr, get_args(OnError)))
-        raise ValueError(f"must be one of {listed}")
+        choices = ", ".join(map(repr, get_args(OnError)))
+        raise ValueError(f"must be one of {choices}")
     return str(value)
 
 
@@ -367,7 +392,7 @@ KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "RETRY_BACKOFF": ("retry_backoff", _seconds),
     "PAUSED": ("paused", _boolean),
 }
-"""Each key of a stream's settings: the attribute of `StreamConfig`, and the parser."""
+"""The attribute of `StreamConfig` and the parser for each key of the settings."""
 
 _FILTER_KEYS: dict[str, Callable[[object], Any]] = {
     "unwatched_records": _record,

@@ -1,4 +1,4 @@
-"""The receivers' database: with parked events and checkpoints, and what goes wrong."""
+"""The receivers' database, which stores checkpoints and parked events."""
 
 from __future__ import annotations
 
@@ -29,62 +29,64 @@ _TABLES = (
 
 
 def database() -> str:
-    """Return the alias of the database that has the checkpoints."""
+    """Return the alias of the database that stores the checkpoints."""
     return router.db_for_write(Checkpoint)
 
 
 def known_error(error: DatabaseError) -> ReplicationError | None:
-    """Return the error of ours for one of this database, if there is one."""
-    said, cause, alias = _said(error), error.__cause__, database()
+    """Convert an error of the receivers' database, if its cause is known."""
+    message, cause, alias = _message(error), error.__cause__, database()
     if is_unmigrated(error):
         return NotPrepared(
-            f"The database {alias!r} lacks a table of walex_django: {said}.",
+            f"A table of walex_django is missing in the database {alias!r}: {message}.",
             hint=f"Run: python manage.py migrate walex_django --database {alias}",
         )
     if isinstance(cause, InsufficientPrivilege):
         return NotPrepared(
-            f"The database {alias!r} refused: {said}.",
-            hint="Let its role read and write the tables of walex_django: GRANT SELECT,"
+            f"The database {alias!r} denied access: {message}.",
+            hint="Give its role access to the tables of walex_django: GRANT SELECT,"
             f" INSERT, UPDATE, DELETE ON {_TABLES} TO …",
         )
-    # A server that is not promoted yet takes no writes.
+    # This passes when a standby that is still read-only has been promoted.
     if isinstance(cause, ReadOnlySqlTransaction):
-        return ConnectionLost(f"The database {alias!r} takes no writes: {said}.")
+        return ConnectionLost(f"The database {alias!r} is read-only: {message}.")
     if isinstance(error, OperationalError | InterfaceError):
-        return ConnectionLost(f"The receivers' database was lost: {said}.")
+        return ConnectionLost(
+            f"Lost the connection to the receivers' database: {message}."
+        )
     return None
 
 
 def is_unmigrated(error: DatabaseError) -> bool:
-    """Return whether a table is missing."""
+    """Return whether an error reports that a table does not exist."""
     return isinstance(error.__cause__, UndefinedTable) or (
         "no such table" in str(error)
     )
 
 
-def _said(error: DatabaseError) -> str:
+def _message(error: DatabaseError) -> str:
     cause = error.__cause__
     return one_line(cause) if isinstance(cause, psycopg.Error) else str(error)
 
 
 def connect(alias: str) -> None:
     """
-    Connect to a database of Django's.
+    Open Django's connection to a database.
 
     Args:
-        alias: in ``DATABASES``.
+        alias: The database's alias in ``DATABASES``.
 
     Raises:
-        CannotConnect: no server there, or it refused.
+        CannotConnect: If the server can't be reached or refuses the connection.
     """
     try:
         connections[alias].ensure_connection()
     except OperationalError as error:
         cause = error.__cause__
-        # Of other databases nobody tells us more.
+        # Only errors of psycopg show whether a retry is pointless.
         passing = not isinstance(cause, psycopg.Error)
         raise CannotConnect(
-            f"Cannot connect to the database {alias!r}: {_said(error)}.",
-            hint="Check that it runs, and what DATABASES has of it.",
+            f"Cannot connect to the database {alias!r}: {_message(error)}.",
+            hint="Check that it is running, and check its settings in DATABASES.",
             passing=passing or may_pass(libpq_parameters(alias), cause),
         ) from error

@@ -1,11 +1,11 @@
 """
-What a stream is told to do while it runs, by whoever can reach its database.
+Runtime changes of settings that apply to all listeners of a stream.
 
-It is kept in a table, and a logical message in the stream itself tells listeners to
-look there: that needs no other connection, passes poolers, and takes effect at a place
-in the log.
+The changes are stored in a table. A logical message in the stream itself makes the
+listener load them: this needs no further connection, works through poolers, and gives
+each change a position in the WAL.
 
-Source: WalEx, ``WalEx.Config``, whose changes are known to its own process only.
+Source: WalEx, ``WalEx.Config``, whose changes affect only their own process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .receivers_database import is_unmigrated
 from .stream import StreamConfig
 
 PREFIX = "walex_django.config"
-"""Of the logical message that tells a listener to look."""
+"""Prefix of the logical message that makes a listener load the stored settings."""
 
 Verb: TypeAlias = Literal["add", "remove", "replace"]
 VERBS: tuple[str, ...] = get_args(Verb)
@@ -34,34 +34,40 @@ VERBS: tuple[str, ...] = get_args(Verb)
 
 def load(stream: str) -> None:
     """
-    Take over what is kept for a stream.
+    Apply the stored settings of a stream.
 
     Args:
-        stream: its key in ``WALEX``.
+        stream: The stream's key in ``WALEX``.
 
     Raises:
-        django.db.Error: the database did not tell.
-        ImproperlyConfigured: what is kept fits the settings no longer.
+        django.db.Error: If the database can't be read.
+        ImproperlyConfigured: If a stored setting no longer fits ``WALEX``.
     """
     changed = kept(stream)
     try:
         configs.override(stream, changed)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(
-            f"{error} What walex_config has changed fits no longer."
-            f" Run: {_reset(stream, changed, str(error))}"
+            f"{error} A setting stored by walex_config is no longer valid."
+            f" Run: {_reset_command(stream, changed, str(error))}"
         ) from error
 
 
-def _reset(stream: str, changed: Mapping[str, Any], problem: str) -> str:
-    """Return the command that undoes what is wrong."""
-    wrong = next((key for key in changed if repr(key) in problem), "KEY")
-    return f"python manage.py walex_config {stream} reset {wrong}"
+def _reset_command(stream: str, changed: Mapping[str, Any], problem: str) -> str:
+    invalid = next(
+        (
+            key
+            for key in changed
+            if repr(key) in problem or problem.startswith(f"{key} ")
+        ),
+        "KEY",
+    )
+    return f"python manage.py walex_config {stream} reset {invalid}"
 
 
 def kept(stream: str) -> dict[str, Any]:
-    """Return the settings that were changed of a stream, by key."""
-    # Not from a copy that follows: who was told to look is to find it there.
+    """Return the stored settings of a stream by key."""
+    # A replica might not have the change yet that the logical message announced.
     using = router.db_for_write(StreamSetting)
     rows = StreamSetting.objects.using(using).filter(stream=stream)
     return dict(rows.values_list("key", "value"))
@@ -69,11 +75,14 @@ def kept(stream: str) -> dict[str, Any]:
 
 def refreshed(config: StreamConfig) -> StreamConfig:
     """
-    Return a stream's configuration with what was changed since, by anybody.
+    Load a stream's stored settings and return its current configuration.
+
+    Args:
+        config: The stream's configuration.
 
     Raises:
-        django.db.Error: the database did not tell.
-        ImproperlyConfigured: what is kept fits the settings no longer.
+        django.db.Error: If the database can't be read.
+        ImproperlyConfigured: If a stored setting no longer fits ``WALEX``.
     """
     try:
         load(config.name)
@@ -85,19 +94,22 @@ def refreshed(config: StreamConfig) -> StreamConfig:
 
 def change(config: StreamConfig, verb: Verb, key: str, value: Any) -> Any:
     """
-    Change a setting of a stream, for all of its listeners, now and later.
+    Change a setting of a stream for all of its current and future listeners.
 
     Args:
-        config: of the stream.
-        verb: of `conf.add_config`, `conf.remove_config` or `conf.replace_config`.
-        key: as in ``WALEX``.
-        value: as these have it.
+        config: The stream's configuration.
+        verb: The function to use: `conf.add_config`, `conf.remove_config` or
+            `conf.replace_config`.
+        key: The setting's key in ``WALEX``.
+        value: The value, as this function takes it.
 
-    Returns the setting's new value.
+    Returns:
+        The setting's new value.
 
     Raises:
-        ImproperlyConfigured: it is no setting that can be changed so, or no value.
-        django.db.Error: the database did not take it.
+        ImproperlyConfigured: If the function raises it, or the new value can't be
+            stored.
+        django.db.Error: If the database can't be written.
     """
     verbs = {
         "add": configs.add_config,
@@ -108,37 +120,47 @@ def change(config: StreamConfig, verb: Verb, key: str, value: Any) -> Any:
     load(stream)
     using = router.db_for_write(StreamSetting)
     with transaction.atomic(using):
-        # Who changes the same at the same time waits here, and adds to it then.
+        # A concurrent change of the same setting waits here, and then builds on ours.
         row, _ = (
             StreamSetting.objects.using(using)
             .select_for_update()
             .get_or_create(
-                stream=stream, key=key, defaults={"value": _in_force(config, key)}
+                stream=stream, key=key, defaults={"value": _json_value(config, key)}
             )
         )
         load(stream)
         verbs[verb](stream, key, value)
-        row.value = _in_force(config, key)
+        row.value = _json_value(config, key)
         row.save(using=using)
-    # Afterwards: the log tells of a COMMIT before others see what it has committed.
+    # After the transaction: a COMMIT can be read from the WAL before its rows are
+    # visible to other sessions.
     announce(config)
     return row.value
 
 
-def _in_force(config: StreamConfig, key: str) -> Any:
-    """Return the value of a setting, as JSON has it."""
+def _json_value(config: StreamConfig, key: str) -> Any:
+    """Return the current value of a setting, converted to JSON types."""
     written = configs.written(config.name)
     value = written.get(key, getattr(config, configs.attribute(key)))
     try:
         return json.loads(json.dumps(value, cls=DjangoJSONEncoder))
     except TypeError as error:
         raise ImproperlyConfigured(
-            f"{key} cannot be kept: {error}. Write functions as dotted paths."
+            f"{key} can't be stored: {error}. Write functions as dotted paths."
         ) from error
 
 
 def forget(config: StreamConfig, key: str) -> bool:
-    """Go back to what the settings say. Return whether anything else was kept."""
+    """
+    Delete a stored setting, so that ``WALEX`` applies again.
+
+    Args:
+        config: The stream's configuration.
+        key: The setting's key in ``WALEX``.
+
+    Returns:
+        Whether the setting was stored.
+    """
     using = router.db_for_write(StreamSetting)
     with transaction.atomic(using):
         rows = StreamSetting.objects.using(using).filter(stream=config.name, key=key)
@@ -150,7 +172,7 @@ def forget(config: StreamConfig, key: str) -> bool:
 
 
 def announce(config: StreamConfig) -> None:
-    """Let the listeners of a stream know that its settings have changed."""
+    """Write the logical message that makes a stream's listener load its settings."""
     with connections[config.database].cursor() as cursor:
         cursor.execute(
             "SELECT pg_logical_emit_message(true, %s, %s)",

@@ -1,4 +1,4 @@
-"""What is configured for a stream, as typed values."""
+"""The typed configuration of a stream."""
 
 from __future__ import annotations
 
@@ -17,37 +17,41 @@ from walex_django.subscriptions import ALL_TABLES
 
 OnError: TypeAlias = Literal["park", "stop", "skip"]
 MAX_BACKOFF: Final = 30.0
-"""Longest wait before something is tried again, in seconds."""
+"""Longest wait before a retry, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
     """
-    One stream: a slot on a database, what it publishes and how it is read.
+    The configuration of one stream: a slot on a database, and how it is read.
 
     Attributes:
-        name: its key in ``WALEX``.
-        database: alias in ``DATABASES``.
-        url: where to connect instead of there, for replication only; a secret.
-        publications: names of them.
-        slot_name: lower-case letters, digits and underscores.
-        durable_slot: the slot outlives the connection.
-        failover: standbys keep a copy of the slot.
-        subscriptions: tables to deliver, as written in the settings.
-        filters: what is not delivered of tables that are named so too.
-        replica_identity: what tables tell of their old rows, by tables as in
-            ``subscriptions``: ``"FULL"``, ``"DEFAULT"``, ``"NOTHING"``, or an index.
-        modules: dotted names of those that have handlers, besides the apps' ``walex``.
-        message_middleware: is given each message, and `deliver`; or its dotted path.
-        max_batch: most events handed over at once.
-        status_interval: seconds between two signs of life for the server.
-        messages: prefixes of the logical messages to deliver, or ``"*"``.
-        atomic: receivers' database work and the checkpoint in one transaction.
-        on_error: what becomes of a receiver's call when the retries are used up.
-        max_retries: how often a call that failed is made again.
-        retry_backoff: seconds before the first of these; each next wait is twice as
+        name: The stream's key in ``WALEX``.
+        database: Its alias in ``DATABASES``.
+        url: Address for the replication connection, if it differs from the database's.
+            It may contain a password.
+        publications: Names of the publications.
+        slot_name: Name of the slot: lower-case letters, digits and underscores.
+        durable_slot: Whether the slot outlives the connection.
+        failover: Whether standbys keep a copy of the slot.
+        subscriptions: Tables to deliver, as written in the settings.
+        filters: Filters by table, with tables named as in ``subscriptions``.
+        replica_identity: Replica identity to set, by table as in ``subscriptions``:
+            ``"FULL"``, ``"DEFAULT"``, ``"NOTHING"``, or the name of an index.
+        modules: Dotted names of the modules with handlers, in addition to the ``walex``
+            module of each app.
+        message_middleware: A callable that gets each message and `deliver`, or its
+            dotted path.
+        max_batch: Maximum number of events delivered at once.
+        status_interval: Seconds between two status updates to the server.
+        messages: Prefixes of the logical messages to deliver, or ``"*"``.
+        atomic: Whether the receivers' writes to their database are committed together
+            with the checkpoint.
+        on_error: What to do with a receiver call that fails after all retries.
+        max_retries: Number of retries of a call that fails.
+        retry_backoff: Seconds before the first retry. Each further wait is twice as
             long, up to `MAX_BACKOFF`.
-        paused: the slot is kept, and nothing is read from it.
+        paused: Whether the listener holds the slot without reading from it.
     """
 
     name: str
@@ -76,40 +80,44 @@ class StreamConfig:
         Return ``MESSAGE_MIDDLEWARE`` as a callable.
 
         Raises:
-            ImproperlyConfigured: there is nothing at its path.
+            ImproperlyConfigured: If it can't be imported or called.
         """
-        named = self.message_middleware
-        if not isinstance(named, str):
-            return named
+        value = self.message_middleware
+        if not isinstance(value, str):
+            return value
         try:
-            found: Callable[..., object] = import_string(named)
+            middleware: Callable[..., object] = import_string(value)
         except ImportError as error:
             raise ImproperlyConfigured(f"MESSAGE_MIDDLEWARE: {error}") from error
-        if not callable(found):
-            raise ImproperlyConfigured(f"MESSAGE_MIDDLEWARE: {named} cannot be called")
-        return found
+        if not callable(middleware):
+            raise ImproperlyConfigured(f"MESSAGE_MIDDLEWARE: {value} is not callable")
+        return middleware
 
     def retry_delays(self) -> Iterator[float]:
-        """Return the seconds to wait before each retry."""
+        """Yield the seconds to wait before each retry."""
         for attempt in range(self.max_retries):
             yield min(self.retry_backoff * 2**attempt, MAX_BACKOFF)
 
     def connection_parameters(self) -> dict[str, Any]:
-        """Return libpq's parameters for this stream's server; they hold secrets."""
+        """
+        Return the libpq parameters for the stream's replication connection.
+
+        They include the password.
+        """
         if self.url is not None:
             return parse_url(self.url)
         return libpq_parameters(self.database)
 
     def may_share_database(self, other: StreamConfig) -> bool:
-        """Return whether another stream may be of the same database."""
+        """Return whether another stream may use the same database."""
         same_url = self.url is not None and other.url == self.url
         return same_url or other.database == self.database
 
 
 def libpq_parameters(alias: str) -> dict[str, Any]:
-    """Return libpq's parameters for a database of Django's; they hold secrets."""
+    """Return the libpq parameters of a database alias, including the password."""
     wrapper = cast("DatabaseWrapper", connections[alias])
-    # The others belong to Django's cursors.
+    # These three configure Django's cursors.
     return {
         key: value
         for key, value in wrapper.get_connection_params().items()
