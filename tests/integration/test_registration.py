@@ -59,23 +59,29 @@ class TestWrong:
         on_insert(Keeper)(keepers)
         first = sys._getframe().f_lineno - 1
         assert fails(lambda: on_insert(Animal)(keepers)) == (
-            "tests.integration.test_registration.keepers is registered already, at"
-            f" {__file__}:{first}. Give one decorator all its tables."
+            "tests.integration.test_registration.keepers is already registered at"
+            f" {__file__}:{first}. Pass all its tables to one decorator."
         )
         on_update(Animal)(keepers)
 
     @pytest.mark.parametrize(
         ("tables", "problem"),
         [
-            ("zoo.Kepper", "The app 'zoo' has no model 'Kepper'; it has "),
-            ("Keeper", "a table is a model or 'app.Model', not 'Keeper'"),
-            ("zoo.", "a table is a model or 'app.Model', not 'zoo.'"),
-            (".keeper", "a table is a model or 'app.Model', not '.keeper'"),
-            ("*.keeper", "a table is a model or 'app.Model', not '*.keeper'"),
-            ([Keeper, int], "a table is a model or 'app.Model', not <class 'int'>"),
-            ([], "it is for no table"),
-            (None, "it is for a table or a list of them, not None"),
-            (keepers, "it is for a table or a list of them, not <function keepers"),
+            ("zoo.Kepper", "The app 'zoo' has no model 'Kepper'. Choices are: "),
+            ("Keeper", "a table must be a model or 'app.Model', not 'Keeper'"),
+            ("zoo.", "a table must be a model or 'app.Model', not 'zoo.'"),
+            (".keeper", "a table must be a model or 'app.Model', not '.keeper'"),
+            ("*.keeper", "a table must be a model or 'app.Model', not '*.keeper'"),
+            (
+                [Keeper, int],
+                "a table must be a model or 'app.Model', not <class 'int'>",
+            ),
+            ([], "tables must not be empty"),
+            (None, "tables must be a table or a list of tables, not None"),
+            (
+                keepers,
+                "tables must be a table or a list of tables, not <function keepers",
+            ),
         ],
     )
     def test_tables(self, tables: Any, problem: str) -> None:
@@ -85,19 +91,28 @@ class TestWrong:
     @pytest.mark.parametrize(
         ("options", "problem"),
         [
-            ({"unwatched_fields": ["nmae"]}, "zoo.Keeper has no field 'nmae'; it has "),
-            ({"changed": ["animals"]}, "zoo.Keeper has no field 'animals'; it has "),
+            (
+                {"unwatched_fields": ["nmae"]},
+                "zoo.Keeper has no field 'nmae'. Choices are: ",
+            ),
+            (
+                {"changed": ["animals"]},
+                "zoo.Keeper has no field 'animals'. Choices are: ",
+            ),
             ({"unwatched_records": {"tame": 1}}, "zoo.Keeper has no field 'tame'"),
-            ({"unwatched_records": {"id": "one"}}, "'one' is no value of zoo.Keeper."),
+            (
+                {"unwatched_records": {"id": "one"}},
+                "'one' is not a valid value for zoo.Keeper.id: ",
+            ),
             ({"unwatched_records": ["name"]}, "unwatched_records must be a dict of"),
             ({"unwatched_fields": 5}, "unwatched_fields must be a string or a list"),
-            ({"where": 5}, "where must be a function or its dotted path, not 5"),
-            ({"where": "nowhere"}, "where must be a function or its dotted path"),
+            ({"where": 5}, "where must be a callable or its dotted path, not 5"),
+            ({"where": "nowhere"}, "where must be a callable or its dotted path"),
             ({"functions": "note"}, "functions must be a list, not 'note'"),
-            ({"stream": 5}, "stream must be a name, not 5"),
+            ({"stream": 5}, "stream must be a string, not 5"),
             (
                 {"function": ["note"]},
-                "unknown argument 'function'; known are stream, unwatched_records, ",
+                "unknown argument 'function'. Choices are: stream, unwatched_records, ",
             ),
         ],
     )
@@ -112,15 +127,15 @@ class TestWrong:
     @pytest.mark.parametrize(
         ("functions", "problem"),
         [
-            (["nowhere"], "functions has 'nowhere': module "),
-            (["nowhere.note"], "functions has 'nowhere.note': No module named"),
+            (["nowhere"], "functions contains 'nowhere': module "),
+            (["nowhere.note"], "functions contains 'nowhere.note': No module named"),
             (
                 [("json", "note")],
-                "functions has ('json', 'note'): module 'json' has no",
+                "functions contains ('json', 'note'): module 'json' has no",
             ),
-            ([(json, "note")], "functions has (<module 'json' from "),
-            ([5], "functions has 5, which cannot be called."),
-            (["NOTHING"], "functions has 'NOTHING', which cannot be called."),
+            ([(json, "note")], "functions contains (<module 'json' from "),
+            ([5], "functions contains 5, which is not callable."),
+            (["NOTHING"], "functions contains 'NOTHING', which is not callable."),
             ([lambda: None], "<function TestWrong.<lambda> at "),
         ],
     )
@@ -139,7 +154,7 @@ class TestWrong:
     @pytest.mark.parametrize("function", [lambda: None, like_a_receiver, by_keyword])
     def test_what_cannot_be_called_with_a_list(self, function: Any) -> None:
         problem = fails(lambda: on_event(ALL_TABLES)(function))
-        assert "is to be called with a list of events alone" in problem
+        assert "must accept a list of events as its only argument" in problem
 
 
 def _registered() -> bool:

@@ -1,4 +1,4 @@
-"""Handlers: functions that get the events of a transaction as a list."""
+"""Handlers: functions that receive the events of a transaction as a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that are called with one argument: handlers, and those beside them."""
+"""Wrappers for functions with one argument: handlers and their ``functions``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,21 @@ from walex_django.events.event import Event
 
 class Called:
     """
-    A function, to be called like a receiver of signals.
+    A function that can be called like a signal receiver.
 
     Args:
-        function: sync or ``async``.
-        argument: name of the keyword argument that it gets, as its only one.
-
-    Raises:
-        ImproperlyConfigured: it cannot be called so.
+        function: The function; it may be ``async``.
+        argument: Name of the keyword argument whose value is passed to the function.
     """
 
     def __init__(self, function: Callable[..., Any], argument: str) -> None:
         functools.update_wrapper(self, function, updated=())
-        named: Any = function
-        while isinstance(named, functools.partial):
-            named = named.func
-        self.__module__ = named.__module__
-        # Objects have only their class's.
-        self.__qualname__ = getattr(named, "__qualname__", type(named).__qualname__)
+        inner: Any = function
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        self.__module__ = inner.__module__
+        # An instance with __call__() has no __qualname__ of its own.
+        self.__qualname__ = getattr(inner, "__qualname__", type(inner).__qualname__)
         self.function, self._argument = function, argument
         is_async = iscoroutinefunction(function) or iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004
@@ -43,26 +40,31 @@ class Called:
         self._call = async_to_sync(function) if is_async else function
 
     def __call__(self, **arguments: Any) -> None:
-        """Call the function with its argument."""
+        """Call the function with its one argument."""
         self._call(arguments[self._argument])
 
 
 class Function(Called):
     """
-    A function of a handler, which gets each event; or a task, which gets its dict.
+    An entry of a handler's ``functions``, which is called with each event.
+
+    A task is enqueued with the event as a dict instead.
 
     Args:
-        function: callable, or with ``enqueue`` or ``delay``.
+        function: A callable, or a task: an object with ``enqueue`` or ``delay``.
 
     Attributes:
-        name: what its calls are parked under.
-        is_task: it is handed over, to be done elsewhere.
+        name: The signal name that its parked calls are stored with.
+        is_task: Whether it is a task, which runs elsewhere.
+
+    Raises:
+        ImproperlyConfigured: If it can't be called with an event alone.
     """
 
     name = "function"
 
     def __init__(self, function: Any) -> None:
-        enqueue = _enqueues(function)
+        enqueue = _enqueue_method(function)
         self.is_task = enqueue is not None
         super().__init__(function, "event")
         if enqueue is None:
@@ -74,56 +76,66 @@ class Function(Called):
             if path:
                 self.__module__, _, self.__qualname__ = path.rpartition(".")
             self._enqueue = enqueue
-            self._call = self._hand_over
+            self._call = self._enqueue_event
 
-    def _hand_over(self, event: Event) -> None:
+    def _enqueue_event(self, event: Event) -> None:
         self._enqueue(event.as_dict())
 
 
-def find(given: object, module: str) -> Any:
+def find(entry: object, module: str) -> Any:
     """
-    Return what an entry of ``functions`` names.
+    Return the function that an entry of ``functions`` names.
 
     Args:
-        given: the entry.
-        module: where a name without dots is looked up.
+        entry: The entry.
+        module: The module in which a name without dots is looked up.
 
     Raises:
-        ImproperlyConfigured: there is no such function.
+        ImproperlyConfigured: If the function does not exist.
     """
     try:
-        match given:
-            case str() if "." in given:
-                found: object = import_string(given)
+        match entry:
+            case str() if "." in entry:
+                function: object = import_string(entry)
             case str():
-                found = getattr(sys.modules[module], given)
+                function = getattr(sys.modules[module], entry)
             case (str() as path, str() as name):
-                found = getattr(importlib.import_module(path), name)
+                function = getattr(importlib.import_module(path), name)
             case (owner, str() as name):
-                found = getattr(owner, name)
+                function = getattr(owner, name)
             case _:
-                found = given
+                function = entry
     except (ImportError, AttributeError) as error:
-        raise ImproperlyConfigured(f"functions has {given!r}: {error}.") from error
-    if not (callable(found) or _enqueues(found)):
-        raise ImproperlyConfigured(f"functions has {given!r}, which cannot be called.")
-    return found
+        raise ImproperlyConfigured(f"functions contains {entry!r}: {error}.") from error
+    if not (callable(function) or _enqueue_method(function)):
+        raise ImproperlyConfigured(
+            f"functions contains {entry!r}, which is not callable."
+        )
+    return function
 
 
 def require_argument(function: Callable[..., Any], argument: str) -> None:
-    """Raise if a function cannot be called with one argument, and nothing else."""
+    """
+    Raise if a function can't be called with a single argument.
+
+    Args:
+        function: The function.
+        argument: A noun phrase for the error message, such as ``"an event"``.
+
+    Raises:
+        ImproperlyConfigured: If the function takes no or further arguments.
+    """
     try:
         inspect.signature(function).bind(argument)
     except TypeError as error:
         raise ImproperlyConfigured(
-            f"{function!r} is to be called with {argument} alone: {error}."
+            f"{function!r} must accept {argument} as its only argument: {error}."
         ) from None
     except ValueError:
-        return  # of what is built in, the signature may not be known
+        return  # the signature of a built-in function may be unknown
 
 
-def _enqueues(function: object) -> Callable[..., Any] | None:
-    """Return what hands a call over, if a function is a task."""
-    found: Callable[..., Any] | None
-    found = getattr(function, "enqueue", None) or getattr(function, "delay", None)
-    return found
+def _enqueue_method(function: object) -> Callable[..., Any] | None:
+    method: Callable[..., Any] | None
+    method = getattr(function, "enqueue", None) or getattr(function, "delay", None)
+    return method

@@ -1,5 +1,5 @@
 """
-Handlers: functions that get the events of a transaction as a list.
+The decorators that register handlers, and the registry.
 
 Source: WalEx, ``WalEx.Event.Dsl``.
 """
@@ -28,7 +28,7 @@ from walex_django.subscriptions import ALL_TABLES, Subscriptions
 from .functions import Called, Function, find, require_argument
 
 Tables: TypeAlias = "type[Model] | str | Collection[type[Model] | str]"
-"""One or several models, ``"app.Model"``, ``"schema.table"``, … or `ALL_TABLES`."""
+"""A model, an entry of `Subscriptions` such as ``"app.Model"``, or several of these."""
 
 Handling = TypeVar("Handling", bound=Callable[..., Any])
 
@@ -36,18 +36,19 @@ Handling = TypeVar("Handling", bound=Callable[..., Any])
 @dataclass(eq=False)
 class Handler(Called):
     """
-    A function that gets events as a list.
+    A function that is called with a list of events.
 
     Attributes:
-        name: of the decorator, such as ``"on_insert"``.
-        function: gets the events.
-        place: where it is registered, for errors.
-        types: the events that it is for.
-        tables: the tables that it is for, as written.
-        stream: the only one that it hears of, or `None` for all.
-        filter: what it does not get.
-        given_functions, functions: as written, and looked up.
-        number: of its registration.
+        name: Name of the decorator, such as ``"on_insert"``.
+        function: The function.
+        place: File and line of the registration, for error messages.
+        types: Types of the events that it gets.
+        tables: Tables whose events it gets, as passed to the decorator.
+        stream: Name of the only stream whose events it gets, or `None` for all.
+        filter: Filter of its events.
+        given_functions: The ``functions`` passed to the decorator.
+        functions: The same after `prepare` has looked them up.
+        number: Position in the order of registration.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Handler(Called):
         Look up the functions, which may be defined after their handler.
 
         Raises:
-            ImproperlyConfigured: there is no such function, or table.
+            ImproperlyConfigured: If a function or a table does not exist.
         """
         self.look_up()
         try:
@@ -86,10 +87,11 @@ class Handler(Called):
 
     def look_up(self) -> Subscriptions:
         """
-        Return the tables that it is for.
+        Return the tables whose events the handler gets.
 
         Raises:
-            ImproperlyConfigured: there is no such model, field or value.
+            ImproperlyConfigured: If a model does not exist, or its fields do not fit
+                the filter.
         """
         if self._subscriptions is None:
             try:
@@ -102,27 +104,27 @@ class Handler(Called):
         return self._subscriptions
 
     def covers(self, lineage: Lineage) -> bool:
-        """Return whether it is for a table; its functions are looked up then."""
+        """Return whether the handler gets a table's events. Prepares it first."""
         if not self.is_prepared:
             self.prepare()
         return self.look_up().cover(lineage)
 
     @property
     def where(self) -> str:
-        """Where it is registered, and by what."""
+        """The place of the registration and the decorator."""
         return f"{self.place}, @{self.name}"
 
 
 handlers: dict[tuple[str, str], Handler] = {}
-"""All handlers, in the order of their registration, by decorator and dotted name."""
+"""All handlers by decorator and dotted name, in the order of registration."""
 
 _changes = itertools.count(1)
 generation = 0
-"""Changes with each handler that comes or goes."""
+"""A number that increases whenever a handler is registered or unregistered."""
 
 
 class Options(TypedDict, total=False):
-    """What the decorators take besides tables; see `on_event`."""
+    """The keyword arguments of the decorators; see `on_event`."""
 
     stream: str | None
     unwatched_records: Mapping[str, Any]
@@ -136,28 +138,29 @@ def on_event(
     tables: Tables, **options: Unpack[Options]
 ) -> Callable[[Handling], Handling]:
     """
-    Register a function for the changes of tables, whatever was done to them.
+    Register a function for all changes of tables.
 
-    It is called with a list: the events of one transaction, in order, of which there
-    are at most ``MAX_BATCH`` at a time. It may be ``async``.
+    The function is called with a list of the events of one transaction, in order. The
+    list has at most ``MAX_BATCH`` events; the function is called several times for a
+    larger transaction. It may be ``async``.
 
     Args:
-        tables: a model, its label, ``"app.*"``, ``"schema.table"``, ``"schema.*"``,
+        tables: A model, its label, ``"app.*"``, ``"schema.table"``, ``"schema.*"``,
             `ALL_TABLES`, or several of these.
-        stream: hear of that one only.
-        unwatched_records: see `Filter`, as of the next three.
-        unwatched_fields: names of fields.
-        changed: names of fields.
-        where: called with an event; or its dotted path.
-        functions: each is called with each event, beside the handler, in a thread of a
-            pool; their work is part of the transaction, which is not acknowledged
-            before it is done. Callables, dotted paths, names in the handler's own
-            module, pairs of module and name. What has ``enqueue`` or ``delay`` is a
-            task: it is handed ``event.as_dict()``.
+        stream: Name of the only stream whose events the function gets.
+        unwatched_records: See `Filter`.
+        unwatched_fields: See `Filter`.
+        changed: See `Filter`.
+        where: See `Filter`.
+        functions: Functions that are called with each event, in a thread pool and
+            concurrently with the handler. The transaction is acknowledged when they
+            have finished. An entry is a callable, a dotted path, a name in the
+            handler's module, or a pair of a module and a name. An object with
+            ``enqueue`` or ``delay`` is a task, which gets ``event.as_dict()``.
 
     Raises:
-        ImproperlyConfigured: an argument is wrong, or the function is registered
-            already; says where.
+        ImproperlyConfigured: If an argument is invalid, or the function is already
+            registered. The message contains the file and line.
 
     Source: WalEx, ``on_event/4``.
     """
@@ -167,33 +170,33 @@ def on_event(
 def on_insert(
     tables: Tables, **options: Unpack[Options]
 ) -> Callable[[Handling], Handling]:
-    """Register a function for rows that are inserted; see `on_event`."""
+    """Register a function for INSERT; see `on_event`."""
     return _register("on_insert", (EventType.INSERT,), tables, options)
 
 
 def on_update(
     tables: Tables, **options: Unpack[Options]
 ) -> Callable[[Handling], Handling]:
-    """Register a function for rows that are updated; see `on_event`."""
+    """Register a function for UPDATE; see `on_event`."""
     return _register("on_update", (EventType.UPDATE,), tables, options)
 
 
 def on_delete(
     tables: Tables, **options: Unpack[Options]
 ) -> Callable[[Handling], Handling]:
-    """Register a function for rows that are deleted; see `on_event`."""
+    """Register a function for DELETE; see `on_event`."""
     return _register("on_delete", (EventType.DELETE,), tables, options)
 
 
 def on_truncate(
     tables: Tables, **options: Unpack[Options]
 ) -> Callable[[Handling], Handling]:
-    """Register a function for tables that are emptied by TRUNCATE; see `on_event`."""
+    """Register a function for TRUNCATE; see `on_event`."""
     return _register("on_truncate", (EventType.TRUNCATE,), tables, options)
 
 
 def unregister(function: Callable[..., Any]) -> None:
-    """Take a function out again, from all that it was registered for."""
+    """Remove all registrations of a function."""
     for key, handler in list(handlers.items()):
         if handler.function is function:
             del handlers[key]
@@ -207,37 +210,46 @@ def _note_change() -> None:
 
 def load(modules: Iterable[str] = ()) -> None:
     """
-    Import where handlers are: each app's ``walex``, and these modules.
+    Import the modules with handlers, and prepare the handlers.
 
     Args:
-        modules: their dotted names. What is not there, a check tells.
+        modules: Dotted names of modules in addition to the ``walex`` module of each
+            app. Missing modules are ignored here; a system check reports them.
 
     Raises:
-        ImproperlyConfigured: a handler names what is not there.
+        ImproperlyConfigured: If a handler names a function or table that does not
+            exist.
     """
     autodiscover_modules("walex")
     for module in modules:
         if module_exists(module):
             importlib.import_module(module)
-    # Looking up a function imports its module, which may have handlers itself.
-    while waiting := [each for each in [*handlers.values()] if not each.is_prepared]:
-        for handler in waiting:
+    # Looking up a function imports its module, which may register further handlers.
+    while unprepared := [
+        handler for handler in [*handlers.values()] if not handler.is_prepared
+    ]:
+        for handler in unprepared:
             handler.prepare()
 
 
 def find_function(name: str, dotted_name: str) -> Called | None:
     """
-    Return what a parked call was made of, if it is still registered.
+    Return the registered handler or function for a parked call, if it still exists.
 
     Args:
-        name: of the decorator, or ``"function"``.
-        dotted_name: of the function.
+        name: Name of the decorator, or ``"function"``.
+        dotted_name: Dotted name of the function.
     """
     if name != Function.name:
         return handlers.get((name, dotted_name))
-    functions = (each for of in [*handlers.values()] for each in of.functions)
-    found = {id(f.function): f for f in functions if dotted(f) == dotted_name}
-    # Of two lambdas nobody knows which one it was.
+    functions = (
+        function
+        for handler in [*handlers.values()]
+        for function in handler.functions
+        if dotted(function) == dotted_name
+    )
+    found = {id(function.function): function for function in functions}
+    # Several lambdas can have the same name, which makes the call ambiguous.
     return found.popitem()[1] if len(found) == 1 else None
 
 
@@ -253,7 +265,7 @@ def _register(
     place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
     try:
         table_list = _read_tables(tables)
-        stream, functions, chosen = _read_options(options)
+        stream, functions, filter_ = _read_options(options)
     except ValueError as error:
         problem = str(error).replace("\n", ". ")
         raise ImproperlyConfigured(f"{place}, @{name}: {problem}") from None
@@ -264,14 +276,14 @@ def _register(
         except ImproperlyConfigured as error:
             raise ImproperlyConfigured(f"{place}, @{name}: {error}") from None
         handler = Handler(
-            *(name, function, place, frozenset(types), table_list, stream, chosen),
+            *(name, function, place, frozenset(types), table_list, stream, filter_),
             given_functions=functions,
         )
         key = (name, dotted(handler))
         if key in handlers:
             raise ImproperlyConfigured(
-                f"{handler.where}: {key[1]} is registered already, at"
-                f" {handlers[key].place}. Give one decorator all its tables."
+                f"{handler.where}: {key[1]} is already registered at"
+                f" {handlers[key].place}. Pass all its tables to one decorator."
             )
         if apps.models_ready:
             handler.look_up()
@@ -283,17 +295,16 @@ def _register(
 
 
 def _read_tables(tables: Tables) -> tuple[type[Model] | str, ...]:
-    # As it may be written where types are not checked.
-    given: object = tables
-    if not isinstance(given, str | type | list | tuple | set | frozenset):
-        raise ValueError(f"it is for a table or a list of them, not {given!r}")
-    found = (given,) if isinstance(given, str | type) else tuple(given)
-    for each in found:
-        if not _is_table(each):
-            raise ValueError(f"a table is a model or 'app.Model', not {each!r}")
-    if not found:
-        raise ValueError("it is for no table")
-    return found
+    value: object = tables  # callers may not use a type checker
+    if not isinstance(value, str | type | list | tuple | set | frozenset):
+        raise ValueError(f"tables must be a table or a list of tables, not {value!r}")
+    result = (value,) if isinstance(value, str | type) else tuple(value)
+    for table in result:
+        if not _is_table(table):
+            raise ValueError(f"a table must be a model or 'app.Model', not {table!r}")
+    if not result:
+        raise ValueError("tables must not be empty")
+    return result
 
 
 def _read_options(
@@ -302,7 +313,7 @@ def _read_options(
     for key in options:
         if key not in Options.__annotations__:
             raise ValueError(
-                f"unknown argument {key!r}; known are"
+                f"unknown argument {key!r}. Choices are:"
                 f" {', '.join(Options.__annotations__)}"
             )
     functions = options.get("functions", ())
@@ -310,7 +321,7 @@ def _read_options(
         raise ValueError(f"functions must be a list, not {functions!r}")
     stream = options.get("stream")
     if not isinstance(stream, str | None):
-        raise ValueError(f"stream must be a name, not {stream!r}")
+        raise ValueError(f"stream must be a string, not {stream!r}")
     rest = {
         key: tuple(value) if isinstance(value, set | frozenset) else value
         for key, value in options.items()
@@ -319,11 +330,11 @@ def _read_options(
     return stream, tuple(functions), read_filter(rest)
 
 
-def _is_table(given: object) -> bool:
-    if not isinstance(given, str):
-        return isinstance(given, type) and issubclass(given, Model)
-    owner, _, name = given.partition(".")
-    return given == ALL_TABLES or bool(owner not in {"", "*"} and name)
+def _is_table(value: object) -> bool:
+    if not isinstance(value, str):
+        return isinstance(value, type) and issubclass(value, Model)
+    owner, _, name = value.partition(".")
+    return value == ALL_TABLES or bool(owner not in {"", "*"} and name)
 
 
 def _entry(table: type[Model] | str) -> str:
