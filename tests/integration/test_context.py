@@ -293,7 +293,7 @@ class TestDecorator:
 
 @pytest.mark.parametrize("value", [object(), {1}, float("nan"), {"a": float("inf")}])
 def test_what_is_no_json_is_refused_at_once(value: object) -> None:
-    with pytest.raises(TypeError, match="A context must be of JSON: "):
+    with pytest.raises(TypeError, match="The context must be serializable to JSON: "):
         context(wrong=value)
 
 

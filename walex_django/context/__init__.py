@@ -1,4 +1,4 @@
-"""Who makes a change, and why: the writer's context, as `Event.context` has it."""
+"""The writer's context of a change, which arrives as `Event.context`."""
 
 from __future__ import annotations
 

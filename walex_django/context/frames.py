@@ -1,9 +1,9 @@
 """
-Who makes a change, and why.
+The context of a change: who makes it, and why.
 
-What is known of that in the process that writes becomes `Event.context` where the
-change is heard of. It travels as one logical message in the transaction, so that it
-needs no triggers and no settings of the session.
+The process that writes sets the context, and receivers get it as `Event.context`. It is
+sent as one logical message in the transaction, and so needs no triggers and no session
+settings.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from asgiref.sync import iscoroutinefunction
 from walex_django.messages import OWN_PREFIX, to_json
 
 PREFIX = f"{OWN_PREFIX}context"
-"""Of the logical message that has the context of the changes behind it."""
+"""Prefix of the logical message with the context of the changes that follow it."""
 
 EMPTY = "{}"
-"""A context of nothing: what was attached before no longer holds."""
+"""The empty context, which ends a context that was attached before."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,35 +33,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass(slots=True)
 class Frame:
     """
-    What one block knows, over what the blocks around it know.
+    The context data of one block, on top of the data of the blocks around it.
 
     Attributes:
-        get: gives what it knows itself.
-        lasts: whether that is the same each time.
+        outer: The frame of the surrounding block.
+        get: A function that returns the data of the block itself.
+        is_constant: Whether it always returns the same data.
     """
 
     outer: Frame | None
     get: Callable[[], dict[str, Any]]
-    lasts: bool
+    is_constant: bool
     _text: str | None = None
 
     def text(self) -> str:
-        """Return as JSON what all of them know."""
+        """Return the merged data of this frame and the outer ones as JSON."""
         if self._text is not None:
             return self._text
         text = _to_json(self._merged())
-        if self._all_last():
+        if self._is_all_constant():
             self._text = text
         return text
 
     def _merged(self) -> dict[str, Any]:
         outer = self.outer._merged() if self.outer else {}
-        # What it takes to know it is not done in its own name.
+        # get() may run queries. They run in the outer frame, so that they neither get
+        # this frame's context nor call get() again.
         with framed(self.outer):
             return {**outer, **self.get()}
 
-    def _all_last(self) -> bool:
-        return self.lasts and (self.outer is None or self.outer._all_last())
+    def _is_all_constant(self) -> bool:
+        return self.is_constant and (
+            self.outer is None or self.outer._is_all_constant()
+        )
 
 
 _current: ContextVar[Frame | None] = ContextVar(PREFIX, default=None)
@@ -78,14 +82,14 @@ def framed(frame: Frame | None) -> Iterator[None]:
 
 
 class Context:
-    """What `context` returns: for ``with``, or as a decorator."""
+    """The context manager and decorator that `context` returns."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def __enter__(self) -> None:
-        known = partial(json.loads, self._text)
-        _current.set(Frame(_current.get(), known, lasts=True))
+        get = partial(json.loads, self._text)
+        _current.set(Frame(_current.get(), get, is_constant=True))
 
     def __exit__(self, *exc: object) -> None:
         frame = _current.get()
@@ -93,13 +97,13 @@ class Context:
         _current.set(frame.outer)
 
     def __call__(self, function: F) -> F:
-        """Return the function with this context around each of its calls."""
+        """Return a function whose calls run with this context."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
             function
         ):
             raise TypeError(
                 f"{function.__qualname__}() is a generator, which runs after its call"
-                " has returned: write `with context(…)` inside of it."
+                " has returned. Use `with context(…)` inside it."
             )
         if iscoroutinefunction(function):
 
@@ -120,44 +124,45 @@ class Context:
 
 def context(**data: Any) -> Context:
     """
-    Say who or why, for the changes made in a ``with`` block or a decorated function.
+    Set the context of the changes made in a ``with`` block or a decorated function.
 
-    Blocks nest: an inner one adds to the outer one, and overrides it.
+    Blocks can be nested. The data of an inner block is added to the data of the outer
+    one, and takes precedence.
 
     Args:
-        data: what `Event.context` will have; anything that Django's JSON encoder
-            takes.
+        data: The data of `Event.context`: any values that Django's JSON encoder
+            accepts.
 
     Raises:
-        TypeError: it does not take the data.
+        TypeError: If the data can't be encoded.
     """
     return Context(_to_json(data))
 
 
 def current() -> dict[str, Any] | None:
-    """Return what a change that is made now would have as its context."""
+    """Return the context of a change that is made now, or `None` if none is set."""
     frame = _current.get()
     return None if frame is None else json.loads(frame.text())
 
 
 def current_text() -> str:
-    """Return as JSON what a change made now gets as its context."""
+    """Return the context of a change that is made now as JSON."""
     frame = _current.get()
     return EMPTY if frame is None else frame.text()
 
 
 def is_set() -> bool:
-    """Return whether any block or request has set a context."""
+    """Return whether a block or a request has set a context."""
     return _current.get() is not None
 
 
 def enclosed(get: Callable[[], dict[str, Any]]) -> Frame:
-    """Return a frame within the current one whose data may differ each time."""
-    return Frame(_current.get(), get, lasts=False)
+    """Return a frame inside the current one whose data may change."""
+    return Frame(_current.get(), get, is_constant=False)
 
 
 def _to_json(data: dict[str, Any]) -> str:
     try:
         return to_json(data)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"A context must be of JSON: {error}") from error
+        raise TypeError(f"The context must be serializable to JSON: {error}") from error

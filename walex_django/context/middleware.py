@@ -1,4 +1,4 @@
-"""Django middleware that attaches a request's user, path and method."""
+"""Django middleware that sets the context of a request."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .frames import enclosed, framed
 
 class ContextMiddleware:
     """
-    Attaches the user, the path and the method to what a request changes.
+    Attach the user, path and method of a request to the changes that it makes.
 
-    A subclass says something else with `get_context`. For ``MIDDLEWARE``, at any place;
-    works under WSGI and ASGI.
+    Add it to ``MIDDLEWARE``, at any position. It supports WSGI and ASGI. Subclasses can
+    override `get_context` to attach other data.
     """
 
     sync_capable = True
@@ -29,7 +29,7 @@ class ContextMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> Any:
-        """Pass the request on, with its context around."""
+        """Handle a request with its context set."""
         if iscoroutinefunction(self):
             return self._acall(request)
         with framed(enclosed(partial(self.get_context, request))):
@@ -37,10 +37,11 @@ class ContextMiddleware:
 
     def get_context(self, request: HttpRequest) -> dict[str, Any]:
         """
-        Return the context of a request's changes.
+        Return the context of the changes made by a request.
 
-        Called before each statement that writes, in its thread, and never when nothing
-        is written: the user is the one who is logged in by then.
+        This method is called before each statement that writes, in the statement's
+        thread. The user is the one logged in at that time. It is not called if the
+        request does not write.
         """
         user = getattr(request, "user", None)
         return {

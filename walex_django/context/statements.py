@@ -1,4 +1,4 @@
-"""What a statement does, as far as its words tell."""
+"""Recognition of SQL statements that write."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ _COMMENT = re.compile(r"/\*|\*/")
 
 
 def first_word(sql: str) -> str:
-    """Return the first word of a statement in upper case, or nothing."""
-    if found := _FIRST.match(sql):
-        return found[1].upper()
+    """Return the first word of a statement in upper case, or an empty string."""
+    if match := _FIRST.match(sql):
+        return match[1].upper()
     return next((word for word in _words(sql) if word != ";"), "")
 
 
 def writing_word(sql: str) -> str:
     """
-    Return the word by which one or several statements may write rows, or nothing.
+    Return the keyword by which one or more statements may write rows.
 
-    Functions that write, and rules and triggers of what only reads, are not seen.
+    Functions that write are not recognized, and neither are rules and triggers of
+    statements that only read.
 
     Args:
-        sql: as the driver gets it, placeholders and all.
+        sql: The SQL as passed to the driver, including placeholders.
+
+    Returns:
+        The keyword, such as ``"INSERT"``, or an empty string if nothing writes.
 
     Source: PostgreSQL, "SQL Commands" and "Lexical Structure".
     """
@@ -69,19 +73,19 @@ def _writes_within(word: str, previous: str) -> bool:
 
 
 def _words(sql: str) -> Iterator[str]:
-    """Yield words and semicolons, without what is quoted or commented out."""
-    place = 0
-    while found := _TOKEN.search(sql, place):
-        place = found.end()
-        if found[0] == "/*":
-            place = _end_of_comment(sql, place)
-        elif word := found["word"]:
+    """Yield the words and semicolons that are not quoted or commented out."""
+    position = 0
+    while match := _TOKEN.search(sql, position):
+        position = match.end()
+        if match[0] == "/*":
+            position = _end_of_comment(sql, position)
+        elif word := match["word"]:
             yield word.upper()
 
 
-def _end_of_comment(sql: str, place: int) -> int:
-    depth = 1  # they nest
-    while depth and (found := _COMMENT.search(sql, place)):
-        depth += 1 if found[0] == "/*" else -1
-        place = found.end()
-    return len(sql) if depth else place
+def _end_of_comment(sql: str, position: int) -> int:
+    depth = 1  # comments nest
+    while depth and (match := _COMMENT.search(sql, position)):
+        depth += 1 if match[0] == "/*" else -1
+        position = match.end()
+    return len(sql) if depth else position

@@ -1,4 +1,4 @@
-"""Writes the context into the transactions of Django's connections."""
+"""The execute wrapper that writes the context into transactions."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from .statements import first_word, writing_word
 
 def attach(using: str | None = None) -> None:
     """
-    Attach the context to what follows in the current transaction.
+    Attach the context to the changes that follow in the current transaction.
 
-    For what is not recognised as writing: functions that write, ``cursor.callproc()``
-    and ``cursor.copy()``.
+    Call it before writes that are not recognized automatically: functions that write,
+    ``cursor.callproc()`` and ``cursor.copy()``.
 
     Args:
-        using: alias in ``DATABASES``, by default ``default``.
+        using: The database's alias in ``DATABASES``; defaults to ``"default"``.
 
     Raises:
-        django.db.transaction.TransactionManagementError: there is no transaction.
-        django.db.NotSupportedError: the database is not PostgreSQL.
+        django.db.transaction.TransactionManagementError: If no transaction is open.
+        django.db.NotSupportedError: If the database is not PostgreSQL.
     """
     connection = require_postgresql(using)
     if not connection.in_atomic_block:
         raise TransactionManagementError(
-            "Outside of a transaction there is nothing to attach a context to."
+            "A context can only be attached inside a transaction."
             " Use transaction.atomic()."
         )
     _writer(connection).attach(connection)
 
 
 def install() -> None:
-    """Attach the context to what Django's connections to PostgreSQL write."""
+    """Install the execute wrapper on all current and future connections."""
     connection_created.connect(_prepare, dispatch_uid=PREFIX)
     for connection in connections.all(initialized_only=True):
         _prepare(connection=connection)
@@ -59,21 +59,22 @@ def _writer(connection: DatabaseWrapper) -> _Writer:
         if isinstance(wrapper, _Writer):
             return wrapper
     writer = _Writer()
-    # At the front: who is in a block of execute_wrapper() takes off the last one.
+    # Insert at the front: the end of an execute_wrapper() block removes the last one.
     wrappers.insert(0, writer)
     return writer
 
 
 class _Writer:
     """
-    The execute wrapper of one connection: writes the context before what writes.
+    The execute wrapper of one connection.
 
-    It knows the transaction by the list of its on_commit functions. Django makes a new
-    one with each transaction, and when it rolls back to a savepoint.
+    It writes the context before a statement that writes. It identifies the transaction
+    by the list of its on_commit functions: Django creates a new list for each
+    transaction, and when it rolls back to a savepoint.
     """
 
     def __init__(self) -> None:
-        # Of the last message in the transaction; None where it may have been undone.
+        # The last context written in the transaction; None if it may be rolled back.
         self._text: str | None = None
         self._hooks: list[Any] | None = None
         self._rolled_back = False
@@ -89,36 +90,36 @@ class _Writer:
         if self._hooks is None and not is_set():
             return execute(sql, params, many, context)
         connection: DatabaseWrapper = context["connection"]
-        self._look_for_end(connection)
+        self._detect_end(connection)
         text = _text(sql, connection)
         if self._hooks is not None and first_word(text) == "ROLLBACK":
             self._rolled_back = True
         elif word := writing_word(text):
             if not connection.get_autocommit():
                 self.attach(connection)
-            # A procedure may commit, which it cannot do in a transaction of ours.
-            elif word not in {"CALL", "DO"} and (wanted := current_text()) != EMPTY:
+            # A procedure may commit, which fails inside a transaction started here.
+            elif word not in {"CALL", "DO"} and (current := current_text()) != EMPTY:
                 with _transaction(connection):
-                    _emit(connection, wanted)
+                    _emit(connection, current)
                     return execute(sql, params, many, context)
         return execute(sql, params, many, context)
 
     def attach(self, connection: DatabaseWrapper) -> None:
-        """Write the context, unless the transaction has it."""
-        self._look_for_end(connection)
-        wanted = current_text()
+        """Write the context unless the transaction already has it."""
+        self._detect_end(connection)
+        current = current_text()
         if self._hooks is None:
-            if wanted == EMPTY:
+            if current == EMPTY:
                 return
-        elif self._text == wanted and (_is_atomic(connection) or wanted == EMPTY):
+        elif self._text == current and (_is_atomic(connection) or current == EMPTY):
             return
         connection.validate_no_broken_transaction()
         with connection.wrap_database_errors:
-            _emit(connection, wanted)
-        self._text, self._hooks = wanted, connection.run_on_commit
+            _emit(connection, current)
+        self._text, self._hooks = current, connection.run_on_commit
 
-    def _look_for_end(self, connection: DatabaseWrapper) -> None:
-        """Forget what was written if it is no more, or of another transaction."""
+    def _detect_end(self, connection: DatabaseWrapper) -> None:
+        """Reset the state after a rollback or the end of the transaction."""
         hooks = connection.run_on_commit
         if self._rolled_back:
             self._rolled_back = False
@@ -128,20 +129,20 @@ class _Writer:
 
 
 def _is_atomic(connection: DatabaseWrapper) -> bool:
-    """Return whether Django will tell of the transaction's end."""
+    """Return whether Django replaces `run_on_commit` when the transaction ends."""
     return connection.in_atomic_block and connection.commit_on_exit
 
 
 @contextmanager
 def _transaction(connection: DatabaseWrapper) -> Iterator[None]:
-    """A transaction for one statement of which Django need not know."""
+    """Run one statement in a transaction of the driver, not of Django."""
     assert connection.connection
     with connection.wrap_database_errors, connection.connection.transaction():
         yield
 
 
 def _emit(connection: DatabaseWrapper, text: str) -> None:
-    # By the driver: it is no query of the application, which may count its own.
+    # Bypass Django's cursor: applications may count or log their own queries.
     assert connection.connection
     connection.connection.execute(
         "SELECT pg_logical_emit_message(true, %s, %s::text)", [PREFIX, text]
