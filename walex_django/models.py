@@ -1,4 +1,4 @@
-"""What walex_django itself keeps in the database."""
+"""The models in which walex_django stores its own data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .pgoutput.lsn import Lsn
 
 class ParkedEvent(models.Model):
     """
-    A call of a receiver that failed in spite of all retries.
+    A receiver call that failed after all retries.
 
-    ``manage.py walex_replay`` makes the call again.
+    ``manage.py walex_replay`` calls the receiver again.
     """
 
     stream = models.CharField(_("stream"), max_length=200)
@@ -23,7 +23,7 @@ class ParkedEvent(models.Model):
     receiver = models.CharField(_("receiver"), max_length=500)
     event_id = models.CharField(_("event id"), max_length=100, db_index=True)
     table = models.CharField(_("table"), max_length=200, blank=True)
-    # Text, for what jsonb does not take: the character U+0000 in a column of type json.
+    # A text column: jsonb rejects U+0000, which a column of type json may contain.
     arguments_json = models.TextField(_("arguments"))
     error = models.TextField(_("error"))
     traceback = models.TextField(_("traceback"))
@@ -41,37 +41,45 @@ class ParkedEvent(models.Model):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the receiver is called with, as JSON has it."""
+        """The arguments of the call, as JSON types."""
         loaded: dict[str, Any] = json.loads(self.arguments_json)
         return loaded
 
 
 class Checkpoint(models.Model):
     """
-    How far the receivers' work on a durable slot is done.
+    The position in a durable slot up to which receivers have finished.
 
-    Positions are numbers here; `Lsn` prints them as PostgreSQL does.
+    Positions are stored as integers. `Lsn` formats them like PostgreSQL.
     """
 
     system_identifier = models.BigIntegerField(_("system identifier"))
     slot_name = models.CharField(_("slot"), max_length=63)
     stream = models.CharField(_("stream"), max_length=200)
     timeline = models.BigIntegerField(
-        _("timeline"), help_text=_("The server's, or 0: the slot was not read yet.")
+        _("timeline"),
+        help_text=_("The server's timeline, or 0 if the slot has not been read yet."),
     )
     position = models.BigIntegerField(
         _("position"),
-        help_text=_("COMMIT of the last transaction whose work is done."),
+        help_text=_(
+            "Position of the COMMIT of the last transaction that receivers finished."
+        ),
     )
     confirmed = models.BigIntegerField(
         _("confirmed"),
         null=True,
-        help_text=_("What the server was told last, if the listener ended in order."),
+        help_text=_(
+            "The last position confirmed to the server, if the listener shut down"
+            " cleanly."
+        ),
     )
     statistics_since = models.BigIntegerField(
         _("statistics since"),
         null=True,
-        help_text=_("In microseconds: since then the server counts transactions."),
+        help_text=_(
+            "Start of the server's statistics for the slot, in microseconds since 1970."
+        ),
     )
     session = models.UUIDField(_("session"), null=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
@@ -92,9 +100,9 @@ class Checkpoint(models.Model):
 
 class StreamSetting(models.Model):
     """
-    A setting of a stream that was changed while it ran.
+    A setting of a stream that was changed at runtime.
 
-    ``manage.py walex_config`` changes it.
+    ``manage.py walex_config`` stores, changes and deletes it.
     """
 
     stream = models.CharField(_("stream"), max_length=200)
@@ -108,15 +116,15 @@ class StreamSetting(models.Model):
                 fields=["stream", "key"], name="walex_django_streamsetting_key"
             )
         ]
-        verbose_name = _("changed setting")
-        verbose_name_plural = _("changed settings")
+        verbose_name = _("stream setting")
+        verbose_name_plural = _("stream settings")
 
     def __str__(self) -> str:
         return f"{self.key} of {self.stream}"
 
 
 class ListenerState(models.TextChoices):
-    """What a listener does."""
+    """The states of a listener."""
 
     RUNNING = "running", _("running")
     PAUSED = "paused", _("paused")
@@ -127,26 +135,27 @@ class ListenerState(models.TextChoices):
 
 
 READS = frozenset({ListenerState.RUNNING, ListenerState.PAUSED})
-"""The states of a listener that has the slot."""
+"""The states of a listener that holds the slot."""
 
 WAITS = frozenset({ListenerState.STANDBY, ListenerState.RETRYING})
-"""Of one that waits for it, or for the server."""
+"""The states of a listener that waits for the slot or the server."""
 
 
 class ListenerReport(models.Model):
     """
-    What a listener says of itself that its server does not know.
+    The state of a listener, as reported by the listener itself.
 
-    It is written when the state changes and, while there is work, now and then; so an
-    old report need not be a bad sign. Whether a listener that says "running" still
-    does, the slot tells: its reader is the process ``backend_pid`` of PostgreSQL.
+    A listener writes its report when its state changes, and from time to time while it
+    delivers events. An idle listener therefore has an old report. To find out whether a
+    listener reported as running still is, compare ``backend_pid`` with the process that
+    reads the slot.
     """
 
     stream = models.CharField(_("stream"), max_length=200)
     listener = models.UUIDField(_("listener"))
     host = models.CharField(_("host"), max_length=255)
     process = models.PositiveIntegerField(_("process"))
-    backend_pid = models.IntegerField(_("process of PostgreSQL"), null=True)
+    backend_pid = models.IntegerField(_("PostgreSQL process"), null=True)
     state = models.CharField(_("state"), max_length=20, choices=ListenerState.choices)
     reason = models.TextField(_("reason"), blank=True)
     since = models.DateTimeField(_("since"))
@@ -155,14 +164,14 @@ class ListenerReport(models.Model):
     failures = models.BigIntegerField(
         _("failures"),
         default=0,
-        help_text=_("Calls of receivers that failed in spite of all retries."),
+        help_text=_("Receiver calls that failed after all retries."),
     )
     last_event_id = models.CharField(_("last event"), max_length=100, blank=True)
     last_event_at = models.DateTimeField(_("last event committed at"), null=True)
     delivering_since = models.DateTimeField(
         _("delivering since"),
         null=True,
-        help_text=_("When the transaction was committed that is being delivered."),
+        help_text=_("Commit time of the transaction that is being delivered."),
     )
     updated_at = models.DateTimeField(_("updated at"))
 
@@ -181,14 +190,14 @@ class ListenerReport(models.Model):
 
 
 class StreamSample(models.Model):
-    """How much a stream delivered in some seconds, and its lag after them."""
+    """The events that a stream delivered in a period, and its lag at the end of it."""
 
     stream = models.CharField(_("stream"), max_length=200)
     at = models.DateTimeField(_("at"))
     seconds = models.FloatField(_("seconds"))
     events = models.BigIntegerField(_("events"))
     transactions = models.BigIntegerField(_("transactions"))
-    lag = models.BigIntegerField(_("lag"), null=True, help_text=_("In bytes of log."))
+    lag = models.BigIntegerField(_("lag"), null=True, help_text=_("In bytes of WAL."))
 
     class Meta:
         default_permissions = ()
@@ -203,7 +212,7 @@ class StreamSample(models.Model):
 
 
 class Stream(ListenerReport):
-    """What the admin's page of streams, and who may do what there, hangs on."""
+    """A proxy that carries the admin's streams page and its permissions."""
 
     class Meta:
         proxy = True
