@@ -126,7 +126,7 @@ def test_w028_two_databases(durable: StreamConfig, settings: Any) -> None:
     url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**second)
     change_stream(settings, URL=url)
     found = diagnosed()["W028"]
-    assert found.message.startswith("URL leads to another database than DATABASE")
+    assert found.message.startswith("URL leads to a different database than DATABASE")
     assert found.hint.startswith("Let both name the same")
 
     change_stream(settings, URL=url.replace(second["NAME"], "test_postgres"))

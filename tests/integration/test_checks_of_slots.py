@@ -100,7 +100,7 @@ def test_w043_a_slot_that_was_made_again(stream: Stream) -> None:
     assert "W043" not in checked(stream.env)
     stream.remake_slot("lost")
     found = checked(stream.env)["W043"]
-    assert "was made again or moved by somebody else" in found.message
+    assert "was recreated, or moved by another client" in found.message
 
     stream.run(*command_of(found.hint), *ONE)
     assert "W043" not in checked(stream.env)
@@ -110,7 +110,7 @@ def test_w043_a_slot_that_is_gone(stream: Stream) -> None:
     stream.hear("one")
     stream.drop_slot()
     found = checked(stream.env)
-    assert 'The slot "zoo_walex" is gone' in found["W043"].message
+    assert 'The slot "zoo_walex" no longer exists' in found["W043"].message
     assert "W040" not in found
 
     stream.run(*command_of(found["W043"].hint), *ONE)

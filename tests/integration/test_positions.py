@@ -59,8 +59,8 @@ class TestWithoutTimeZones:
         start = naive.remake_slot("lost")
 
         line = fails("walex_listen", naive.env)
-        assert 'The slot "zoo_walex" was made again or moved by somebody else' in line
-        assert f"and starts at {start}." in line
+        assert 'The slot "zoo_walex" was recreated, or moved by another client' in line
+        assert f"and now starts at {start}." in line
 
 
 class TestOrderlyEnd:
@@ -121,10 +121,10 @@ class TestTimelines:
         self, stale: CheckpointWriter, fork: int
     ) -> None:
         newer = self._writer(timeline=2, forks={1: Lsn(fork)})
-        with pytest.raises(SlotInUse, match="taken the slot over"):
+        with pytest.raises(SlotInUse, match="taken over the slot"):
             stale.advance(Lsn(310))
         self._advance(newer, 320)
-        with pytest.raises(SlotInUse, match="taken the slot over"):
+        with pytest.raises(SlotInUse, match="taken over the slot"):
             stale.advance(Lsn(330))
         row = Checkpoint.objects.get()
         assert (row.timeline, row.position) == (2, 320)
@@ -132,7 +132,7 @@ class TestTimelines:
     def test_not_even_from_the_same_position(self, stale: CheckpointWriter) -> None:
         newer = self._writer(timeline=2, forks={1: Lsn(150)})
         self._advance(newer, stale.done)
-        with pytest.raises(SlotInUse, match="taken the slot over"):
+        with pytest.raises(SlotInUse, match="taken over the slot"):
             stale.advance(Lsn(310))
 
     def test_its_end_leaves_the_row_alone(self, stale: CheckpointWriter) -> None:
@@ -173,18 +173,20 @@ class TestBeyondTheLog:
     def test_a_server_that_was_set_back_is_refused(
         self, checkpoint: Checkpoint
     ) -> None:
-        with pytest.raises(SlotBroken, match="the server was set back") as raised:
+        with pytest.raises(
+            SlotBroken, match="the server was restored to an earlier state"
+        ) as raised:
             self._require(checkpoint)
-        assert f"up to {Lsn(500)}, and" in raised.value.reason
+        assert f"up to {Lsn(500)}, but" in raised.value.reason
         assert f"ends at {Lsn(400)}:" in raised.value.reason
-        assert f"go on from {Lsn(300)}, run: " in raised.value.hint
+        assert f"continue from {Lsn(300)}, run: " in raised.value.hint
         assert raised.value.hint.endswith("--recreate-slot")
 
     @pytest.mark.parametrize("timeline", [1, 2])
     def test_a_standby_is_waited_for(
         self, checkpoint: Checkpoint, timeline: int
     ) -> None:
-        with pytest.raises(SlotWaiting, match="this standby has come to"):
+        with pytest.raises(SlotWaiting, match="this standby has only replayed"):
             self._require(checkpoint, timeline=timeline, standby=True)
 
     def test_a_promoted_server_goes_on(self, checkpoint: Checkpoint) -> None:

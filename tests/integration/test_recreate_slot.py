@@ -73,7 +73,7 @@ class TestHealthySlot:
         stream.write("since")
 
         # What somebody else has made is to be accepted, and is kept.
-        assert "was made again" in fails("walex_listen", stream.env)
+        assert "was recreated" in fails("walex_listen", stream.env)
         assert stream.run(*RECREATE, "--dry-run") == ["-- the slot zoo_walex is kept"]
         (told,) = stream.run(*RECREATE)
         assert told == f"default: delivers changes from LSN {start_of(stream)} on"

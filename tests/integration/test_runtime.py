@@ -260,8 +260,8 @@ def test_a_lacking_table_is_logged_and_comes_when_it_is_published(
         listening.wait_for(1)
         (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
         assert warning.getMessage() == (
-            "Stream default: SUBSCRIPTIONS has what the publication"
-            ' "zoo_events" lacks: public.zoo_building.'
+            "Stream default: SUBSCRIPTIONS names tables that are missing from the"
+            ' publication "zoo_events": public.zoo_building.'
             " Run: python manage.py walex_setup"
         )
         sql.execute("ALTER PUBLICATION zoo_events ADD TABLE zoo_building")

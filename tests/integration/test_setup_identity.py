@@ -113,7 +113,7 @@ def test_w048_an_index_that_cannot_be_one(index: str, settings: Any) -> None:
     change_stream(settings, REPLICA_IDENTITY={"public.zoo_ticket": index})
     found = diagnosed()["W048"]
     assert f"names the index {index!r}" in found.message
-    assert "Such ones are: zoo_ticket_code, zoo_ticket_pkey." in found.hint
+    assert "Suitable indexes: zoo_ticket_code, zoo_ticket_pkey." in found.hint
     with pytest.raises(CommandError) as raised:
         run("walex_setup", *ONE)
     assert f"{found.message} {found.hint}" in str(raised.value)

@@ -55,9 +55,9 @@ class TestMadeAgain:
         stream.write("kept")
 
         line = fails("walex_listen", stream.env)
-        assert 'The slot "zoo_walex" was made again or moved by somebody else' in line
-        assert f"it was read up to {read} and starts at {start}." in line
-        assert line.endswith(f"To go on from {start}, {ACCEPT}")
+        assert 'The slot "zoo_walex" was recreated, or moved by another client' in line
+        assert f"it was read up to {read} and now starts at {start}." in line
+        assert line.endswith(f"To continue from {start}, {ACCEPT}")
         assert fails("walex_listen", stream.env, "--drain") == line
         assert fails("walex_setup", stream.env) == line
 
@@ -71,7 +71,7 @@ class TestMadeAgain:
         start = stream.remake_slot("lost")
 
         error = refused(durable)
-        assert f"and starts at {start}." in error.reason
+        assert f"and now starts at {start}." in error.reason
         assert error.hint.endswith(ACCEPT)
 
     def test_after_kill_9_since_a_reset_of_the_statistics(
@@ -135,7 +135,7 @@ class TestMadeAgain:
         start = own_stream.remake_slot("lost")
 
         line = fails("walex_listen", own_stream.env)
-        assert f"and starts at {start}." in line
+        assert f"and now starts at {start}." in line
 
 
 def test_moved_by_hand(stream: Stream, durable: StreamConfig) -> None:
@@ -147,8 +147,10 @@ def test_moved_by_hand(stream: Stream, durable: StreamConfig) -> None:
     )
 
     error = refused(durable)
-    assert 'The slot "zoo_walex" was made again or moved by somebody else' in str(error)
-    assert f"and starts at {end}." in error.reason
+    assert 'The slot "zoo_walex" was recreated, or moved by another client' in str(
+        error
+    )
+    assert f"and now starts at {end}." in error.reason
 
 
 class TestDropped:
@@ -162,9 +164,9 @@ class TestDropped:
 
     def test_it_is_refused_until_that_is_accepted(self, stream: Stream) -> None:
         line = fails("walex_listen", stream.env)
-        assert 'The slot "zoo_walex" is gone, and was read up to ' in line
+        assert 'The slot "zoo_walex" no longer exists. It was read up to ' in line
         assert "0/" in reached(line)
-        assert line.endswith(f"To go on from the end of the log, {ACCEPT}")
+        assert line.endswith(f"To continue from the end of the WAL, {ACCEPT}")
         assert fails("walex_setup", stream.env) == line
 
         printed = stream.run("walex_setup", *ONE, "--recreate-slot")

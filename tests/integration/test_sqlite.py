@@ -115,7 +115,7 @@ def test_a_slot_made_again_is_refused(apart: Stream) -> None:
     apart.hear("before", end=signal.SIGKILL)
     start = apart.remake_slot("lost")
 
-    assert f"and starts at {start}." in fails("walex_listen", apart.env)
+    assert f"and now starts at {start}." in fails("walex_listen", apart.env)
 
 
 class TestMessagesOnly:

@@ -75,7 +75,7 @@ class TestSubscriptions:
         sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
 
         line = fails("walex_listen", environment)
-        assert '"zoo_events" lacks: public.zoo_keeper.' in line
+        assert 'missing from the publication "zoo_events": public.zoo_keeper.' in line
         assert line.endswith("Run: python manage.py walex_setup")
 
         succeeds("walex_setup", environment, *ONE)
@@ -85,7 +85,7 @@ class TestSubscriptions:
     @pytest.mark.parametrize(
         ("entry", "told"),
         [
-            ("legacyy.*", "neither an app 'legacyy' nor such a table."),
+            ("legacyy.*", "neither an app 'legacyy' nor such a table exists."),
             ("zooo.Keeper", "Did you mean the app 'zoo'?"),
             ("public.zoo_unicorn", "'public.zoo_unicorn'"),
         ],
@@ -95,7 +95,7 @@ class TestSubscriptions:
         self, environment: dict[str, str], command: str, entry: str, told: str
     ) -> None:
         line = fails(command, changed(environment, SUBSCRIPTIONS=[entry]))
-        assert f"SUBSCRIPTIONS has '{entry}'" in line
+        assert f"SUBSCRIPTIONS contains '{entry}'" in line
         assert told in line
 
     def test_setup_before_migrate_says_so(
@@ -227,7 +227,7 @@ class TestConnection:
         env = changed(environment, URL=environment["ZOO_SECOND_URL"])
 
         line = fails("walex_listen", env)
-        assert "URL leads to another database than DATABASE" in line
+        assert "URL leads to a different database than DATABASE" in line
         assert "'default'" in line
 
     @pytest.mark.usefixtures("durable")

@@ -145,8 +145,8 @@ def test_a_start_warns_of_what_is_in_force(keepers: Stream, tmp_path: Path) -> N
 def test_a_table_that_is_not_published(keepers: Stream) -> None:
     keepers.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_building")
     lacks = (
-        'SUBSCRIPTIONS has what the publication "zoo_events" lacks:'
-        " public.zoo_building. Run: python manage.py walex_setup"
+        "SUBSCRIPTIONS names tables that are missing from the publication"
+        ' "zoo_events": public.zoo_building. Run: python manage.py walex_setup'
     )
     with keepers.listening() as listener:
         lines = change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
@@ -168,7 +168,10 @@ def test_a_start_refuses_what_is_not_published(keepers: Stream) -> None:
     change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
 
     line = fails("walex_listen", keepers.env)
-    assert "lacks: public.zoo_building. Run: python manage.py walex_setup" in line
+    assert (
+        'missing from the publication "zoo_events": public.zoo_building.'
+        " Run: python manage.py walex_setup"
+    ) in line
 
 
 def test_changes_at_the_same_time_all_count(keepers: Stream) -> None:

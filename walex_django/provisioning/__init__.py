@@ -1,1 +1,1 @@
-"""What a database lacks of what a stream needs, and how to provide it."""
+"""The publications, slots and replica identities that streams need."""

@@ -1,8 +1,9 @@
 """
-How far the receivers' work is, kept in their database.
+Checkpoints: stream positions stored in the receivers' database.
 
-PostgreSQL keeps a position in the slot. A second one, here, tells whether the slot is
-still the one that was read, and with ``ATOMIC`` which transactions are done.
+PostgreSQL stores a position in the slot. The checkpoint is a second one. It shows
+whether the slot is still the one that was read and, with ``ATOMIC``, which transactions
+are finished.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ logger = log.logger(__name__)
 
 def find(system: int, slot_name: str) -> Checkpoint | None:
     """
-    Return the checkpoint of a slot, if it was ever set up or read.
+    Return the checkpoint of a slot, or `None` if the slot was never set up or read.
 
     Args:
-        system: the server's system identifier.
-        slot_name: of the slot.
+        system: The server's system identifier.
+        slot_name: The slot's name.
 
     Raises:
-        NotPrepared: the table of checkpoints is missing, or not to be read by us.
+        NotPrepared: If the table of checkpoints is missing or can't be read.
     """
     try:
         return _rows(system, slot_name).first()
@@ -60,19 +61,25 @@ def find(system: int, slot_name: str) -> Checkpoint | None:
 
 
 def forget(system: int, slot_name: str) -> None:
-    """Delete the checkpoint of a slot, if there is one. Args: as of `find`."""
-    with suppress(DatabaseError):  # not migrated yet, or not allowed to
+    """
+    Delete the checkpoint of a slot, if it exists.
+
+    Args:
+        system: The server's system identifier.
+        slot_name: The slot's name.
+    """
+    with suppress(DatabaseError):  # not migrated yet, or not permitted
         _rows(system, slot_name).delete()
 
 
 def note(config: StreamConfig, system: int, slot: Slot) -> None:
     """
-    Remember where a new slot starts.
+    Store where a new slot starts.
 
     Args:
-        config: of the stream.
-        system: the server's system identifier.
-        slot: one that nobody has read.
+        config: The stream's configuration.
+        system: The server's system identifier.
+        slot: The slot, which has not been read yet.
     """
     Checkpoint.objects.using(database()).update_or_create(
         system_identifier=system,
@@ -98,57 +105,59 @@ def require_unbroken(
     standby: bool = False,
 ) -> None:
     """
-    Raise unless a slot goes on where it was read up to.
+    Raise if a slot does not continue where the checkpoint ends.
 
     Args:
-        checkpoint: of the slot.
-        slot: as it is now, `None` if it is gone. Look before the checkpoint is read.
-        statistics: of the slot.
-        timeline: the server's.
-        log_end: the server's.
-        standby: the server follows another one.
+        checkpoint: The slot's checkpoint.
+        slot: The current slot, or `None` if it does not exist. It must be queried
+            before the checkpoint is read.
+        statistics: The slot's statistics.
+        timeline: The server's timeline.
+        log_end: The end of the server's WAL.
+        standby: Whether the server is a standby.
 
     Raises:
-        SlotMissing: it is gone.
-        SlotBroken: it is another one of the same name, somebody else has moved it, or
-            the server was set back.
-        SlotWaiting: a standby has not read that much of its log yet.
+        SlotMissing: If the slot does not exist.
+        SlotBroken: If the slot was recreated, another client has moved it, or the
+            server was restored to an earlier state.
+        SlotWaiting: If the server is a standby that has not replayed that much WAL yet.
     """
     name, position = checkpoint.slot_name, Lsn(checkpoint.position)
     if slot is None:
         raise SlotMissing(
-            f'The slot "{name}" is gone, and was read up to {position}: what was'
-            " written since cannot be delivered.",
-            hint=f"To go on from the end of the log, run: {RECREATE}",
+            f'The slot "{name}" no longer exists. It was read up to {position}, and'
+            " later changes cannot be delivered.",
+            hint=f"To continue from the end of the WAL, run: {RECREATE}",
         )
     start = slot.confirmed_lsn or Lsn(0)
     if position > log_end and standby:
         raise SlotWaiting(
-            f'The slot "{name}" was read up to {position}, and this standby has come to'
-            f" {log_end}."
+            f'The slot "{name}" was read up to {position}, but this standby has only'
+            f" replayed its WAL up to {log_end}."
         )
     if position > log_end and timeline == checkpoint.timeline:
         raise SlotBroken(
-            f'The slot "{name}" was read up to {position}, and the log of the server'
-            f" ends at {log_end}: the server was set back.",
-            hint=f"To go on from {start}, run: {RECREATE}",
+            f'The slot "{name}" was read up to {position}, but the WAL of the server'
+            f" ends at {log_end}: the server was restored to an earlier state.",
+            hint=f"To continue from {start}, run: {RECREATE}",
         )
     moved = checkpoint.confirmed is not None and start > checkpoint.confirmed
-    # A slot is made with its account at zero, and on a standby that has one of its own.
-    fresh = (
+    # The statistics of a new slot start at zero. A standby has its own statistics, so
+    # they are only compared on the same timeline.
+    is_new = (
         timeline == checkpoint.timeline
         and statistics is not None
         and checkpoint.statistics_since is not None
         and (statistics.since, statistics.transactions)
         <= (checkpoint.statistics_since, 0)
     )
-    if moved or fresh:
+    if moved or is_new:
         read = Lsn(checkpoint.confirmed or position)
         raise SlotBroken(
-            f'The slot "{name}" was made again or moved by somebody else: it was read'
-            f" up to {read} and starts at {start}. What was written between cannot be"
+            f'The slot "{name}" was recreated, or moved by another client: it was read'
+            f" up to {read} and now starts at {start}. The changes in between cannot be"
             " delivered.",
-            hint=f"To go on from {start}, run: {RECREATE}",
+            hint=f"To continue from {start}, run: {RECREATE}",
         )
 
 
@@ -161,14 +170,14 @@ def _rows(system: int, slot_name: str) -> QuerySet[Checkpoint]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlace:
     """
-    Where a slot is, on which server.
+    The server and the timeline on which a slot is read.
 
     Attributes:
-        system: the server's system identifier.
-        timeline: the server's.
-        forks: where that left each timeline that it stems from; empty if it is the
-            one that the checkpoint was written on.
-        statistics_since: see `SlotStatistics`.
+        system: The server's system identifier.
+        timeline: The server's timeline.
+        forks: The position at which the server's history left each earlier timeline;
+            empty if the checkpoint was written on the current timeline.
+        statistics_since: See `SlotStatistics`.
     """
 
     system: int
@@ -179,19 +188,20 @@ class SlotPlace:
 
 class CheckpointWriter:
     """
-    Keeps the checkpoint of a slot that this session reads.
+    Writes the checkpoint of the slot that this session reads.
 
     Args:
-        config: of the stream.
-        place: of the slot.
-        slot: as it is now that nobody else can move it.
+        config: The stream's configuration.
+        place: The server and timeline of the slot.
+        slot: The slot, queried after this session acquired it.
 
     Attributes:
-        done: transactions that committed up to here are done.
-        counted: one of these the server has counted.
+        done: Position up to which all transactions are finished.
+        counted: Whether the server's statistics include one of these transactions.
 
     Raises:
-        SlotBroken: what is done was done on a timeline that the server does not know.
+        SlotBroken: If the checkpoint is on a timeline that is not part of the server's
+            history.
     """
 
     def __init__(self, config: StreamConfig, place: SlotPlace, slot: Slot) -> None:
@@ -214,7 +224,7 @@ class CheckpointWriter:
                     "position": _before(self._start),
                 },
             )
-            # Who had the slot may be about to commit: he has locked the row.
+            # The previous reader may be about to commit; it has locked the row.
             row = rows.select_for_update().get()
             self.done = Lsn(row.position)
             if row.timeline not in {0, place.timeline}:
@@ -230,57 +240,59 @@ class CheckpointWriter:
             )
 
     def _shared(self, row: Checkpoint, config: StreamConfig, place: SlotPlace) -> Lsn:
-        """Return up to where a checkpoint is true on a timeline that came later."""
+        """Return the part of a checkpoint that is valid on the server's timeline."""
         if fork := place.forks.get(row.timeline):
-            # What was done behind the fork, this server has never committed.
+            # This server never committed the transactions after the fork.
             return Lsn(min(row.position, fork - 1))
         if not config.atomic:
             return _before(self._start)
         raise SlotBroken(
-            f'The slot "{row.slot_name}" was read on timeline {row.timeline}, of which'
-            f" the server's timeline {place.timeline} knows nothing: it was restored to"
-            " a time before.",
-            hint=f"To go on from where the slot is, run: {RECREATE}",
+            f'The slot "{row.slot_name}" was read on timeline {row.timeline}, which is'
+            f" not part of the history of the server's timeline {place.timeline}: the"
+            " server was restored to an earlier state.",
+            hint=f"To continue from the slot's position, run: {RECREATE}",
         )
 
     def advance(self, position: Lsn) -> None:
         """
-        Store that a transaction is done, in the database transaction at hand.
+        Store that a transaction is finished, in the current database transaction.
 
-        Set `done` when that has been committed.
+        The caller sets `done` after that has been committed.
 
         Args:
-            position: of its COMMIT.
+            position: Position of the transaction's COMMIT.
 
         Raises:
-            SlotInUse: another listener did it meanwhile.
+            SlotInUse: If another listener has changed the checkpoint.
         """
-        # On another timeline its position may be that of another transaction.
-        mine = self._row.filter(position=self.done, timeline=self._timeline)
-        if not self._update(mine, position):
-            raise SlotInUse("Another listener has taken the slot over.")
+        # On another timeline, the same position may belong to another transaction.
+        unchanged = self._row.filter(position=self.done, timeline=self._timeline)
+        if not self._update(unchanged, position):
+            raise SlotInUse("Another listener has taken over the slot.")
 
     def save(self) -> None:
         """
-        Store what is done, outside of a database transaction.
+        Store `done` outside a database transaction.
 
-        A database that is away just then is no reason to do it again.
+        Connection errors are ignored: they are no reason to repeat the transactions.
         """
         with suppress(OperationalError, InterfaceError):
             self._update(self._row.filter(position__lt=self.done), self.done)
 
     def close(self, confirmed: Lsn) -> None:
         """
-        Store where the slot is, exactly. Call it while the slot is still ours.
+        Store the slot's exact position.
+
+        This method must be called while this session still holds the slot.
 
         Args:
-            confirmed: what the server was told last; 0 if nothing.
+            confirmed: The last position confirmed to the server, or 0 if none was.
         """
-        # One that has been idle may be dead, and nobody has noticed.
+        # A connection that has been idle may be dead.
         connections[self._row.db].close()
         try:
             self._row.filter(session=self._session).update(
-                # Another session may have come further.
+                # Another session may have advanced further.
                 position=Greatest(F("position"), Value(int(self.done))),
                 confirmed=max(confirmed, self._start),
                 updated_at=timezone.now(),
@@ -296,5 +308,5 @@ class CheckpointWriter:
 
 
 def _before(start: Lsn) -> Lsn:
-    # The first COMMIT that a slot delivers can lie exactly where the slot starts.
+    # The first COMMIT that a slot delivers can be exactly at the slot's start.
     return Lsn(max(start - 1, 0))

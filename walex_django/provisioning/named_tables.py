@@ -1,4 +1,4 @@
-"""The tables that entries of the settings name, in a database."""
+"""The tables in a database that entries of the settings name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from walex_django.replication.publications import TableName
 from walex_django.subscriptions import OWN_APP, Subscriptions
 
 LISTED: Final = 10
-"""How many tables a message names."""
+"""Maximum number of tables that a message names."""
 
 
 def listed(tables: Iterable[object]) -> str:
-    """Return the names of tables, sorted; of many, the first ones and how many more."""
+    """Return the sorted names of tables as text, with at most `LISTED` of them."""
     names = sorted(map(str, tables))
     if len(names) <= LISTED:
         return ", ".join(names)
@@ -32,10 +32,14 @@ def subscribed_tables(config: StreamConfig, connection: Connection) -> list[Tabl
     """
     Return the tables that a stream's ``SUBSCRIPTIONS`` name, sorted.
 
-    `ALL_TABLES` are those of the models that migrate to the stream's database.
+    `ALL_TABLES` stands for the tables of all models that migrate to its database.
+
+    Args:
+        config: The stream's configuration.
+        connection: A connection to its database.
 
     Raises:
-        ImproperlyConfigured: one of them does not exist.
+        ImproperlyConfigured: If a table does not exist.
     """
     return named_tables("SUBSCRIPTIONS", config.subscriptions, config, connection)
 
@@ -47,13 +51,13 @@ def named_tables(
     Return the tables that entries of a stream's settings name, sorted.
 
     Args:
-        key: of the setting, for errors.
-        entries: as `Subscriptions` has them.
-        config: of the stream.
-        connection: to its database.
+        key: The setting's key, for error messages.
+        entries: The entries, as `Subscriptions` takes them.
+        config: The stream's configuration.
+        connection: A connection to its database.
 
     Raises:
-        ImproperlyConfigured: one of them does not exist.
+        ImproperlyConfigured: If a table does not exist.
     """
     subscriptions = Subscriptions(entries)
     alias = config.database
@@ -70,12 +74,12 @@ def named_tables(
     for model in absent:
         if kind := model_tables.kind(model):
             raise ImproperlyConfigured(
-                f"{model._meta.label} is {kind}: PostgreSQL does not log its changes."
-                f" Take it out of {key}."
+                f"{model._meta.label} is {kind}: its changes are not in the WAL."
+                f" Remove it from {key}."
             )
     if absent:
         raise ImproperlyConfigured(
-            f"The database {alias!r} has no table yet of"
+            f"The database {alias!r} has no table yet for"
             f" {listed(model._meta.label for model in absent)}."
             f" Run: python manage.py migrate --database {alias}"
         )
@@ -120,6 +124,6 @@ def _unknown(key: str, entry: str, owner: str) -> ImproperlyConfigured:
     close = difflib.get_close_matches(owner, labels, n=1)
     meant = f" Did you mean the app {close[0]!r}?" if close else ""
     return ImproperlyConfigured(
-        f"{key} has {entry!r}, and there is neither an app {owner!r} nor such a"
-        f" table.{meant} If a migration makes it, run: python manage.py migrate"
+        f"{key} contains {entry!r}, but neither an app {owner!r} nor such a table"
+        f" exists.{meant} If a migration creates it, run: python manage.py migrate"
     )

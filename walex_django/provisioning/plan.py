@@ -1,4 +1,4 @@
-"""What a database lacks of what a stream needs, as SQL."""
+"""The statements that set up and tear down a stream's slot and publications."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ from .named_tables import subscribed_tables
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    One statement, and what it does in words.
+    A statement of a plan.
 
     Attributes:
-        replication: it is a command for replication connections.
-        makes_slot: where it starts is to be remembered.
+        statement: The SQL.
+        what: A description of what the statement does.
+        replication: Whether it is a command for a replication connection.
+        makes_slot: Whether it creates a slot, whose start must be stored.
     """
 
     statement: sql.Composed
@@ -48,26 +50,29 @@ def setup_plan(
     recreate_slot: bool = False,
 ) -> list[Step]:
     """
-    Return the steps that make a stream's publications and slot, in order.
+    Return the steps that create a stream's publications and slot, in order.
 
-    The publication comes before the slot: that reads the catalogue as it was at each
-    position of the log, and cannot pass one where its publication was missing. What is
-    there already is left as it is; tables are added, and taken away with ``prune``.
+    The publication is created before the slot: decoding uses the catalog as it was at
+    each position of the WAL, and cannot get past a change that was made while the
+    publication was missing. Existing objects are left as they are, except that tables
+    are added to publications and, with ``prune``, removed.
 
     Args:
-        config: of the stream.
-        connection: to its database.
-        prune: take tables out of the publications that no stream wants.
-        recreate_slot: make a slot anew that cannot be read on. One that somebody else
-            has made again is kept.
+        config: The stream's configuration.
+        connection: A connection to its database.
+        prune: Whether to remove the tables that no stream subscribes to.
+        recreate_slot: Whether to recreate a slot that can't be continued. A slot that
+            another client has recreated is kept.
 
     Raises:
-        SlotUnusable: a slot of that name does not serve.
-        SlotMissing, SlotBroken: changes are lost, and ``recreate_slot`` accepts that.
-        ImproperlyConfigured: a table or an index that the settings name does not
+        SlotUnusable: If a slot of that name exists and can't be used.
+        SlotMissing: If the slot was dropped, unless ``recreate_slot`` accepts the loss.
+        SlotBroken: If the slot skips changes, unless ``recreate_slot`` accepts the
+            loss.
+        ImproperlyConfigured: If a table or an index that the settings name does not
             exist.
     """
-    # UPDATE fails on what is published and has no identity yet.
+    # UPDATE fails on a published table that has no replica identity yet.
     steps = _identity_steps(config, connection) + _publication_steps(config, connection)
     if prune:
         steps += _prune_steps(config, connection)
@@ -89,7 +94,7 @@ def _slot_steps(
     if not _require_readable(config, connection, slot):
         return [_creation(config)]
     if slot and config.failover and not slot.failover:
-        what = f'let standbys keep a copy of the slot "{slot.name}"'
+        what = f'synchronize the slot "{slot.name}" to standbys'
         return [Step(slots.failover_statement(slot.name), what, replication=True)]
     return []
 
@@ -112,7 +117,7 @@ def _recreation(
     try:
         _require_readable(config, connection, slot)
     except SlotBroken:
-        # Somebody else has made it again, and it keeps the log since then.
+        # Another client has recreated the slot, and it retains the WAL since then.
         return []
     except (SlotMissing, SlotUnusable):
         if slot and not slot.lost:
@@ -127,9 +132,10 @@ def _require_readable(
     config: StreamConfig, connection: Connection, slot: Slot | None
 ) -> bool:
     """
-    Raise unless a listener can go on with the slot.
+    Raise if a listener can't continue with the slot.
 
-    Returns whether there is one; there need not be, if there never was.
+    Returns:
+        Whether the slot exists. It may be missing if it was never read.
     """
     try:
         if slot:
@@ -157,9 +163,9 @@ def teardown_plan(
     Publications that other streams read are kept.
 
     Args:
-        config: of the stream.
-        connection: to its database.
-        streams: all that are torn down now.
+        config: The stream's configuration.
+        connection: A connection to its database.
+        streams: All streams that are torn down together.
     """
     steps = []
     shared = {
@@ -174,24 +180,24 @@ def teardown_plan(
         steps.append(
             Step(slots.drop_statement(slot.name), f'drop the slot "{slot.name}"')
         )
-    there = publications.existing(connection, config.publications)
+    existing = publications.existing(connection, config.publications)
     return steps + [
         Step(publications.drop_statement(name), f'drop the publication "{name}"')
         for name in config.publications
-        if name in there - shared
+        if name in existing - shared
     ]
 
 
 def slot_plan(name: str, connection: Connection) -> list[Step]:
     """
-    Return the step that drops a slot that was left behind, if it is there.
+    Return the step that drops a slot of no stream, if the slot exists.
 
     Args:
-        name: of the slot.
-        connection: to its database.
+        name: The slot's name.
+        connection: A connection to its database.
 
     Raises:
-        SlotInUse: somebody reads from it.
+        SlotInUse: If a client is reading from the slot.
     """
     slot = slots.find(connection, name)
     if slot is None or slot.database not in {None, connection.info.dbname}:
@@ -209,16 +215,16 @@ def _publication_steps(config: StreamConfig, connection: Connection) -> list[Ste
     wanted = subscribed_tables(config, connection)
     if not wanted:
         raise ImproperlyConfigured(
-            "There is no table to publish yet. Run: python manage.py migrate"
+            "There are no tables to publish yet. Run: python manage.py migrate"
         )
-    there = publications.existing(connection, config.publications)
+    existing = publications.existing(connection, config.publications)
     published = publications.covered(connection, config.publications)
-    tables = [table for table in wanted if table not in published]
+    missing = [table for table in wanted if table not in published]
     steps = []
     for name in config.publications:
-        # The first one takes what none of them has.
-        added = tables if name == config.publications[0] else []
-        if name not in there:
+        # Missing tables are added to the first publication.
+        added = missing if name == config.publications[0] else []
+        if name not in existing:
             statement = publications.create_statement(name, added)
             steps.append(Step(statement, f'create the publication "{name}"'))
         elif added:
@@ -231,10 +237,10 @@ def _publication_steps(config: StreamConfig, connection: Connection) -> list[Ste
 def _identity_steps(config: StreamConfig, connection: Connection) -> list[Step]:
     return [
         Step(
-            identities.statement(each.part, each.identity),
-            f"set the replica identity of {each.part} to {each.identity}",
+            identities.statement(difference.part, difference.identity),
+            f"set the replica identity of {difference.part} to {difference.identity}",
         )
-        for each in replica_identity.differences(config, connection)
+        for difference in replica_identity.differences(config, connection)
     ]
 
 
@@ -242,7 +248,7 @@ def _prune_steps(config: StreamConfig, connection: Connection) -> list[Step]:
     return [
         Step(
             publications.remove_statement(name, tables),
-            f'take out of the publication "{name}": {", ".join(map(str, tables))}',
+            f'remove from the publication "{name}": {", ".join(map(str, tables))}',
         )
         for name, tables in unwanted_tables.find(config, connection).items()
     ]

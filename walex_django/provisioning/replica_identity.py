@@ -1,4 +1,4 @@
-"""What tables tell of their old rows, and what the settings want of that."""
+"""Replica identities of tables, compared with ``REPLICA_IDENTITY``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ KEY = "REPLICA_IDENTITY"
 
 class Difference(NamedTuple):
     """
-    A table that tells something else of its old rows than the settings want.
+    A table whose replica identity differs from the settings.
 
     Attributes:
-        part: the table, perhaps a partition.
-        now: what it tells.
-        identity: what it is to tell; of an index the name that it has there.
+        part: The table or partition.
+        now: Its current replica identity.
+        identity: The replica identity from the settings. For an index, the name of the
+            index on this table or partition.
     """
 
     part: TableName
@@ -40,14 +41,14 @@ class Difference(NamedTuple):
 
 def differences(config: StreamConfig, connection: Connection) -> list[Difference]:
     """
-    Return where tables tell something else than ``REPLICA_IDENTITY`` wants, sorted.
+    Return the tables whose replica identity differs from the settings, sorted.
 
     Args:
-        config: of the stream.
-        connection: to its database.
+        config: The stream's configuration.
+        connection: A connection to its database.
 
     Raises:
-        ImproperlyConfigured: a table or an index does not exist.
+        ImproperlyConfigured: If a table or an index does not exist.
     """
     wanted = _wanted(config, connection)
     if not wanted:
@@ -56,23 +57,23 @@ def differences(config: StreamConfig, connection: Connection) -> list[Difference
     indexes: dict[TableName, dict[str, str]] = {}
     if not set(wanted.values()) <= set(IDENTITIES):
         indexes = identities.indexes(connection, wanted)
-    # A partition may have an entry of its own, beside its table's.
-    chosen: dict[TableName, tuple[Identity, str]] = {}
-    for each in found:
-        if each.part == each.table or each.part not in wanted:
-            chosen[each.part] = each, wanted[each.table]
-    different = []
-    for part, (now, asked) in sorted(chosen.items(), key=itemgetter(0)):
+    # The entry of a partition takes precedence over that of the partitioned table.
+    by_part: dict[TableName, tuple[Identity, str]] = {}
+    for current in found:
+        if current.part == current.table or current.part not in wanted:
+            by_part[current.part] = current, wanted[current.table]
+    result = []
+    for part, (current, value) in sorted(by_part.items(), key=itemgetter(0)):
         identity = (
-            asked if asked in IDENTITIES else _index(part, asked, indexes.get(part, {}))
+            value if value in IDENTITIES else _index(part, value, indexes.get(part, {}))
         )
-        if now.kind != identity:
-            different.append(Difference(part, now.kind, identity))
-    return different
+        if current.kind != identity:
+            result.append(Difference(part, current.kind, identity))
+    return result
 
 
 def _wanted(config: StreamConfig, connection: Connection) -> dict[TableName, str]:
-    """Return what is wanted of each table."""
+    """Return the value of ``REPLICA_IDENTITY`` for each table that has one."""
     entries = config.replica_identity
     if not entries:
         return {}
@@ -80,18 +81,22 @@ def _wanted(config: StreamConfig, connection: Connection) -> dict[TableName, str
     models = dict(ModelTables(config.database).items())
     wishes = Wishes(entries)
     wanted = {table: wishes.of(models.get(table), [table]) for table in tables}
-    return {table: wish for table, wish in wanted.items() if wish is not None}
+    return {
+        table: identity for table, identity in wanted.items() if identity is not None
+    }
 
 
 class Wishes:
     """
-    What entries want of tables; one that names a table goes before the rest.
+    The entries of ``REPLICA_IDENTITY``.
+
+    An entry that names a single table takes precedence over other entries.
 
     Args:
-        entries: as ``REPLICA_IDENTITY`` has them.
+        entries: The setting's value.
 
     Raises:
-        ImproperlyConfigured: an app has no such model.
+        ImproperlyConfigured: If an app has no such model.
     """
 
     def __init__(self, entries: Mapping[str, str]) -> None:
@@ -101,29 +106,39 @@ class Wishes:
         ]
 
     def of(self, model: type[Model] | None, names: Collection[TableName]) -> str | None:
-        """Return what is wanted of a table, by its model and names, or `None`."""
-        wish = None
-        for named, identity in self._entries:
-            if (model is not None and named.covers_model(model)) or any(
-                name in named.tables or name.schema in named.schemas for name in names
+        """
+        Return the replica identity that the settings want for a table.
+
+        Args:
+            model: The table's model, if it has one.
+            names: The table's names.
+
+        Returns:
+            The value of the entry, or `None` if no entry names the table.
+        """
+        found = None
+        for tables, identity in self._entries:
+            if (model is not None and tables.covers_model(model)) or any(
+                name in tables.tables or name.schema in tables.schemas for name in names
             ):
-                wish = identity
-        return wish
+                found = identity
+        return found
 
 
 def _width(entry: str) -> int:
     return 2 if entry == ALL_TABLES else int(entry.endswith(".*"))
 
 
-def _index(part: TableName, name: str, there: dict[str, str]) -> str:
+def _index(part: TableName, name: str, indexes: dict[str, str]) -> str:
     try:
-        return there[name]
+        return indexes[name]
     except KeyError:
-        known = ", ".join(sorted(set(there.values()))) or "none"
+        suitable = ", ".join(sorted(set(indexes.values()))) or "none"
         close = difflib.get_close_matches(name.upper(), IDENTITIES, n=1, cutoff=0.8)
         meant = f" Did you mean {close[0]!r}?" if close else ""
         raise ImproperlyConfigured(
-            f"{KEY} names the index {name!r}, and it is none of {part} that can be a"
-            " replica identity: unique, not deferrable, not partial, on columns that"
-            f" are NOT NULL. Such ones are: {known}.{meant}"
+            f"{KEY} names the index {name!r}, but {part} has no such index that can be"
+            " its replica identity: a unique index that is not deferrable and not"
+            f" partial, on columns that are NOT NULL. Suitable indexes: {suitable}."
+            f"{meant}"
         ) from None

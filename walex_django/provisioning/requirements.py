@@ -1,4 +1,4 @@
-"""What a stream requires of its database before it can start."""
+"""Requirements that a stream's database must meet before the stream can start."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from .named_tables import listed, subscribed_tables
 
 def require_one_database(config: StreamConfig, connection: Connection) -> None:
     """
-    Raise if `URL` leads to another database than the models are in.
+    Raise if ``URL`` and ``DATABASE`` lead to different databases.
+
+    Args:
+        config: The stream's configuration.
+        connection: A connection to the database at ``URL``.
 
     Raises:
-        NotPrepared: it does.
+        NotPrepared: If they do.
     """
     if config.url is None:
         return
@@ -29,21 +33,26 @@ def require_one_database(config: StreamConfig, connection: Connection) -> None:
         cursor.execute(server.IDENTITY)
         if cursor.fetchone() != server.identity(connection):
             raise NotPrepared(
-                f"URL leads to another database than DATABASE, which is"
+                f"URL leads to a different database than DATABASE, which is"
                 f" {config.database!r}.",
-                hint="Let both name the same: events are matched to its models.",
+                hint="Make both name the same database: events are matched to the"
+                " models in it.",
             )
 
 
 def require_published(config: StreamConfig, connection: Connection) -> None:
     """
-    Raise unless all that a stream's ``SUBSCRIPTIONS`` name is published.
+    Raise unless all tables that a stream's ``SUBSCRIPTIONS`` name are published.
 
-    With `ALL_TABLES` the stream takes what the publication has.
+    With `ALL_TABLES`, the stream delivers all tables of its publications.
+
+    Args:
+        config: The stream's configuration.
+        connection: A connection to its database.
 
     Raises:
-        PublicationMissing: there is none, or it lacks a table.
-        ImproperlyConfigured: a table does not exist.
+        PublicationMissing: If a publication does not exist, or lacks a table.
+        ImproperlyConfigured: If a table does not exist.
     """
     publications.require(connection, config.publications)
     if ALL_TABLES not in config.subscriptions:
@@ -55,16 +64,22 @@ def require_covered(
     config: StreamConfig, connection: Connection, wanted: Collection[TableName]
 ) -> None:
     """
-    Raise unless a stream's publications have all of these tables.
+    Raise unless a stream's publications include all given tables.
+
+    Args:
+        config: The stream's configuration.
+        connection: A connection to its database.
+        wanted: The tables.
 
     Raises:
-        PublicationMissing: they lack one.
+        PublicationMissing: If a table is missing.
     """
     published = publications.covered(connection, config.publications)
-    lacking = [table for table in wanted if table not in published]
-    if lacking:
+    missing = [table for table in wanted if table not in published]
+    if missing:
         names = ", ".join(f'"{name}"' for name in config.publications)
         raise PublicationMissing(
-            f"SUBSCRIPTIONS has what the publication {names} lacks: {listed(lacking)}.",
+            "SUBSCRIPTIONS names tables that are missing from the publication"
+            f" {names}: {listed(missing)}.",
             hint="Run: python manage.py walex_setup",
         )

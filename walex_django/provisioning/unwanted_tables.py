@@ -1,4 +1,4 @@
-"""Tables that are published and that no stream wants."""
+"""Published tables that no stream subscribes to."""
 
 from __future__ import annotations
 
@@ -16,39 +16,48 @@ from walex_django.subscriptions import Subscriptions
 
 def find(config: StreamConfig, connection: Connection) -> dict[str, list[TableName]]:
     """
-    Return the tables of a stream's publications that no stream wants.
+    Return the tables of a stream's publications that no stream subscribes to.
 
-    All streams that share a publication are asked. Publications of all tables, or of
-    those in a schema, have none.
+    All streams that share a publication are taken into account. Publications of all
+    tables, or of all tables in a schema, are left out.
 
     Args:
-        config: of the stream.
-        connection: to its database.
+        config: The stream's configuration.
+        connection: A connection to its database.
 
-    Returns the tables by publication; publications without any are left out.
+    Returns:
+        The unwanted tables by publication, without publications that have none.
     """
     described = publications.described(connection, config.publications)
-    names = [each.name for each in described if each.lists_tables]
+    names = [publication.name for publication in described if publication.lists_tables]
     if not names:
         return {}
     members = publications.members(connection, names)
-    parts = {part for of in members.values() for each in of.values() for part in each}
+    parts = {
+        part
+        for parts_by_table in members.values()
+        for table_parts in parts_by_table.values()
+        for part in table_parts
+    }
     lineages = ModelTables(config.database).lineages(parts)
     found = {}
-    for name, tables in members.items():
-        sharing = list(_sharing(config, name))
-        surplus = [
+    for name, parts_by_table in members.items():
+        all_subscriptions = list(_subscriptions(config, name))
+        unwanted = [
             table
-            for table, of_table in tables.items()
-            if not any(_wants(each, lineages, of_table) for each in sharing)
+            for table, table_parts in parts_by_table.items()
+            if not any(
+                _covers(subscriptions, lineages, table_parts)
+                for subscriptions in all_subscriptions
+            )
         ]
-        if surplus:
-            found[name] = surplus
+        if unwanted:
+            found[name] = unwanted
     return found
 
 
-def _sharing(config: StreamConfig, publication: str) -> Iterator[Subscriptions]:
-    """Yield what the streams want that read a publication."""
+def _subscriptions(config: StreamConfig, publication: str) -> Iterator[Subscriptions]:
+    """Yield the subscriptions of all streams that read a publication."""
     yield Subscriptions(config.subscriptions)
     for other in get_configs().values():
         if (
@@ -59,7 +68,7 @@ def _sharing(config: StreamConfig, publication: str) -> Iterator[Subscriptions]:
             yield Subscriptions(stored.refreshed(other).subscriptions)
 
 
-def _wants(
+def _covers(
     subscriptions: Subscriptions,
     lineages: dict[TableName, Lineage],
     parts: list[TableName],
