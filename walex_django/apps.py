@@ -1,4 +1,4 @@
-"""The app, for INSTALLED_APPS."""
+"""The Django app."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from django.utils.translation import gettext_lazy as _
 
 
 class WalexConfig(AppConfig):
-    """Registers the system checks, installs the context, and finds the handlers."""
+    """
+    The app's configuration.
+
+    At startup, it registers the system checks, installs the context's execute wrapper
+    and loads the handlers.
+    """
 
     name = "walex_django"
     verbose_name = _("Change data capture")
@@ -26,7 +31,7 @@ class WalexConfig(AppConfig):
         register(check_settings, self.name)
         register(check_databases, Tags.database)
         writer.install()
-        # What is wrong with the settings, the check tells.
+        # Invalid streams are skipped here, and reported by the system check.
         streams, _ = reader.read(getattr(settings, "WALEX", None))
         registry.load(chain(*(config.modules for config in streams.values())))
         configs.load_modules_with(registry.load)

@@ -1,4 +1,4 @@
-"""Loggers, whose records tell of which stream they are."""
+"""Loggers whose records carry the stream that they are about."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-_subject: ContextVar[Mapping[str, object]] = ContextVar(
+_fields: ContextVar[Mapping[str, object]] = ContextVar(
     "walex_django_log", default=MappingProxyType({})
 )
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the fields of `about`; those of a call itself count more."""
+    """A logger adapter that adds the fields of `about` to ``extra``."""
 
     def process(  # noqa: D102
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**_subject.get(), **(kwargs.get("extra") or {})}
+        # The fields of the call itself take precedence.
+        kwargs["extra"] = {**_fields.get(), **(kwargs.get("extra") or {})}
         return msg, kwargs
 
 
 def logger(name: str) -> Logger:
-    """Return the logger of a module, which adds what `about` says to ``extra``."""
+    """Return the logger of a module."""
     return Logger(logging.getLogger(name), {})
 
 
 @contextmanager
 def about(**fields: object) -> Iterator[None]:
-    """Let all that this thread logs in the ``with`` block have these fields too."""
-    token = _subject.set({**_subject.get(), **fields})
+    """Add fields to all records that this thread logs in the ``with`` block."""
+    token = _fields.set({**_fields.get(), **fields})
     try:
         yield
     finally:
-        _subject.reset(token)
+        _fields.reset(token)

@@ -1,4 +1,4 @@
-"""Logical messages: what an application writes to the log beside its rows."""
+"""Logical messages: data that an application writes to the WAL in addition to rows."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from .pgoutput.lsn import Lsn
 
 OWN_PREFIX = "walex_django."
-"""The beginning of the prefixes that walex_django keeps for its own messages."""
+"""The start of the prefixes that are reserved for walex_django's own messages."""
 
 
 def emit(
     prefix: str, payload: Any, *, transactional: bool = True, using: str | None = None
 ) -> Lsn:
     """
-    Write a logical message, for receivers of `post_db_message`.
+    Write a logical message for the receivers of `post_db_message`.
 
     Args:
-        prefix: what the stream's ``MESSAGES`` ask for.
-        payload: bytes as they are, a string as UTF-8, anything else as JSON.
-        transactional: part of the current transaction, and gone if that is rolled
-            back; else heard of whatever becomes of the transaction: at once, before
-            PostgreSQL 17 when the server next flushes its log (the WAL writer does
-            so after ``wal_writer_delay``, or a commit).
-        using: alias in ``DATABASES``, by default ``default``.
+        prefix: The message's prefix, which the stream's ``MESSAGES`` must include.
+        payload: The content. Bytes are written unchanged, a string as UTF-8, and any
+            other value as JSON.
+        transactional: Whether the message is part of the current transaction, and is
+            discarded if that is rolled back. If not, it is delivered regardless of the
+            transaction, and without waiting for its end. Before PostgreSQL 17, it is
+            delivered when the server next flushes its WAL: at a commit, or by the WAL
+            writer after ``wal_writer_delay``.
+        using: The database's alias in ``DATABASES``; defaults to ``"default"``.
 
-    Returns the position of the message: the receivers' ``message.lsn``.
+    Returns:
+        The position of the message, which receivers get as ``message.lsn``.
 
     Raises:
-        ValueError: the prefix begins with ``walex_django.``; or the payload has a
-            number that JSON has not.
-        TypeError: the payload is nothing of JSON.
-        django.db.NotSupportedError: the database is not PostgreSQL.
+        ValueError: If the prefix begins with ``walex_django.``, or the payload contains
+            a number that JSON can't represent.
+        TypeError: If the payload can't be serialized to JSON.
+        django.db.NotSupportedError: If the database is not PostgreSQL.
 
     Source: PostgreSQL, "System Administration Functions", pg_logical_emit_message.
     """
     if prefix.startswith(OWN_PREFIX):
         raise ValueError(
-            f"The prefix {prefix!r} is one of walex_django's own: choose another."
+            f"The prefix {prefix!r} is reserved for walex_django. Choose another one."
         )
     content = _encode(payload)
     connection = require_postgresql(using)
@@ -61,28 +64,31 @@ def emit(
 
 def require_postgresql(using: str | None) -> DatabaseWrapper:
     """
-    Return the connection of an alias.
+    Return the connection of an alias, which must be a PostgreSQL database.
+
+    Args:
+        using: The database's alias in ``DATABASES``; defaults to ``"default"``.
 
     Raises:
-        django.db.NotSupportedError: its database is not PostgreSQL.
+        django.db.NotSupportedError: If the database is not PostgreSQL.
     """
     alias = using or DEFAULT_DB_ALIAS
     connection: BaseDatabaseWrapper = connections[alias]
     if not isinstance(connection, DatabaseWrapper):
         raise NotSupportedError(
-            f"The database {alias!r} is {connection.display_name}: only PostgreSQL"
-            " has logical messages. Name another one with using=…."
+            f"The database {alias!r} is {connection.display_name}, but only PostgreSQL"
+            " has logical messages. Pass another alias as using=…."
         )
     return connection
 
 
 def to_json(value: Any) -> str:
     """
-    Return a value as JSON that every server encoding can hold.
+    Serialize a value to ASCII JSON, which every server encoding can store.
 
     Raises:
-        TypeError: it is nothing of JSON.
-        ValueError: it has NaN or infinity in it, or itself.
+        TypeError: If the value can't be serialized.
+        ValueError: If it contains NaN, infinity or itself.
     """
     return json.dumps(value, cls=DjangoJSONEncoder, allow_nan=False)
 

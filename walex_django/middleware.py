@@ -1,4 +1,4 @@
-"""What a ``MESSAGE_MIDDLEWARE`` imports."""
+"""Names for use in a ``MESSAGE_MIDDLEWARE``."""
 
 from __future__ import annotations
 

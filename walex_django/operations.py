@@ -1,5 +1,5 @@
 """
-Operations of migrations, for publications and what tables tell of their old rows.
+Migration operations for publications and replica identities.
 
 Source: PostgreSQL, "CREATE PUBLICATION", "ALTER PUBLICATION" and "ALTER TABLE".
 """
@@ -16,14 +16,14 @@ from django.db.migrations.state import ProjectState, StateApps
 
 
 class _OnPostgres(Operation):
-    """An operation that changes nothing of the models."""
+    """An operation on PostgreSQL that does not change the models' state."""
 
     category = OperationCategory.SQL
     reduces_to_sql = True
     reversible = True
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """Leave the models as they are."""
+        """Leave the models' state unchanged."""
 
     def database_forwards(
         self,
@@ -54,19 +54,19 @@ class _OnPostgres(Operation):
         )
 
     def _hints(self) -> dict[str, Any]:
-        """Return what a router is told besides the app."""
+        """Return the hints for the database routers."""
         return {}
 
     def _forwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
     ) -> Iterator[str]:
-        """Return the SQL that does it."""
+        """Return the SQL that applies the operation."""
         raise NotImplementedError
 
     def _backwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
     ) -> Iterator[str]:
-        """Return the SQL that undoes it."""
+        """Return the SQL that reverses the operation."""
         raise NotImplementedError
 
 
@@ -74,12 +74,13 @@ class CreatePublication(_OnPostgres):
     """
     Create a publication.
 
-    Args:
-        name: of the publication.
-        tables: models (``"shop.Order"``) or tables (``"schema.table"``).
-        via_root: publish the rows of partitions as those of the partitioned table.
+    ``walex_setup`` adds the tables that ``SUBSCRIPTIONS`` name and ``tables`` do not.
 
-    ``walex_setup`` adds what SUBSCRIPTIONS name besides.
+    Args:
+        name: Name of the publication.
+        tables: Models (``"shop.Order"``) or tables (``"schema.table"``).
+        via_root: Whether to publish the rows of partitions as rows of the partitioned
+            table.
     """
 
     category = OperationCategory.ADDITION
@@ -92,7 +93,7 @@ class CreatePublication(_OnPostgres):
     def _forwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
     ) -> Iterator[str]:
-        tables = _listed(self.tables, apps, editor)
+        tables = _table_list(self.tables, apps, editor)
         yield (
             f"CREATE PUBLICATION {editor.quote_name(self.name)}"
             f"{f' FOR TABLE {tables}' if tables else ''}"
@@ -114,12 +115,15 @@ class CreatePublication(_OnPostgres):
 
 class AlterPublication(_OnPostgres):
     """
-    Add tables to a publication, or take them out of it.
+    Add tables to a publication, or remove them from it.
 
     Args:
-        name: of the publication.
-        add: models (``"shop.Order"``) or tables (``"schema.table"``).
-        drop: those to take out.
+        name: Name of the publication.
+        add: Models (``"shop.Order"``) or tables (``"schema.table"``) to add.
+        drop: Models or tables to remove.
+
+    Raises:
+        ValueError: If no tables are given.
     """
 
     category = OperationCategory.ALTERATION
@@ -158,19 +162,19 @@ class AlterPublication(_OnPostgres):
         publication = editor.quote_name(self.name)
         for verb, names in (("ADD", add), ("DROP", drop)):
             if names:
-                tables = _listed(names, apps, editor)
+                tables = _table_list(names, apps, editor)
                 yield f"ALTER PUBLICATION {publication} {verb} TABLE {tables}"
 
 
 class SetReplicaIdentity(_OnPostgres):
     """
-    Set what a table tells of its old rows.
+    Set the replica identity of a model's table.
 
     Args:
-        model: its name, in the app of the migration.
+        model: Name of the model, which must be in the migration's app.
         identity: ``"FULL"``, ``"DEFAULT"``, ``"NOTHING"``, or the name of a unique
             index.
-        previous: what it was before, for the way back.
+        previous: The replica identity to set when the migration is reversed.
     """
 
     category = OperationCategory.ALTERATION
@@ -217,14 +221,14 @@ class SetReplicaIdentity(_OnPostgres):
         return f"ALTER TABLE {table} REPLICA IDENTITY {identity}"
 
 
-def _listed(
+def _table_list(
     names: Sequence[str], apps: StateApps, editor: BaseDatabaseSchemaEditor
 ) -> str:
     return ", ".join(_table(name, apps, editor) for name in names)
 
 
 def _table(name: str, apps: StateApps, editor: BaseDatabaseSchemaEditor) -> str:
-    """Return the quoted name of a table, or of a model's."""
+    """Return the quoted name of a table, or of a model's table."""
     owner, _, rest = name.partition(".")
     if owner in {config.label for config in apps.get_app_configs()}:
         return str(editor.quote_name(apps.get_model(owner, rest)._meta.db_table))

@@ -1,8 +1,9 @@
 """
-The signals of a stream.
+The signals that streams send.
 
-Those of a table's changes are sent with ``sender`` (the concrete model, `None` for a
-table without one), ``event`` and ``stream`` (its name in ``WALEX``).
+The signals for changes of tables are sent with ``sender`` (the concrete model, or
+`None` for a table without a model), ``event`` and ``stream`` (the stream's name in
+``WALEX``).
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class StreamSignal(Signal):
     A signal without senders.
 
     Args:
-        name: of the signal.
+        name: The signal's name.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        # Django knows no streams: who names one is connected to a signal of its own.
-        self._of_stream: dict[str, Self] = {}
+        # The receivers that name a stream are connected to a separate signal.
+        self._by_stream: dict[str, Self] = {}
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -52,17 +53,18 @@ class StreamSignal(Signal):
         Connect a receiver, as `django.dispatch.Signal.connect` does.
 
         Args:
-            receiver: called with keyword arguments; may be ``async``.
+            receiver: A callable that accepts ``**kwargs``; it may be ``async``.
             sender: `None`.
-            weak: let go of the receiver when nothing else refers to it.
-            dispatch_uid: of several receivers with the same one, only the first counts.
-            stream: the only one that it is to hear of.
+            weak: Whether to hold only a weak reference to the receiver.
+            dispatch_uid: An identifier that prevents duplicate connections.
+            stream: The name of the only stream that the receiver is called for.
 
         Raises:
-            ValueError: there is a sender, or the receiver takes no further keywords.
+            ValueError: If there is a sender, or the receiver does not accept
+                ``**kwargs``.
         """
         if sender is not None:
-            raise ValueError(f"{self.name} has no senders: connect without one.")
+            raise ValueError(f"{self.name} has no senders. Connect without a sender.")
         if stream is not None:
             self._for(stream).connect(receiver, None, weak, dispatch_uid)
             return
@@ -77,51 +79,60 @@ class StreamSignal(Signal):
         *,
         stream: str | None = None,
     ) -> bool:
-        """Disconnect a receiver; arguments as of `connect`. Return whether it was."""
+        """
+        Disconnect a receiver.
+
+        The arguments must be the same as in the call of `connect`.
+
+        Returns:
+            Whether the receiver was connected.
+        """
         if stream is not None:
             return self._for(stream).disconnect(receiver, sender, dispatch_uid)
         return super().disconnect(receiver, sender, dispatch_uid)
 
     def count(self) -> int:
-        """Return the number of receivers that are still alive."""
+        """Return the number of connected receivers that still exist."""
         return sum(
             not isinstance(receiver, weakref.ReferenceType) or receiver() is not None
             for _, receiver, *_ in self.receivers
-        ) + sum(signal.count() for signal in self._of_stream.values())
+        ) + sum(signal.count() for signal in self._by_stream.values())
 
     def streams(self) -> list[str]:
-        """Return the streams that receivers name."""
-        return [name for name, signal in self._of_stream.items() if signal.count()]
+        """Return the names of the streams that receivers were connected with."""
+        return [name for name, signal in self._by_stream.items() if signal.count()]
 
     def receivers_of(
         self, sender: type[Model] | None, stream: str | None = None
     ) -> list[Receiver]:
         """
-        Return those who hear of a sender, all to be called synchronously.
+        Return the receivers for a sender, all as synchronous callables.
 
         Args:
-            sender: a model, or `None`.
-            stream: whose changes they are, or `None`: those who name one do not count.
+            sender: A model, or `None`.
+            stream: The stream's name. If it is `None`, receivers that were connected
+                with a stream are left out.
         """
-        found: list[Receiver] = []
+        receivers: list[Receiver] = []
         if self.receivers:
-            # Django has no public way to ask, and `send` would ask for each row.
+            # A private method, because `send` would look the receivers up for each row.
             synchronous, asynchronous = self._live_receivers(sender)
-            found = [*synchronous, *map(async_to_sync, asynchronous)]
-        if stream in self._of_stream:
-            found += self._of_stream[stream].receivers_of(sender)
-        return found
+            receivers = [*synchronous, *map(async_to_sync, asynchronous)]
+        if stream in self._by_stream:
+            receivers += self._by_stream[stream].receivers_of(sender)
+        return receivers
 
     def _for(self, stream: str) -> Self:
-        return self._of_stream.setdefault(stream, type(self)(self.name))
+        return self._by_stream.setdefault(stream, type(self)(self.name))
 
 
 class ChangeSignal(StreamSignal):
     """
     A signal whose senders are models.
 
-    A model may be named (``sender="shop.Order"``) before it is loaded. Who is connected
-    to a proxy hears of its concrete model, under which changes arrive.
+    A model can be named by its label (``sender="shop.Order"``) before it is loaded.
+    Changes are sent with the concrete model; receivers connected to one of its proxies
+    get them too.
     """
 
     def connect(  # type: ignore[override]
@@ -137,17 +148,22 @@ class ChangeSignal(StreamSignal):
         Connect a receiver, as `StreamSignal.connect` does.
 
         Args:
-            sender: a model, its label, or `None` for all tables.
+            receiver: See `StreamSignal.connect`.
+            sender: A model, its label, or `None` for all tables.
+            weak: See `StreamSignal.connect`.
+            dispatch_uid: See `StreamSignal.connect`.
+            stream: See `StreamSignal.connect`.
 
         Raises:
-            ValueError: the label is none, or the receiver takes no further keywords.
+            ValueError: If the label is malformed, or the receiver does not accept
+                ``**kwargs``.
         """
         if stream is not None:
             self._for(stream).connect(receiver, sender, weak, dispatch_uid)
             return
         _check(receiver)
-        # A partial of this very method: Django's checks know it, and name the receiver
-        # where an app has no such model.
+        # A partial of exactly this method: Django's check of lazy references recognizes
+        # it, and names the receiver if the model does not exist.
         connect = partial(
             super(StreamSignal, self).connect,
             receiver,
@@ -167,7 +183,14 @@ class ChangeSignal(StreamSignal):
         *,
         stream: str | None = None,
     ) -> bool:
-        """Disconnect a receiver; arguments as of `connect`. Return whether it was."""
+        """
+        Disconnect a receiver.
+
+        The arguments must be the same as in the call of `connect`.
+
+        Returns:
+            Whether the receiver was connected.
+        """
         if isinstance(sender, str):
             sender = apps.get_model(sender)
         return super().disconnect(receiver, sender, dispatch_uid, stream=stream)
@@ -175,31 +198,31 @@ class ChangeSignal(StreamSignal):
     def receivers_of(
         self, sender: type[Model] | None, stream: str | None = None
     ) -> list[Receiver]:
-        """Return those who hear of a model, by itself or by one of its proxies."""
-        found = super().receivers_of(sender, stream)
-        if sender is None or not (self.receivers or self._of_stream):
-            return found
+        """Return the receivers for a model and its proxies, each of them once."""
+        receivers = super().receivers_of(sender, stream)
+        if sender is None or not (self.receivers or self._by_stream):
+            return receivers
         for proxy in _proxies(sender):
-            known = [unwrapped(each) for each in found]
-            found += [
-                each
-                for each in super().receivers_of(proxy, stream)
-                if unwrapped(each) not in known
+            found = [unwrapped(receiver) for receiver in receivers]
+            receivers += [
+                receiver
+                for receiver in super().receivers_of(proxy, stream)
+                if unwrapped(receiver) not in found
             ]
-        return found
+        return receivers
 
 
 @cache
 def _proxies(model: type[Model]) -> list[type[Model]]:
     return [
-        each
-        for each in apps.get_models()
-        if each._meta.proxy and each._meta.concrete_model is model
+        proxy
+        for proxy in apps.get_models()
+        if proxy._meta.proxy and proxy._meta.concrete_model is model
     ]
 
 
 def unwrapped(receiver: Receiver) -> Receiver:
-    """Return the coroutine function that `StreamSignal.receivers_of` has wrapped."""
+    """Return the receiver, or the coroutine function if `receivers_of` wrapped it."""
     function: Receiver = getattr(receiver, "awaitable", receiver)
     return function
 
@@ -212,43 +235,44 @@ def receiver_name(receiver: Receiver) -> str:
 
 
 def _check(receiver: Receiver) -> None:
-    # Django looks under DEBUG only, and a stream would fail at its first event. And its
-    # function for it has a cache, which keeps weakly held receivers alive.
+    # Django checks this only if DEBUG is set; otherwise, the first event would fail.
+    # Its function for the check has a cache, which keeps weakly referenced receivers
+    # alive.
     parameters = inspect.signature(receiver).parameters.values()
-    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         name = getattr(receiver, "__qualname__", repr(receiver))
         raise ValueError(f"The receiver {name} must accept **kwargs.")
 
 
 post_db_insert = ChangeSignal("post_db_insert")
-"""A row was inserted."""
+"""Sent for each inserted row."""
 
 post_db_update = ChangeSignal("post_db_update")
-"""A row was updated."""
+"""Sent for each updated row."""
 
 post_db_delete = ChangeSignal("post_db_delete")
-"""A row was deleted."""
+"""Sent for each deleted row."""
 
 post_db_truncate = ChangeSignal("post_db_truncate")
-"""A table was emptied by TRUNCATE."""
+"""Sent for each truncated table."""
 
 post_db_change = ChangeSignal("post_db_change")
-"""Any of these, after the receivers of the signal above."""
+"""Sent for each of these changes, after the more specific signal."""
 
 post_db_transaction = StreamSignal("post_db_transaction")
 """
-A transaction, after the receivers of its rows.
+Sent for each transaction, after the signals for its rows.
 
-Sent with ``events`` (a list of at most ``MAX_BATCH``), ``last`` (whether they are the
-transaction's last) and ``stream``; the sender is `None`.
+The arguments are ``events`` (a list of at most ``MAX_BATCH`` events), ``last`` (whether
+this is the last list of the transaction) and ``stream``. The sender is `None`.
 """
 
 post_db_message = StreamSignal("post_db_message")
 """
-A logical message that `MESSAGES` asks for.
+Sent for each logical message whose prefix is in ``MESSAGES``.
 
-Sent with ``message`` (it has ``prefix``, ``content``, ``transactional``, ``lsn``) and
-``stream``; the sender is `None`.
+The arguments are ``message`` (with ``prefix``, ``content``, ``transactional`` and
+``lsn``) and ``stream``. The sender is `None`.
 """
 
 TABLE_SIGNALS = (

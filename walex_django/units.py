@@ -1,4 +1,4 @@
-"""Sizes and ages as people write them."""
+"""Human-readable sizes and ages."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 def parse_size(text: str) -> int:
     """
-    Return a number of bytes.
+    Parse a size into a number of bytes.
 
     Args:
-        text: a number, and perhaps kB, MB, GB or TB, which are 1024 of what is before.
+        text: A number, optionally followed by kB, MB, GB or TB, in multiples of 1024.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: If the text is not a valid size.
 
     Source: PostgreSQL, "Parameter Names and Values".
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(
-            f"{text!r} is no size: write a number and kB, MB, GB or TB, such as 500MB"
+            f"{text!r} is not a valid size: write a number and kB, MB, GB or TB, such"
+            " as 500MB"
         )
     return int(float(match[1]) * _SIZES[(match[2] or "b").lower()])
 
 
 def format_size(size: float) -> str:
     """
-    Return a number of bytes with the unit that suits it, as `parse_size` takes it.
+    Format a number of bytes with a suitable unit.
 
     Args:
-        size: in bytes.
+        size: The size in bytes.
     """
     units = ("B", "kB", "MB", "GB", "TB")
     power = 0
@@ -49,13 +50,13 @@ def format_size(size: float) -> str:
 
 def parse_age(text: str) -> timedelta:
     """
-    Return an age.
+    Parse an age.
 
     Args:
-        text: a number and s, m, h or d.
+        text: A number followed by s, m, h or d.
 
     Raises:
-        ValueError: it is no age.
+        ValueError: If the text is not a valid age.
     """
     match = re.fullmatch(r"(\d{1,8})([smhd])", text, re.ASCII)
     try:
@@ -64,5 +65,5 @@ def parse_age(text: str) -> timedelta:
     except OverflowError:
         pass
     raise ValueError(
-        f"{text!r} is no age: write a number and s, m, h or d, such as 90m"
+        f"{text!r} is not a valid age: write a number and s, m, h or d, such as 90m"
     )

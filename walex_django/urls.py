@@ -1,4 +1,4 @@
-"""The views, for ``include("walex_django.urls")``."""
+"""URL patterns, for ``include("walex_django.urls")``."""
 
 from __future__ import annotations
 

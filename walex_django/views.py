@@ -1,4 +1,4 @@
-"""The views, for your own URL patterns."""
+"""Views for your own URL patterns."""
 
 from __future__ import annotations
 

@@ -171,7 +171,9 @@ def test_a_role_without_rights_may_emit(
 
 
 def test_prefixes_of_ours_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'walex_django\.context' is one of"):
+    with pytest.raises(
+        ValueError, match=r"'walex_django\.context' is reserved for walex_django"
+    ):
         emit("walex_django.context", {})
 
 
@@ -194,5 +196,7 @@ def test_other_databases_have_no_messages(monkeypatch: pytest.MonkeyPatch) -> No
         }
     )
     monkeypatch.setattr(messages, "connections", handler)
-    with pytest.raises(NotSupportedError, match="'file' is SQLite: only PostgreSQL"):
+    with pytest.raises(
+        NotSupportedError, match="'file' is SQLite, but only PostgreSQL"
+    ):
         emit("zoo", "x", using="file")

@@ -167,8 +167,8 @@ def test_a_limit_that_is_none(client: Client) -> None:
     assert answer.json() == {
         "status": "failing",
         "streams": {},
-        "reason": "The limits are wrong: '1XB' is no size: write a number and kB, MB,"
-        " GB or TB, such as 500MB.",
+        "reason": "The limits are wrong: '1XB' is not a valid size: write a number and"
+        " kB, MB, GB or TB, such as 500MB.",
     }
 
 

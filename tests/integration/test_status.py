@@ -396,8 +396,11 @@ def test_a_slot_that_is_lost(own_stream: OwnStream) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--check", "--max-lag=1XB"], "'1XB' is no size: write a number and kB, MB"),
-        (["--check", "--max-age=soon"], "'soon' is no age: write a number and s, m"),
+        (["--check", "--max-lag=1XB"], "'1XB' is not a valid size: write a number and"),
+        (
+            ["--check", "--max-age=soon"],
+            "'soon' is not a valid age: write a number and",
+        ),
         (["--watch=never"], "'never' is not a valid interval: use a number of"),
         (["--check", "--watch"], "--check and --watch cannot be used together"),
         (["--max-lag=1GB"], "--max-lag requires --check"),

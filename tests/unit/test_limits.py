@@ -31,7 +31,9 @@ def test_sizes(text: str, size: int) -> None:
     "text", ["", "GB", "1XB", "-1", "1 G B", "1e9", "\u0661", "9" * 400]
 )
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size: write a number and kB, MB"):
+    with pytest.raises(
+        ValueError, match="is not a valid size: write a number and kB, MB"
+    ):
         parse_size(text)
 
 
@@ -53,7 +55,9 @@ def test_ages(text: str, age: timedelta) -> None:
     "text", ["", "60", "s", "1w", "-1s", "1.5h", "\u0661s", "9" * 400 + "d"]
 )
 def test_what_is_no_age(text: str) -> None:
-    with pytest.raises(ValueError, match="is no age: write a number and s, m, h or d"):
+    with pytest.raises(
+        ValueError, match="is not a valid age: write a number and s, m, h or d"
+    ):
         parse_age(text)
 
 
