@@ -47,7 +47,7 @@ def test_four_streams(
     expect(card(page, "lost")).to_contain_text(
         "python manage.py walex_setup --recreate-slot"
     )
-    expect(card(page, "away")).to_contain_text("server out of reach")
+    expect(card(page, "away")).to_contain_text("server unreachable")
     expect(card(page, "away")).to_contain_text("Check that the server runs")
     expect(page.get_by_text("s3cret")).to_have_count(0)
     expect(page.get_by_role("row", name="left_behind")).to_contain_text("orphaned")

@@ -104,7 +104,7 @@ def test_a_stream_that_is_not_in_the_settings(client: Client) -> None:
     answer = client.get("/walex/health/?stream=nobody")
 
     assert answer.status_code == 404
-    assert answer.json()["reason"] == "There is no stream 'nobody'."
+    assert answer.json()["reason"] == "Unknown stream: 'nobody'."
 
 
 def test_limits_while_a_receiver_does_not_return(
@@ -167,7 +167,7 @@ def test_a_limit_that_is_none(client: Client) -> None:
     assert answer.json() == {
         "status": "failing",
         "streams": {},
-        "reason": "The limits are wrong: '1XB' is not a valid size: write a number and"
+        "reason": "Invalid limit: '1XB' is not a valid size: write a number and"
         " kB, MB, GB or TB, such as 500MB.",
     }
 
@@ -190,7 +190,7 @@ def test_settings_that_are_wrong(client: Client, settings: Settings) -> None:
     assert answer.json() == {
         "status": "failing",
         "streams": {},
-        "reason": "The settings are wrong. Run: python manage.py check",
+        "reason": "The settings are invalid. Run: python manage.py check",
     }
 
 

@@ -106,7 +106,7 @@ def test_a_listener_counts_what_was_written(
         ("public.zoo_building", "insert"): 1,
         ("legacy.nobody_knows", "truncate"): 1,
     }
-    assert _value(told, metrics.LISTENER_IN_HAND) == 0
+    assert _value(told, metrics.LISTENER_DELIVERING) == 0
     last = _value(told, metrics.LISTENER_LAST_EVENT)
     assert last is not None
     assert abs(time.time() - last) < 60
@@ -149,7 +149,7 @@ def test_a_listener_counts_retries_and_failures_by_receiver(
 
 @pytest.mark.parametrize("use_tz", ["yes", "no"])
 @pytest.mark.usefixtures("durable")
-def test_a_transaction_in_hand_has_its_age(
+def test_transaction_being_delivered_has_an_age(
     use_tz: str, environment: dict[str, str], journal: Path, sql: Connection
 ) -> None:
     sql.execute("SELECT pg_advisory_lock(1)")
@@ -157,13 +157,14 @@ def test_a_transaction_in_hand_has_its_age(
         listener.wait_for("Quit with")
         Keeper.objects.create(name="wait for 1")
         eventually(
-            lambda: (_value(_scrape(listener), metrics.LISTENER_IN_HAND) or 0) > 0.5,
+            lambda: (_value(_scrape(listener), metrics.LISTENER_DELIVERING) or 0) > 0.5,
             "its age",
         )
         sql.execute("SELECT pg_advisory_unlock(1)")
         eventually(lambda: len(read_journal(journal)) == 1, "the end")
         eventually(
-            lambda: _value(_scrape(listener), metrics.LISTENER_IN_HAND) == 0, "the end"
+            lambda: _value(_scrape(listener), metrics.LISTENER_DELIVERING) == 0,
+            "the end",
         )
 
 
@@ -339,7 +340,7 @@ def test_the_view_with_wrong_settings(client: Client, settings: Settings) -> Non
     answer = client.get("/walex/metrics/")
 
     assert answer.status_code == 503
-    assert answer.text == "The settings are wrong. Run: python manage.py check\n"
+    assert answer.text == "The settings are invalid. Run: python manage.py check\n"
 
 
 @pytest.mark.usefixtures("durable")
@@ -363,7 +364,7 @@ def test_listeners_are_counted_by_what_they_said(
             )
 
 
-FAMILIES = (*metrics.OF_STATUS, *metrics.OF_LISTENER)
+FAMILIES = (*metrics.STATUS_FAMILIES, *metrics.LISTENER_FAMILIES)
 NAMES = {family.name for family in FAMILIES}
 MONITORING = (ROOT / "docs/monitoring.md").read_text()
 DASHBOARD = (ROOT / "docs/grafana/walex_django.json").read_text()

@@ -32,6 +32,7 @@ from .test_mistakes import ONE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+KILLED = "The listener exited without reporting a status (it was probably killed)."
 AWAY = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
 
 
@@ -98,26 +99,26 @@ def test_what_is_delivered_is_sampled(durable: StreamConfig, quick: None) -> Non
     assert report.last_event_id == listening.events[-1].id
     assert report.last_event_at == listening.events[-1].timestamp
     assert stream.events_per_second == 3 / 60
-    assert stream.account.samples[-1].lag is not None
+    assert stream.records.samples[-1].lag is not None
 
 
 def test_an_idle_stream_writes_nothing(
     durable: StreamConfig, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[None] = []
-    look: Callable[..., None] = reporter._Desk.look
+    checks: list[None] = []
+    check: Callable[..., None] = reporter._ReportWriter.check
 
-    def counted(desk: object) -> None:
-        look(desk)
-        looks.append(None)
+    def counted(writer: object) -> None:
+        check(writer)
+        checks.append(None)
 
     with reported(durable) as listening:
         Keeper.objects.create(name="Ada")
         listening.wait_for(1)
         eventually(lambda: _in_force(listening))
         before = _written()
-        monkeypatch.setattr(reporter._Desk, "look", counted)
-        eventually(lambda: len(looks) > 20)
+        monkeypatch.setattr(reporter._ReportWriter, "check", counted)
+        eventually(lambda: len(checks) > 20)
         assert _written() == before
 
 
@@ -212,7 +213,7 @@ def test_a_failure_is_told_with_its_reason(
     assert stream.report.failures == 1
 
 
-def test_who_is_killed_ends_without_a_word(
+def test_killed_listener_exits_without_reporting_a_status(
     stream: Stream, durable: StreamConfig
 ) -> None:
     with stream.listening() as listener:
@@ -220,7 +221,7 @@ def test_who_is_killed_ends_without_a_word(
         listener.signal(signal.SIGKILL)
         listener.wait()
     eventually(lambda: told(durable).state == StreamState.STOPPED)
-    assert told(durable).reason == "The listener ended without a word."
+    assert told(durable).reason == KILLED
     # The next one knows that the other is gone.
     with stream.listening():
         eventually(lambda: told(durable).state == StreamState.RUNNING)
@@ -285,7 +286,7 @@ def test_who_waited_is_not_waited_for_when_a_later_one_has_ended(
         fourth.signal(signal.SIGKILL)
         fourth.wait()
     becomes(durable, StreamState.STOPPED)
-    assert told(durable).reason == "The listener ended without a word."
+    assert told(durable).reason == KILLED
     assert _gone(durable) == {second.pid, fourth.pid}
 
 

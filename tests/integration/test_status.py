@@ -218,7 +218,7 @@ def test_a_server_that_is_away_is_a_state(environment: dict[str, str]) -> None:
     env = {**environment, "ZOO_DATABASE_URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}
     with Process("walex_status", "--stream=default", env=env) as process:
         assert process.wait() == 1
-        assert "  state        server out of reach: Cannot connect" in process.output
+        assert "  state        server unreachable: Cannot connect" in process.output
         assert process.lines[-1].endswith("could not be reached: default.")
     assert "Traceback" not in process.output
     assert "s3cret" not in process.output

@@ -207,7 +207,7 @@ def test_a_server_that_is_away(
     settings.WALEX = {**settings.WALEX, "away": away}
 
     shown = _shown(admin_client)
-    assert "away server out of reach" in shown
+    assert "away server unreachable" in shown
     assert "Cannot connect to PostgreSQL" in shown
     assert "Check that the server runs" in shown
     assert "s3cret" not in shown

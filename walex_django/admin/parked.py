@@ -22,8 +22,8 @@ from walex_django.models import ParkedEvent
 from walex_django.monitoring.parked_display import (
     ParkedDisplay,
     count_events,
-    cut,
-    cut_traceback,
+    truncate,
+    truncate_traceback,
 )
 
 from .read_only import ReadOnlyAdmin
@@ -134,8 +134,8 @@ class ParkedEventAdmin(ReadOnlyAdmin):
             "events": events,
             "more": count_events(parked) - len(events),
             "message": display.message(parked),
-            "error": cut(mask(parked.error)),
-            "traceback": cut_traceback(mask(parked.traceback)),
+            "error": truncate(mask(parked.error)),
+            "traceback": truncate_traceback(mask(parked.traceback)),
             "may_replay": self.has_replay_permission(request),
             "may_delete": self.has_delete_permission(request, parked),
             **(extra_context or {}),
@@ -232,4 +232,4 @@ def _told(error: BaseException, text: str) -> str:
             )
             % error
         )
-    return cut(text).text
+    return truncate(text).text

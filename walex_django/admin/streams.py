@@ -235,7 +235,7 @@ def _overview(request: HttpRequest) -> dict[str, Any]:
 
 
 def _card(stream: StreamStatus, request: HttpRequest) -> Card:
-    samples, slot = stream.account.samples, stream.slot
+    samples, slot = stream.records.samples, stream.slot
     problems = sorted(
         stream.problems, key=lambda problem: _RANKS.get(problem.id[:1], 1)
     )

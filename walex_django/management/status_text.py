@@ -66,9 +66,9 @@ class StatusText:
                 f"  publication  {', '.join(config.publications)}:"
                 f" {self._tables(stream)}"
             )
-        parked = stream.account.parked
+        parked = stream.records.parked
         yield f"  parked       {'unknown' if parked is None else parked or 'none'}"
-        for key, value in stream.account.changed.items():
+        for key, value in stream.records.changed.items():
             yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
         for problem in stream.problems:
             yield from self._problem(problem)

@@ -1,1 +1,1 @@
-"""The state of streams: status, health, metrics and the listeners' reports."""
+"""Stream status, health checks, metrics and the listeners' reports."""

@@ -1,4 +1,4 @@
-"""Whether streams do what they should, for probes."""
+"""Health checks of streams, for probes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from .status import StreamState, StreamStatus
 
-_WELL = {StreamState.RUNNING, StreamState.PAUSED}
+_HEALTHY = {StreamState.RUNNING, StreamState.PAUSED}
 
 
 def failures(
@@ -18,17 +18,17 @@ def failures(
     max_age: timedelta | None = None,
 ) -> list[str]:
     """
-    Return why a stream does not do what it should; nothing where it does.
+    Return the reasons why a stream is unhealthy, or an empty list if it is healthy.
 
-    What is said is for everybody: states and numbers, and nothing of servers.
-    Who has paused a stream has wanted it so; then only the limits count.
+    The reasons may be shown to anybody: they contain states and numbers, and nothing
+    about servers. A paused stream is healthy unless it exceeds a limit.
 
     Args:
-        stream: as `timed_inspection.inspect_all` found it.
-        max_lag: bytes of log that may be not done.
-        max_age: how long a change may wait.
+        stream: The stream's status, from `timed_inspection.inspect_all`.
+        max_lag: The maximum of unprocessed WAL, in bytes.
+        max_age: The maximum time that a change may have been waiting.
     """
-    if stream.state not in _WELL:
+    if stream.state not in _HEALTHY:
         return [f"state is {stream.state.value}"]
     return [
         *_lag_failures(stream, max_lag),
@@ -36,24 +36,24 @@ def failures(
     ]
 
 
-def _lag_failures(stream: StreamStatus, most: int | None) -> Iterable[str]:
+def _lag_failures(stream: StreamStatus, limit: int | None) -> Iterable[str]:
     lag = stream.slot.lag if stream.slot else None
-    if most is None:
+    if limit is None:
         return
     if lag is None:
-        yield "lag is not known"
-    elif lag > most:
-        yield f"lag is {lag} bytes, more than {most}"
+        yield "lag is unknown"
+    elif lag > limit:
+        yield f"lag is {lag} bytes, more than {limit}"
 
 
-def _age_failures(stream: StreamStatus, most: timedelta | None) -> Iterable[str]:
-    if most is None:
+def _age_failures(stream: StreamStatus, limit: timedelta | None) -> Iterable[str]:
+    if limit is None:
         return
     if stream.age is None:
-        yield "age is not known"
-    elif stream.age > most:
+        yield "age is unknown"
+    elif stream.age > limit:
         seconds = stream.age.total_seconds()
-        yield f"age is {seconds:.0f} s, more than {most.total_seconds():.0f}"
+        yield f"age is {seconds:.0f} s, more than {limit.total_seconds():.0f}"
 
 
 def verdict(
@@ -63,13 +63,15 @@ def verdict(
     max_age: timedelta | None = None,
 ) -> dict[str, Any]:
     """
-    Return what the health view and ``walex_status --check --json`` say.
+    Return the response of the health view and of ``walex_status --check --json``.
 
     Args:
-        streams, max_lag, max_age: see `failures`.
+        streams: The streams' statuses.
+        max_lag: See `failures`.
+        max_age: See `failures`.
     """
-    told = {
+    results = {
         stream.config.name: failures(stream, max_lag=max_lag, max_age=max_age)
         for stream in streams
     }
-    return {"status": "failing" if any(told.values()) else "ok", "streams": told}
+    return {"status": "failing" if any(results.values()) else "ok", "streams": results}

@@ -1,5 +1,5 @@
 """
-Reading the status of streams from their servers and the receivers' database.
+Inspection of streams: queries their servers and the receivers' database.
 
 Source: PostgreSQL, "pg_replication_slots" and "pg_stat_replication".
 """
@@ -35,9 +35,9 @@ from walex_django.replication.slots import Slot
 
 from .status import (
     HISTORY,
-    Account,
     OtherSlot,
     Overview,
+    Records,
     StreamState,
     StreamStatus,
     reader_of,
@@ -46,73 +46,76 @@ from .status import (
 
 _TIMEOUT = 3  # seconds to wait for a server
 
+_KILLED = "The listener exited without reporting a status (it was probably killed)."
+
 
 def inspect_all(configs: Iterable[StreamConfig], *, diagnose: bool = True) -> Overview:
     """
-    Ask how streams are.
+    Return the status of streams.
 
-    A server that does not answer makes its streams `StreamState.UNREACHABLE`, and is no
-    error.
+    A server that does not answer is not an error: its streams are
+    `StreamState.UNREACHABLE`.
 
     Args:
-        configs: of the streams.
-        diagnose: ask also what is wrong, what the publications send, and for other
-            slots. With many tables this takes time.
+        configs: The streams' configurations.
+        diagnose: Whether to also look for problems, published tables and other slots.
+            With many tables, this is slow.
     """
-    # Which server a stream is on that is not asked, nobody knows.
+    # A slot name counts as configured on every server: the server of a stream that is
+    # not inspected is unknown.
     configured = {config.slot_name for config in get_configs().values()}
     streams: list[StreamStatus] = []
     others: dict[tuple[int, str], OtherSlot] = {}
-    away: dict[tuple[str, str | None], ReplicationError] = {}
-    for written in configs:
-        place = written.database, written.url
-        config, account = _account(written)
-        if place not in away:
+    unreachable: dict[tuple[str, str | None], ReplicationError] = {}
+    for original in configs:
+        place = original.database, original.url
+        config, records = _load(original)
+        if place not in unreachable:
             try:
                 parameters = config.connection_parameters()
                 with connect(parameters, timeout=_TIMEOUT) as connection:
-                    found = inspect(config, connection, account, diagnose=diagnose)
-                    every: Sequence[Slot] = ()
+                    status = inspect(config, connection, records, diagnose=diagnose)
+                    all_slots: Sequence[Slot] = ()
                     if diagnose:
                         system, _ = server.identity(connection)
-                        every = slots.every(connection)
-                    streams.append(found)
-                    for slot in every:
+                        all_slots = slots.every(connection)
+                    streams.append(status)
+                    for slot in all_slots:
                         if slot.name not in configured:
                             other = OtherSlot(slot=slot, config=config, system=system)
                             others.setdefault((system, slot.name), other)
                 continue
             except psycopg.Error as error:
-                away[place] = sql_error(error, slot=config.slot_name)
+                unreachable[place] = sql_error(error, slot=config.slot_name)
             except ReplicationError as error:
-                away[place] = error
-        streams.append(_unreachable(config, account, away[place]))
+                unreachable[place] = error
+        streams.append(_unreachable(config, records, unreachable[place]))
     return Overview(streams=streams, others=list(others.values()))
 
 
 def inspect(
     config: StreamConfig,
     connection: Connection,
-    account: Account,
+    records: Records,
     *,
     diagnose: bool = True,
 ) -> StreamStatus:
     """
-    Ask how a stream is.
+    Return the status of one stream.
 
     Args:
-        config: of the stream.
-        connection: to its database.
-        account: of the stream.
-        diagnose: ask also what is wrong, and what the publications send.
+        config: The stream's configuration.
+        connection: A connection to its database.
+        records: The stream's records in the receivers' database.
+        diagnose: Whether to also look for problems and published tables.
 
     Raises:
-        psycopg.Error: the server did not tell.
+        psycopg.Error: A query failed.
     """
     slot = slots.find(connection, config.slot_name)
-    state, reason, since = _state(config, slot, account.reports)
+    state, reason, since = _state(config, slot, records.reports)
     tables: Sequence[PublishedTable] = ()
-    problems = list(account.problems)
+    problems = list(records.problems)
     if diagnose:
         tables = publications.published(connection, config.publications)
         problems += find_problems(config, connection)
@@ -125,46 +128,46 @@ def inspect(
         slot=slot,
         tables=tables,
         problems=problems,
-        account=account,
+        records=records,
     )
 
 
 def _unreachable(
-    config: StreamConfig, account: Account, error: ReplicationError
+    config: StreamConfig, records: Records, error: ReplicationError
 ) -> StreamStatus:
     return StreamStatus(
         config=config,
         state=StreamState.UNREACHABLE,
         reason=str(error),
-        problems=account.problems,
-        account=account,
+        problems=records.problems,
+        records=records,
     )
 
 
-def _account(written: StreamConfig) -> tuple[StreamConfig, Account]:
-    """Return a stream's configuration and what else is kept of it."""
-    name = written.name
-    account = Account()
+def _load(original: StreamConfig) -> tuple[StreamConfig, Records]:
+    """Return a stream's current configuration and its records."""
+    name = original.name
+    records = Records()
     try:
         using = router.db_for_read(ListenerReport)
-        # In a request all may be one transaction, which an error would break.
+        # With ATOMIC_REQUESTS, an error would break the request's transaction.
         with transaction.atomic(using):
             reports = ListenerReport.objects.using(using).filter(stream=name)
             samples = StreamSample.objects.using(using).filter(
                 stream=name, at__gt=timezone.now() - HISTORY
             )
-            account = Account(
+            records = Records(
                 reports=list(reports.order_by("-updated_at")),
                 samples=list(samples.order_by("at")),
                 parked=ParkedEvent.objects.filter(stream=name).count(),
                 changed=stored.kept(name),
             )
-        return stored.refreshed(written), account
+        return stored.refreshed(original), records
     except DatabaseError as error:
         known = receivers_database.known_error(error)
-        return written, replace(account, problems=[_problem(known or error)])
+        return original, replace(records, problems=[_problem(known or error)])
     except ImproperlyConfigured as error:
-        return written, replace(account, problems=[_problem(error)])
+        return original, replace(records, problems=[_problem(error)])
 
 
 def _problem(error: Exception) -> Problem:
@@ -176,29 +179,30 @@ def _problem(error: Exception) -> Problem:
 def _state(
     config: StreamConfig, slot: Slot | None, reports: Sequence[ListenerReport]
 ) -> tuple[StreamState, str, datetime | None]:
-    """Return what becomes of a stream's changes, why, and since when."""
+    """Return a stream's state, the reason for it, and since when it lasts."""
     if slot and slot.active_pid is not None:
-        return _read_state(slot, reports)
+        return _state_with_reader(slot, reports)
     if slot and slot.lost:
         return StreamState.LOST, slot.lost, slot.inactive_since
     waiting = waiting_of(reports, timezone.now(), unread=True)
     for state in (ListenerState.RETRYING, ListenerState.STANDBY):
         for report in waiting:
             if report.state == state:
-                # Why it waited has passed: the other listener does not read any more.
-                waits = state == ListenerState.STANDBY
-                return StreamState(state), "" if waits else report.reason, report.since
+                # A standby's reason is the other listener, which no longer reads.
+                standby = state == ListenerState.STANDBY
+                reason = "" if standby else report.reason
+                return StreamState(state), reason, report.since
     last = next(iter(reports), None)
     if slot is None and config.durable_slot:
         return StreamState.MISSING, "", None
     if last and last.state in {ListenerState.STOPPED, ListenerState.FAILED}:
         return StreamState(last.state), last.reason, last.since
-    ended = "The listener ended without a word." if last else ""
+    reason = _KILLED if last else ""
     since = slot.inactive_since if slot else None
-    return StreamState.STOPPED, ended, since or (last.updated_at if last else None)
+    return StreamState.STOPPED, reason, since or (last.updated_at if last else None)
 
 
-def _read_state(
+def _state_with_reader(
     slot: Slot, reports: Sequence[ListenerReport]
 ) -> tuple[StreamState, str, datetime | None]:
     report = reader_of(slot, reports)

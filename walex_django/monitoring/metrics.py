@@ -1,4 +1,4 @@
-"""What Prometheus is told. Needs the extra ``prometheus``."""
+"""Metrics for Prometheus. Needs the extra ``prometheus``."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Metric: TypeAlias = GaugeMetricFamily | CounterMetricFamily
 @dataclass(frozen=True, slots=True)
 class Family:
     """
-    A metric, by its name in queries.
+    A metric family.
 
     Attributes:
-        name: ends in ``_total`` where it is a counter.
-        help: what it tells.
-        labels: names of them.
+        name: The name used in queries; that of a counter ends in ``_total``.
+        help: The help text.
+        labels: The names of its labels.
     """
 
     name: str
@@ -48,119 +48,122 @@ class Family:
     labels: tuple[str, ...] = ("stream",)
 
     def metric(self) -> Metric:
-        """Return one without samples."""
+        """Return the family without samples, for the Prometheus client."""
         if self.name.endswith("_total"):
             return CounterMetricFamily(self.name, self.help, labels=self.labels)
         return GaugeMetricFamily(self.name, self.help, labels=self.labels)
 
 
 Sample: TypeAlias = tuple[Family, tuple[str, ...], float | None]
-"""Family, values of its labels, and a value; none where it is not known."""
+"""A family, the values of its labels, and a value; `None` if unknown."""
 
-UP = Family("walex_up", "Whether the stream's server and tables could be asked.")
+UP = Family(
+    "walex_up",
+    "1 if the stream's server and the tables of walex_django could be queried.",
+)
 STREAM_STATE = Family(
     "walex_stream_state",
-    "1 for the state that the stream is in, 0 for the others.",
+    "1 for the stream's current state, 0 for the others.",
     ("stream", "state"),
 )
-LAG_BYTES = Family("walex_lag_bytes", "Log that is not done, in bytes.")
+LAG_BYTES = Family("walex_lag_bytes", "WAL that has not been processed, in bytes.")
 LAG_SECONDS = Family(
-    "walex_lag_seconds", "How long the oldest change may wait that is not done."
+    "walex_lag_seconds", "Longest time that a change may have been waiting."
 )
 RETAINED_BYTES = Family(
-    "walex_retained_bytes", "Log that the server keeps for the slot, in bytes."
+    "walex_retained_bytes", "WAL that the server retains for the slot, in bytes."
 )
 SAFE_WAL_BYTES = Family(
     "walex_safe_wal_bytes",
-    "Log that may be written until the slot is lost; absent without a limit.",
+    "WAL that may be written before the slot is lost; absent without a limit.",
 )
-SLOT_ACTIVE = Family("walex_slot_active", "Whether somebody reads from the slot.")
-SLOT_LOST = Family("walex_slot_lost", "Whether the slot can be read no more.")
+SLOT_ACTIVE = Family("walex_slot_active", "1 if the slot has a reader.")
+SLOT_LOST = Family("walex_slot_lost", "1 if the slot can no longer be read.")
 LISTENERS = Family(
     "walex_listeners",
-    "Listeners that have reported, by what they said last.",
+    "Listeners, by the state they last reported.",
     ("stream", "state"),
 )
-PARKED_CALLS = Family("walex_parked_calls", "Calls of receivers that are parked.")
+PARKED_CALLS = Family("walex_parked_calls", "Parked receiver calls.")
 PROBLEMS = Family(
     "walex_problems",
-    "What is wrong between the stream's settings and its server, without notes.",
+    "Problems with the stream's settings and its server, without notes.",
 )
 REPORTED_EVENTS = Family(
     "walex_reported_events_total",
-    "Events delivered by the listener that reads, as it reported last.",
+    "Events delivered by the current listener, as last reported.",
 )
 REPORTED_TRANSACTIONS = Family(
     "walex_reported_transactions_total",
-    "Transactions delivered by the listener that reads, as it reported last.",
+    "Transactions delivered by the current listener, as last reported.",
 )
 REPORTED_FAILURES = Family(
     "walex_reported_failures_total",
-    "Calls given up by the listener that reads, as it reported last.",
+    "Receiver calls that failed after all retries, as last reported.",
 )
 REPORTED_LAST_EVENT = Family(
     "walex_reported_last_event_timestamp_seconds",
-    "When the last event was committed that was reported to be delivered.",
+    "Commit time of the last event, as last reported.",
 )
 ORPHANED_BYTES = Family(
     "walex_orphaned_slot_retained_bytes",
-    "Log that a stream's server keeps for a slot that is no stream's and unread.",
+    "WAL retained for a slot that belongs to no stream and has no reader, in bytes.",
     ("server", "slot"),
 )
 
-OF_STATUS = (
+STATUS_FAMILIES = (
     *(UP, STREAM_STATE, LAG_BYTES, LAG_SECONDS, RETAINED_BYTES, SAFE_WAL_BYTES),
     *(SLOT_ACTIVE, SLOT_LOST, LISTENERS, PARKED_CALLS, PROBLEMS, REPORTED_EVENTS),
     *(REPORTED_TRANSACTIONS, REPORTED_FAILURES, REPORTED_LAST_EVENT, ORPHANED_BYTES),
 )
-"""What the view tells."""
+"""The families that the view exposes."""
 
 EVENTS = Family(
     "walex_events_total",
-    "Events delivered since the listener's start.",
+    "Events delivered since the listener started.",
     ("stream", "table", "type"),
 )
 TRANSACTIONS = Family(
     "walex_transactions_total",
-    "Transactions of which something was delivered since the listener's start.",
+    "Transactions delivered since the listener started.",
 )
 RECEIVER_RETRIES = Family(
     "walex_receiver_retries_total",
-    "Calls of a receiver that were made again.",
+    "Receiver calls that were retried.",
     ("stream", "receiver"),
 )
 RECEIVER_FAILURES = Family(
     "walex_receiver_failures_total",
-    "Calls of a receiver that failed in spite of all retries.",
+    "Receiver calls that failed after all retries.",
     ("stream", "receiver"),
 )
 LISTENER_STATE = Family(
     "walex_listener_state",
-    "1 for what the listener does, 0 for the other states.",
+    "1 for the listener's current state, 0 for the others.",
     ("stream", "state"),
 )
-LISTENER_IN_HAND = Family(
-    "walex_listener_in_hand_seconds",
-    "Age of the transaction that is being delivered, 0 without one.",
+LISTENER_DELIVERING = Family(
+    "walex_listener_delivering_seconds",
+    "Age of the transaction that is being delivered, 0 if there is none.",
 )
 LISTENER_LAST_EVENT = Family(
     "walex_listener_last_event_timestamp_seconds",
-    "When the last event was committed that was delivered, or is being.",
+    "Commit time of the last event delivered or being delivered.",
 )
 
-OF_LISTENER = (
+LISTENER_FAMILIES = (
     *(EVENTS, TRANSACTIONS, RECEIVER_RETRIES, RECEIVER_FAILURES, LISTENER_STATE),
-    *(LISTENER_IN_HAND, LISTENER_LAST_EVENT),
+    *(LISTENER_DELIVERING, LISTENER_LAST_EVENT),
 )
-"""What a listener tells."""
+"""The families that a listener exposes."""
 
 
 class StatusCollector(Collector):
     """
-    What servers and reports tell; asked at each scrape.
+    Collects the status of streams, by an inspection at each scrape.
 
     Args:
-        configs: of the streams.
+        configs: The streams' configurations.
     """
 
     def __init__(self, configs: Iterable[StreamConfig]) -> None:
@@ -168,34 +171,38 @@ class StatusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:  # noqa: D102
         overview = timed_inspection.inspect_all(self._configs)
-        samples = [each for stream in overview.streams for each in _of_stream(stream)]
-        samples += [_of_orphan(each) for each in overview.others if each.orphaned]
-        return _metrics(OF_STATUS, samples)
+        samples = [
+            sample for stream in overview.streams for sample in _stream_samples(stream)
+        ]
+        samples += [_orphan_sample(slot) for slot in overview.others if slot.orphaned]
+        return _metrics(STATUS_FAMILIES, samples)
 
 
 class ListenerCollector(Collector):
     """
-    What the listeners of this process count.
+    Collects the counters of this process's listeners.
 
     Args:
-        reports: of them.
+        reports: The listeners' reports.
     """
 
     def __init__(self, reports: Sequence[Report]) -> None:
         self._reports = reports
 
     def collect(self) -> Iterator[Metric]:  # noqa: D102
-        samples = [each for report in self._reports for each in _of_report(report)]
-        return _metrics(OF_LISTENER, samples)
+        samples = [
+            sample for report in self._reports for sample in _listener_samples(report)
+        ]
+        return _metrics(LISTENER_FAMILIES, samples)
 
 
 def exposition(collector: Collector, accept: str) -> tuple[bytes, str]:
     """
-    Return metrics as text, and its content type.
+    Return metrics as text, and the content type of that text.
 
     Args:
-        collector: of the metrics.
-        accept: of the request's headers.
+        collector: The collector of the metrics.
+        accept: The value of the request's ``Accept`` header.
     """
     registry = CollectorRegistry()
     registry.register(collector)
@@ -206,15 +213,18 @@ def exposition(collector: Collector, accept: str) -> tuple[bytes, str]:
 @contextmanager
 def served(reports: Sequence[Report], *, address: str, port: int) -> Iterator[int]:
     """
-    Serve what listeners count while the ``with`` block lasts; yields the port.
+    Serve the counters of listeners over HTTP inside the ``with`` block.
 
     Args:
-        reports: of the listeners.
-        address: to be reached at.
-        port: of TCP; 0 lets the system choose.
+        reports: The listeners' reports.
+        address: The address to bind to.
+        port: The TCP port; 0 for any free port.
+
+    Yields:
+        The port.
 
     Raises:
-        OSError: it is taken, or the address is not ours.
+        OSError: The port is taken, or the address does not belong to this machine.
     """
     registry = CollectorRegistry()
     registry.register(ListenerCollector(reports))
@@ -236,20 +246,21 @@ def _metrics(families: Iterable[Family], samples: Iterable[Sample]) -> Iterator[
     return iter(metrics.values())
 
 
-def _of_stream(stream: StreamStatus) -> Iterator[Sample]:
-    slot, account, report = stream.slot, stream.account, stream.report
+def _stream_samples(stream: StreamStatus) -> Iterator[Sample]:
+    slot, records, report = stream.slot, stream.records, stream.report
     reachable = stream.state != StreamState.UNREACHABLE
-    said = [each.state for each in account.reports]
+    reported = [report.state for report in records.reports]
     name = (stream.config.name,)
-    yield UP, name, reachable and not account.problems
+    yield UP, name, reachable and not records.problems
     for state in StreamState:
         yield STREAM_STATE, (*name, state.value), stream.state == state
-    for each in ListenerState:
-        yield LISTENERS, (*name, each.value), said.count(each.value)
-    yield PARKED_CALLS, name, account.parked
+    for listener_state in ListenerState:
+        labels = *name, listener_state.value
+        yield LISTENERS, labels, reported.count(listener_state.value)
+    yield PARKED_CALLS, name, records.parked
     if reachable:
-        wrong = [each for each in stream.problems if not each.id.startswith("I")]
-        yield PROBLEMS, name, len(wrong)
+        problems = [p for p in stream.problems if not p.id.startswith("I")]
+        yield PROBLEMS, name, len(problems)
         yield SLOT_ACTIVE, name, bool(slot and slot.active_pid is not None)
         yield SLOT_LOST, name, bool(slot and slot.lost)
     if stream.age is not None:
@@ -266,13 +277,13 @@ def _of_stream(stream: StreamStatus) -> Iterator[Sample]:
             yield REPORTED_LAST_EVENT, name, at.timestamp()
 
 
-def _of_orphan(other: OtherSlot) -> Sample:
+def _orphan_sample(other: OtherSlot) -> Sample:
     return ORPHANED_BYTES, (str(other.system), other.slot.name), other.slot.retained
 
 
-def _of_report(report: Report) -> Iterator[Sample]:
+def _listener_samples(report: Report) -> Iterator[Sample]:
     counts, name = report.counts, (report.config.name,)
-    # Of copies, made in one step, for another thread adds to them.
+    # Copied in one step, because another thread adds to these dicts.
     for (table, type), number in counts.events.copy().items():
         yield EVENTS, (*name, str(table), type.value), number
     for receiver, number in counts.retries.copy().items():
@@ -283,7 +294,7 @@ def _of_report(report: Report) -> Iterator[Sample]:
     for state in ListenerState:
         yield LISTENER_STATE, (*name, state.value), report.state == state
     last, delivering = counts.last, counts.delivering
-    waited = datetime.now(UTC) - delivering.timestamp if delivering else None
-    yield LISTENER_IN_HAND, name, waited.total_seconds() if waited else 0
+    age = datetime.now(UTC) - delivering.timestamp if delivering else None
+    yield LISTENER_DELIVERING, name, age.total_seconds() if age else 0
     if last:
         yield LISTENER_LAST_EVENT, name, last.timestamp.timestamp()

@@ -1,4 +1,4 @@
-"""Parked events as they are shown: without the values of sensitive fields."""
+"""Display of parked events, with the values of sensitive fields masked."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from walex_django.replication.publications import TableName
 from walex_django.subscriptions import Subscriptions
 
 MAX_CHARACTERS: Final = 1000
-"""Of a value or an error, as it is shown."""
+"""The maximum length of a value or an error, in characters."""
 
 MAX_TRACEBACK: Final = 20_000
-"""Characters of a traceback: its end tells more than its beginning."""
+"""The maximum length of a traceback, of which the end is shown."""
 
 MAX_EVENTS: Final = 50
-"""Of one call, as they are shown."""
+"""The maximum number of events of one call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class DisplayValue:
     """
-    A text as it is shown.
+    A displayed value, error or traceback.
 
     Attributes:
-        text: perhaps its beginning only.
+        text: The text, possibly truncated.
         kind: ``"value"``, ``"null"``, ``"unsent"``, ``"absent"`` or ``"hidden"``.
-        length: of the whole text, if this is not all of it; else 0.
+        length: The length of the whole text if it is truncated, otherwise 0.
     """
 
     text: str = ""
@@ -49,50 +49,59 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownColumn:
-    """A column of an event; whether it has changed, if the server said so."""
+class DisplayColumn:
+    """
+    A column of an event.
+
+    Attributes:
+        name: The name of the column.
+        type: The name of its type.
+        old: The old value.
+        new: The new value.
+        changed: Whether the value is known to have changed.
+    """
 
     name: str
     type: str
-    old: Shown
-    new: Shown
+    old: DisplayValue
+    new: DisplayValue
     changed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownEvent:
+class DisplayEvent:
     """
     An event of a parked call.
 
     Attributes:
-        data: what `Event.as_dict` said.
-        columns: with their values.
-        context: who made the change, and why, as JSON.
+        data: The event, as `Event.as_dict` returned it.
+        columns: Its columns with their values.
+        context: The context of the change, as JSON.
     """
 
     data: Mapping[str, Any]
-    columns: Sequence[ShownColumn]
-    context: Shown | None
+    columns: Sequence[DisplayColumn]
+    context: DisplayValue | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownMessage:
+class DisplayMessage:
     """A logical message of a parked call."""
 
     prefix: str
     lsn: str
-    content: Shown
+    content: DisplayValue
 
 
 class ParkedDisplay:
     """
-    Shows parked events to people, of whatever streams.
+    Prepares parked events for display, and masks their sensitive values.
 
-    What is sensitive, the settings say as they are now. Of a stream that they lack
-    nobody can tell: all of its values are hidden. So are those of an event that cannot
-    be read any more.
+    The current settings determine which fields are sensitive. If they do not contain
+    the stream, all of its values are hidden. The values of an event that can no longer
+    be loaded are hidden as well.
 
-    What it has found out, it remembers: make one for each page.
+    An instance caches what it looks up, so create one for each page.
     """
 
     def __init__(self) -> None:
@@ -101,7 +110,7 @@ class ParkedDisplay:
         self._columns: dict[tuple[object, ...], frozenset[str]] = {}
 
     def mask(self, parked: ParkedEvent) -> Mask:
-        """Return what hides the sensitive values of a call, as of its error."""
+        """Return the mask for the sensitive values of a call, such as in its error."""
         filters = self._sensitive(parked.stream)
         if filters is not None and not filters:
             return Mask()
@@ -109,7 +118,7 @@ class ParkedDisplay:
         arguments = parked.arguments
         for data in _events(arguments):
             names = self._sensitive_columns(parked.stream, data)
-            values += _written(data, names)
+            values += _json_values(data, names)
             if names and (event := _event(data)):
                 values += masking.values(event, names)
         if filters is None and "message" in arguments:
@@ -117,42 +126,42 @@ class ParkedDisplay:
         return Mask(values, is_needed=True)
 
     def is_known(self, parked: ParkedEvent) -> bool:
-        """Return whether the settings have its stream."""
+        """Return whether the settings contain the event's stream."""
         return self._sensitive(parked.stream) is not None
 
-    def events(self, parked: ParkedEvent) -> list[ShownEvent]:
-        """Return the events of a call, or the first of them."""
+    def events(self, parked: ParkedEvent) -> list[DisplayEvent]:
+        """Return the events of a call, at most `MAX_EVENTS`."""
         return [
-            self._shown_event(parked.stream, data)
+            self._display_event(parked.stream, data)
             for data in _events(parked.arguments)[:MAX_EVENTS]
         ]
 
-    def message(self, parked: ParkedEvent) -> ShownMessage | None:
-        """Return the logical message of a call, if it is about one."""
+    def message(self, parked: ParkedEvent) -> DisplayMessage | None:
+        """Return the logical message of a call, if it has one."""
         message = parked.arguments.get("message")
         if message is None:
             return None
         known = self._sensitive(parked.stream) is not None
-        return ShownMessage(
+        return DisplayMessage(
             prefix=message["prefix"],
             lsn=message["lsn"],
-            content=cut(_content(message)) if known else _HIDDEN,
+            content=truncate(_content(message)) if known else _HIDDEN,
         )
 
-    def _shown_event(self, stream: str, data: Mapping[str, Any]) -> ShownEvent:
+    def _display_event(self, stream: str, data: Mapping[str, Any]) -> DisplayEvent:
         hidden = self._sensitive_columns(stream, data)
         known = self._sensitive(stream) is not None
         changes = data["changes"] or {}
         columns = [
-            ShownColumn(
+            DisplayColumn(
                 name=name,
                 type=type,
                 old=_HIDDEN
                 if name in hidden and _has(data, "old_record", name)
-                else _shown(data, "old_record", name),
+                else _display_value(data, "old_record", name),
                 new=_HIDDEN
                 if name in hidden and _has(data, "new_record", name)
-                else _shown(data, "new_record", name),
+                else _display_value(data, "new_record", name),
                 changed=name in changes,
             )
             for name, type in data["source"]["columns"].items()
@@ -160,15 +169,15 @@ class ParkedDisplay:
         context = None
         if data["context"]:
             text = json.dumps(data["context"], ensure_ascii=False, indent=2)
-            context = cut(text) if known else _HIDDEN
-        return ShownEvent(
+            context = truncate(text) if known else _HIDDEN
+        return DisplayEvent(
             data=data,
             columns=columns if data["type"] != "truncate" else [],
             context=context,
         )
 
     def _sensitive(self, stream: str) -> Mapping[str, Filter] | None:
-        """Return the filters of a stream with sensitive fields; `None`: unknown."""
+        """Return a stream's filters with sensitive fields, or `None` if unknown."""
         if stream not in self._filters:
             try:
                 filters = stored.refreshed(get_config(stream)).filters
@@ -176,9 +185,9 @@ class ParkedDisplay:
                 self._filters[stream] = None
             else:
                 self._filters[stream] = {
-                    entry: chosen
-                    for entry, chosen in filters.items()
-                    if chosen.sensitive_fields
+                    entry: entry_filter
+                    for entry, entry_filter in filters.items()
+                    if entry_filter.sensitive_fields
                 }
         return self._filters[stream]
 
@@ -189,20 +198,20 @@ class ParkedDisplay:
         if filters is not None and not filters:
             return frozenset()
         source = data["source"]
-        every = frozenset(source["columns"])
-        place = source["db"], source["schema"], source["table"]
-        key = (stream, data["model"], every, *place)
+        all_columns = frozenset(source["columns"])
+        table = source["db"], source["schema"], source["table"]
+        key = (stream, data["model"], all_columns, *table)
         if key not in self._columns:
             found = None
             if filters is not None and (event := _event(data)):
                 found = self._find_columns(filters, event)
-            self._columns[key] = every if found is None else found
+            self._columns[key] = all_columns if found is None else found
         return self._columns[key]
 
     def _find_columns(
         self, filters: Mapping[str, Filter], event: Event
     ) -> frozenset[str] | None:
-        """Return the sensitive columns of an event's table, if that can be told."""
+        """Return the sensitive columns of an event's table, or `None` if unknown."""
         table = event._table
         models = self._models.setdefault(table.alias, ModelTables(table.alias))
         name = TableName(*table.name)
@@ -214,29 +223,31 @@ class ParkedDisplay:
             lineage = replace(lineage, models=lineage.models | {table.model})
         return frozenset(
             column
-            for entry, chosen in filters.items()
-            # A table that is gone may have been named as it was called later.
+            for entry, entry_filter in filters.items()
+            # A table that no longer exists may have been renamed since the event, and
+            # the entry may name it by its later name.
             if not lineage.exists or Subscriptions([entry]).cover(lineage)
-            for column in chosen.sensitive_columns(table)
+            for column in entry_filter.sensitive_columns(table)
         )
 
 
-def cut(text: str, most: int = MAX_CHARACTERS) -> Shown:
+def truncate(text: str, limit: int = MAX_CHARACTERS) -> DisplayValue:
     """Return the beginning of a text."""
-    return Shown(text=text[:most], length=len(text) if len(text) > most else 0)
+    length = len(text) if len(text) > limit else 0
+    return DisplayValue(text=text[:limit], length=length)
 
 
-def cut_traceback(text: str) -> Shown:
+def truncate_traceback(text: str) -> DisplayValue:
     """Return the end of a traceback."""
     length = len(text) if len(text) > MAX_TRACEBACK else 0
-    return Shown(text=text[-MAX_TRACEBACK:], length=length)
+    return DisplayValue(text=text[-MAX_TRACEBACK:], length=length)
 
 
-_HIDDEN = Shown(text=MASK, kind="hidden")
+_HIDDEN = DisplayValue(text=MASK, kind="hidden")
 
 
 def count_events(parked: ParkedEvent) -> int:
-    """Return how many events a call has."""
+    """Return the number of events of a call."""
     return len(_events(parked.arguments))
 
 
@@ -253,8 +264,8 @@ def _event(data: Mapping[str, Any]) -> Event | None:
         return None
 
 
-def _written(data: Mapping[str, Any], names: frozenset[str]) -> Iterator[Any]:
-    """Return the values of columns as JSON has them."""
+def _json_values(data: Mapping[str, Any], names: frozenset[str]) -> Iterator[Any]:
+    """Yield the values of columns in their JSON form."""
     for record in ("old_record", "new_record"):
         for values in (data[record] or {}, data["exact"][record]):
             yield from (value for name, value in values.items() if name in names)
@@ -264,19 +275,19 @@ def _has(data: Mapping[str, Any], record: str, name: str) -> bool:
     return data[record] is not None and name in data[record]
 
 
-def _shown(data: Mapping[str, Any], record: str, name: str) -> Shown:
+def _display_value(data: Mapping[str, Any], record: str, name: str) -> DisplayValue:
     if not _has(data, record, name):
         unsent = record == "new_record" and data["new_record"] is not None
-        return Shown(kind="unsent" if unsent else "absent")
+        return DisplayValue(kind="unsent" if unsent else "absent")
     value = data[record][name]
     exact = data["exact"][record].get(name)
     if exact is not None:
-        return cut(exact)
+        return truncate(exact)
     if value is None:
-        return Shown(kind="null")
+        return DisplayValue(kind="null")
     if isinstance(value, str):
-        return cut(value)
-    return cut(json.dumps(value, ensure_ascii=False))
+        return truncate(value)
+    return truncate(json.dumps(value, ensure_ascii=False))
 
 
 def _content(message: Mapping[str, Any]) -> str:

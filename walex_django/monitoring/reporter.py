@@ -1,4 +1,4 @@
-"""What listeners say of themselves, written from a thread of its own."""
+"""Listener reports, written to the receivers' database by a thread of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from django.utils import timezone
 from walex_django.conf.receivers_database import known_error
 from walex_django.conf.stream import StreamConfig
 from walex_django.delivery.counts import Counts, total
-from walex_django.events.event import Event as Changed
+from walex_django.events.event import Event as ChangeEvent
 from walex_django.models import (
     READS,
     WAITS,
@@ -34,25 +34,29 @@ from .status import HISTORY
 
 logger = logging.getLogger(__name__)
 
-_TICK = 2.0  # seconds between two looks at a listener at work
+_TICK = 2.0  # seconds between two checks of the listeners
 _SAMPLE_EVERY = 10.0  # seconds
-_SIGN_EVERY = 30.0  # seconds between two signs of those who wait
-_MUCH = 2**20  # bytes of log: a lag that is worth a sample though nothing is delivered
-_LINGER = 5.0  # seconds that the end may take
+_HEARTBEAT_EVERY = 30.0  # seconds between two reports of a waiting listener
+_LARGE_LAG = 2**20  # bytes of WAL: sampled even if nothing is delivered
+_CLOSE_TIMEOUT = 5.0  # seconds
 
 
 class Report:
     """
-    What a listener says of itself.
+    The state and the counters of one listener.
 
     Args:
-        config: of its stream.
+        config: The configuration of its stream.
 
     Attributes:
-        counts: what it has done.
-        hold: set when it is to pause after the transaction in hand.
-        state, reason, since: what it does, why, and since when.
-        backend_pid: the process of PostgreSQL that it reads from.
+        counts: What the listener has delivered.
+        hold: Set when the listener has to pause after the current transaction.
+        state: The listener's state.
+        reason: Why it is in this state.
+        since: Since when it has been in this state.
+        backend_pid: The PID of the walsender that it reads from.
+        wake: Called after a change of state, to have it written.
+        unsaved: Whether the state has changed since the report was last written.
     """
 
     def __init__(self, config: StreamConfig) -> None:
@@ -65,42 +69,42 @@ class Report:
         self.since = timezone.now()
         self.backend_pid: int | None = None
         self.wake: Callable[[], object] = lambda: None
-        self.news = False
+        self.unsaved = False
 
     def set_state(
         self, state: ListenerState, reason: str = "", *, backend_pid: int | None = None
     ) -> None:
         """
-        Take down what the listener does now.
+        Set the listener's state, and have it written if anything has changed.
 
         Args:
-            state: what it does.
-            reason: why, where that is not what it should do.
-            backend_pid: the process of PostgreSQL that it reads from.
+            state: The new state.
+            reason: Why the listener is in this state, unless it is running normally.
+            backend_pid: The PID of the walsender that it reads from.
         """
-        now = (state, reason, backend_pid)
-        if now == (self.state, self.reason, self.backend_pid):
+        new = (state, reason, backend_pid)
+        if new == (self.state, self.reason, self.backend_pid):
             return
         if state != self.state:
             self.since = timezone.now()
-        self.state, self.reason, self.backend_pid = now
-        self.news = True
+        self.state, self.reason, self.backend_pid = new
+        self.unsaved = True
         self.wake()
 
 
 class Reporter:
     """
-    Writes reports and samples to the receivers' database.
+    Writes reports and samples to the receivers' database in a background thread.
 
-    It does when a state has changed, and every ten seconds while there is work: a
-    stream that is idle writes nothing.
+    It writes when a state changes, and every ten seconds while there is work. It writes
+    nothing for an idle stream.
 
     Args:
-        reports: of the listeners of this process.
+        reports: The reports of this process's listeners.
     """
 
     def __init__(self, reports: Sequence[Report]) -> None:
-        self._desks = [_Desk(report) for report in reports]
+        self._writers = [_ReportWriter(report) for report in reports]
         self._wake = Event()
         self._closed = False
         self._thread = Thread(target=self._run, name="walex-reporter", daemon=True)
@@ -108,14 +112,14 @@ class Reporter:
             report.wake = self._wake.set
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is left to write, and end."""
+        """Write the last changes and stop the thread."""
         self._closed = True
         self._wake.set()
-        self._thread.join(_LINGER)
+        self._thread.join(_CLOSE_TIMEOUT)
 
     def _run(self) -> None:
         try:
@@ -124,91 +128,91 @@ class Reporter:
                 self._wake.wait(_TICK)
                 self._wake.clear()
                 closed = self._closed
-                for desk in self._desks:
-                    desk.look()
+                for writer in self._writers:
+                    writer.check()
         finally:
             connections.close_all()
 
 
 def forget(stream: str) -> None:
-    """Delete what was written of a stream, if there is anything."""
-    with suppress(DatabaseError):  # not migrated yet, or not allowed to
+    """Delete the reports and samples of a stream, if any."""
+    with suppress(DatabaseError):  # not migrated, or without permission
         for model in (ListenerReport, StreamSample):
             rows = model._default_manager.using(router.db_for_write(model))
             rows.filter(stream=stream).delete()
 
 
-class _Desk:
-    """Where what one listener says is written."""
+class _ReportWriter:
+    """Writes the report and the samples of one listener."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._stream = report.config.name
         self._events = self._transactions = 0  # as of the last sample
-        self._seen = 0  # events at the last look
-        self._sampled = self._wrote = time.monotonic()
-        self._was_delivering = False  # as the row has it
+        self._seen = 0  # events at the last check
+        self._sampled_at = self._written_at = time.monotonic()
+        self._was_delivering = False  # as last written
         self._failed = False
 
-    def look(self) -> None:
-        """Write what there is to write."""
+    def check(self) -> None:
+        """Write the report and a sample if they are due."""
         try:
             try:
-                self._look()
+                self._check()
             except (OperationalError, InterfaceError):
-                # One that has been idle may have been closed by the server.
+                # The server may have closed an idle connection.
                 connections.close_all()
-                self._look()
+                self._check()
             self._failed = False
-        except Exception as error:  # noqa: BLE001 - nobody else would look again
+        except Exception as error:  # noqa: BLE001 - the thread has to continue
             connections.close_all()
-            # One that waits or has failed tells why by itself, and it may be the same.
+            # A waiting or failed listener logs its own reason, perhaps the same one.
             if not self._failed and self._report.state in READS:
                 self._failed = True
                 logger.warning(
-                    "What the listener of stream %s does could not be written: %s",
-                    *(self._stream, _told(error)),
+                    "Could not store the report of the listener of stream %s: %s",
+                    *(self._stream, _describe(error)),
                     extra={
                         "stream": self._stream,
                         "slot": self._report.config.slot_name,
                     },
                 )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         report, now = self._report, time.monotonic()
-        if report.news:
-            self._write(now, begin=report.state == ListenerState.RUNNING)
+        if report.unsaved:
+            self._write(now, tidy=report.state == ListenerState.RUNNING)
         elif report.state in WAITS:
-            if now - self._wrote >= _SIGN_EVERY:
+            if now - self._written_at >= _HEARTBEAT_EVERY:
                 self._write(now)
         elif report.state in READS:
-            self._look_at_work(now)
+            self._check_reading(now)
 
-    def _look_at_work(self, now: float) -> None:
+    def _check_reading(self, now: float) -> None:
         counts = self._report.counts
         events = total(counts.events)
         delivering = counts.delivering is not None
         if (events != self._seen or delivering) and self._is_paused():
             self._report.hold.set()
         self._seen = events
-        if now - self._sampled < _SAMPLE_EVERY:
+        if now - self._sampled_at < _SAMPLE_EVERY:
             return
         delivered = (events, counts.transactions) != (self._events, self._transactions)
-        at_work = delivered or delivering or self._was_delivering
-        if at_work or (self._lag() or 0) >= _MUCH:
+        is_busy = delivered or delivering or self._was_delivering
+        if is_busy or (self._lag() or 0) >= _LARGE_LAG:
             self._write(now, sample=True)
         else:
-            self._sampled = now
+            self._sampled_at = now
 
-    def _write(self, now: float, *, begin: bool = False, sample: bool = False) -> None:
+    def _write(self, now: float, *, tidy: bool = False, sample: bool = False) -> None:
         report, counts = self._report, self._report.counts
         assert report.state is not None
         events, transactions = total(counts.events), counts.transactions
         rows = ListenerReport.objects.using(router.db_for_write(ListenerReport))
-        report.news = False
+        report.unsaved = False
         try:
-            if begin:
-                self._tidy()
+            if tidy:
+                self._delete_other_reports()
             last, delivering = counts.last, counts.delivering
             rows.update_or_create(
                 stream=self._stream,
@@ -232,63 +236,65 @@ class _Desk:
             if sample or events != self._events:
                 self._sample(now, events, transactions)
         except Exception:
-            report.news = True
+            report.unsaved = True
             raise
         self._was_delivering = delivering is not None
-        self._wrote = now
+        self._written_at = now
 
     def _sample(self, now: float, events: int, transactions: int) -> None:
         samples = StreamSample.objects.using(router.db_for_write(StreamSample))
         samples.create(
             stream=self._stream,
             at=timezone.now(),
-            seconds=now - self._sampled,
+            seconds=now - self._sampled_at,
             events=events - self._events,
             transactions=transactions - self._transactions,
             lag=self._lag(),
         )
         samples.filter(stream=self._stream, at__lt=timezone.now() - HISTORY).delete()
-        self._events, self._transactions, self._sampled = events, transactions, now
+        self._events, self._transactions = events, transactions
+        self._sampled_at = now
 
-    def _tidy(self) -> None:
-        """Delete what others said: who has the slot knows that they have not."""
+    def _delete_other_reports(self) -> None:
+        # This listener has the slot, so no other listener reads it.
         rows = ListenerReport.objects.using(router.db_for_write(ListenerReport))
         others = rows.filter(stream=self._stream).exclude(listener=self._report.id)
         others.exclude(
-            state__in=WAITS, updated_at__gt=timezone.now() - 3 * _SIGN
+            state__in=WAITS, updated_at__gt=timezone.now() - 3 * _HEARTBEAT
         ).delete()
 
     def _is_paused(self) -> bool:
         rows = StreamSetting.objects.using(router.db_for_write(StreamSetting))
-        kept = rows.filter(stream=self._stream, key="PAUSED")
-        return list(kept.values_list("value", flat=True)) == [True]
+        setting = rows.filter(stream=self._stream, key="PAUSED")
+        return list(setting.values_list("value", flat=True)) == [True]
 
     def _lag(self) -> int | None:
-        """Return the bytes of log that are not done, if the server tells."""
+        """Return the unprocessed WAL in bytes, if known."""
         config = self._report.config
         if self._report.state not in READS:
-            return None  # it may be away, and what is said of that must not wait
+            # The server may be unreachable, and reporting that must not wait for it.
+            return None
         with connections[config.database].cursor() as cursor:
             cursor.execute(_LAG, [config.slot_name])
             row = cursor.fetchone()
         return row[0] if row else None
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     known = known_error(error) if isinstance(error, DatabaseError) else None
     return str(known or error)
 
 
-def _committed_at(event: Changed | None) -> datetime | None:
-    """Return when an event was committed, as Django's databases take it."""
+def _committed_at(event: ChangeEvent | None) -> datetime | None:
+    """Return the commit time of an event in the form that Django's databases accept."""
     if event is None:
         return None
-    # Without USE_TZ, SQLite takes no times that have a zone.
+    # Without USE_TZ, SQLite does not accept aware times.
     at = event.timestamp
     return at if settings.USE_TZ else timezone.make_naive(at)
 
 
-_SIGN = timedelta(seconds=_SIGN_EVERY)
+_HEARTBEAT = timedelta(seconds=_HEARTBEAT_EVERY)
 
 _LAG = """
 SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()

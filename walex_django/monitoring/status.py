@@ -1,5 +1,5 @@
 """
-How the streams are, as their servers and the receivers' database tell.
+The status of streams, as known from their servers and the receivers' database.
 
 Source: PostgreSQL, "pg_replication_slots" and "pg_stat_replication".
 """
@@ -27,15 +27,15 @@ from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
 
 HISTORY = timedelta(hours=1)
-"""Of how long ago samples are kept."""
+"""How long samples are stored."""
 
-_ALIVE = timedelta(seconds=90)  # since a report of those who wait
-_RECENT = timedelta(minutes=1)  # for the rates
-_TIMEOUT = 3  # seconds to wait for a server
+# A waiting listener reports every 30 seconds; after three of them it counts as gone.
+_HEARTBEAT_TIMEOUT = timedelta(seconds=90)
+_RATE_WINDOW = timedelta(minutes=1)
 
 
 class StreamState(TextChoices):
-    """What becomes of a stream's changes just now."""
+    """What currently happens to a stream's changes."""
 
     RUNNING = "running", gettext_lazy("running")
     PAUSED = "paused", gettext_lazy("paused")
@@ -46,20 +46,20 @@ class StreamState(TextChoices):
     TAKEN = "taken", gettext_lazy("read by another program")
     MISSING = "missing", gettext_lazy("no slot")
     LOST = "lost", gettext_lazy("slot lost")
-    UNREACHABLE = "unreachable", gettext_lazy("server out of reach")
+    UNREACHABLE = "unreachable", gettext_lazy("server unreachable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Records:
     """
-    What the receivers' database has of a stream.
+    The records that the receivers' database has of a stream.
 
     Attributes:
-        reports: of its listeners, the latest first.
-        samples: of the last hour, in order.
-        parked: calls of receivers that are parked; `None` where it did not tell.
-        changed: settings that were changed while the stream ran, by key.
-        problems: why it could not be asked, or does not fit.
+        reports: Its listeners' reports, the latest first.
+        samples: The samples of the last hour, in order.
+        parked: The number of parked receiver calls; `None` if unknown.
+        changed: The settings that were changed at runtime, by key.
+        problems: Why the records could not be read or applied.
     """
 
     reports: Sequence[ListenerReport] = ()
@@ -72,12 +72,12 @@ class Account:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerStatus:
     """
-    A listener, as it says and as its server knows.
+    The status of a listener, according to its report and its server.
 
     Attributes:
-        report: what it has said last.
-        reads: it has the slot.
-        gone: it said that it reads or waits, and does not.
+        report: Its last report.
+        reads: Whether it reads the slot.
+        gone: Whether it reported that it reads or waits, but no longer does.
     """
 
     report: ListenerReport
@@ -85,27 +85,27 @@ class ListenerStatus:
     gone: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as values for Django's JSON encoder."""
-        said = {name: getattr(self.report, name) for name in _REPORTED}
-        return {**said, "reads": self.reads, "gone": self.gone}
+        """Return the status as values for Django's JSON encoder."""
+        report = {name: getattr(self.report, name) for name in _REPORT_FIELDS}
+        return {**report, "reads": self.reads, "gone": self.gone}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
     """
-    A stream.
+    The status of a stream.
 
     Attributes:
-        config: of the stream, with what was changed since.
-        state: what becomes of its changes.
-        reason: why, where that is not what it should be.
-        since: since when, if that is known.
-        server_version: of PostgreSQL; empty where it could not be asked.
-        slot: `None` where there is none.
-        tables: what its publications send.
-        problems: what is wrong, with what mends it.
-        account: what the receivers' database has of it.
-        now: when it was asked.
+        config: The stream's configuration, with the changes made at runtime.
+        state: What happens to its changes.
+        reason: Why the stream is in this state, if it is not running as it should.
+        since: Since when it has been in this state, if known.
+        server_version: The version of PostgreSQL; empty if it could not be queried.
+        slot: The stream's slot, or `None` if it does not exist.
+        tables: The tables of its publications.
+        problems: Problems, and the command that fixes each one.
+        records: What the receivers' database has of the stream.
+        now: When the status was queried.
     """
 
     config: StreamConfig
@@ -116,79 +116,79 @@ class StreamStatus:
     slot: Slot | None = None
     tables: Sequence[PublishedTable] = ()
     problems: Sequence[Problem] = ()
-    account: Account = Account()
+    records: Records = Records()
     now: datetime = field(default_factory=timezone.now)
 
     @property
     def report(self) -> ListenerReport | None:
-        """Of the listener that reads, or of the last one that said anything."""
-        return reader_of(self.slot, self.account.reports) or next(
-            iter(self.account.reports), None
+        """The report of the listener that reads the slot, or else the latest one."""
+        return reader_of(self.slot, self.records.reports) or next(
+            iter(self.records.reports), None
         )
 
     @property
     def listeners(self) -> list[ListenerStatus]:
-        """Those that have reported, the latest first."""
-        reports = self.account.reports
+        """The listeners that have reported, the latest first."""
+        reports = self.records.reports
         reader = reader_of(self.slot, reports)
-        told = self.state != StreamState.UNREACHABLE
-        unread = told and (self.slot is None or self.slot.active_pid is None)
+        reachable = self.state != StreamState.UNREACHABLE
+        unread = reachable and (self.slot is None or self.slot.active_pid is None)
         waiting = waiting_of(reports, self.now, unread=unread)
         return [
             ListenerStatus(
-                report=each,
-                reads=each is reader,
-                gone=(each.state in READS and told and each is not reader)
-                or (each.state in WAITS and each not in waiting),
+                report=report,
+                reads=report is reader,
+                gone=(report.state in READS and reachable and report is not reader)
+                or (report.state in WAITS and report not in waiting),
             )
-            for each in reports
+            for report in reports
         ]
 
     @property
     def age(self) -> timedelta | None:
-        """How long the oldest change that is not done may have waited."""
+        """The longest time that an unprocessed change may have been waiting."""
         slot, report = self.slot, self.report
         if slot is None or slot.lag is None:
             return None
         if slot.active_pid is not None:
-            waits = [slot.replay_lag or timedelta(0)]
+            ages = [slot.replay_lag or timedelta(0)]
             if report and report.delivering_since:
-                waits.append(self._waited(report.delivering_since))
+                ages.append(self._elapsed(report.delivering_since))
             if self.state == StreamState.PAUSED and slot.lag and self.since:
-                waits.append(self._waited(self.since))
-            return max(waits)
+                ages.append(self._elapsed(self.since))
+            return max(ages)
         if slot.lag == 0:
             return timedelta(0)
         since = slot.inactive_since or (report and report.updated_at)
-        return self._waited(since) if since else None
+        return self._elapsed(since) if since else None
 
-    def _waited(self, since: datetime) -> timedelta:
-        # A server's times have a zone, and Django's only with USE_TZ.
+    def _elapsed(self, since: datetime) -> timedelta:
+        # Times from a server are aware, and Django's are only with USE_TZ.
         if timezone.is_aware(since) and timezone.is_naive(self.now):
             since = timezone.make_naive(since)
         return self.now - since
 
     @property
     def events_per_second(self) -> float | None:
-        """Over the last minute, if that is known."""
-        return self._rate(each.events for each in self._recent())
+        """Events per second over the last minute, if known."""
+        return self._rate(sample.events for sample in self._recent_samples())
 
     @property
     def transactions_per_second(self) -> float | None:
-        """Over the last minute, if that is known."""
-        return self._rate(each.transactions for each in self._recent())
+        """Transactions per second over the last minute, if known."""
+        return self._rate(sample.transactions for sample in self._recent_samples())
 
     def _rate(self, numbers: Iterable[int]) -> float | None:
-        if self.account.parked is None:
-            return None  # samples were not told either
-        return sum(numbers) / _RECENT.seconds
+        if self.records.parked is None:
+            return None  # the samples could not be read either
+        return sum(numbers) / _RATE_WINDOW.seconds
 
-    def _recent(self) -> list[StreamSample]:
-        since = self.now - _RECENT
-        return [each for each in self.account.samples if each.at > since]
+    def _recent_samples(self) -> list[StreamSample]:
+        since = self.now - _RATE_WINDOW
+        return [sample for sample in self.records.samples if sample.at > since]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as values for Django's JSON encoder."""
+        """Return the status as values for Django's JSON encoder."""
         slot, report, config = self.slot, self.report, self.config
         return {
             "name": config.name,
@@ -210,30 +210,30 @@ class StreamStatus:
                 }
                 for table, publication, identity in self.tables
             ],
-            "listeners": [each.as_dict() for each in self.listeners],
+            "listeners": [listener.as_dict() for listener in self.listeners],
             "events_per_second": self.events_per_second,
             "transactions_per_second": self.transactions_per_second,
             "last_event": report and (report.last_event_id or None),
             "last_event_at": report and report.last_event_at,
-            "changed": self.account.changed,
-            "parked": self.account.parked,
+            "changed": self.records.changed,
+            "parked": self.records.parked,
             "problems": [problem._asdict() for problem in self.problems],
         }
 
 
 def _slot_as_dict(slot: Slot) -> dict[str, Any]:
-    told = asdict(slot)
+    data = asdict(slot)
     for key in ("confirmed_lsn", "restart_lsn"):
-        told[key] = None if told[key] is None else str(told[key])
-    told["replay_lag"] = _seconds(slot.replay_lag)
-    return told
+        data[key] = None if data[key] is None else str(data[key])
+    data["replay_lag"] = _seconds(slot.replay_lag)
+    return data
 
 
 def _seconds(time: timedelta | None) -> float | None:
     return None if time is None else time.total_seconds()
 
 
-_REPORTED = (
+_REPORT_FIELDS = (
     *("host", "process", "backend_pid", "state", "reason", "since", "events"),
     *("transactions", "failures", "delivering_since", "updated_at"),
 )
@@ -242,13 +242,13 @@ _REPORTED = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherSlot:
     """
-    A slot that no stream of ``WALEX`` has.
+    A slot that belongs to no stream in ``WALEX``.
 
     Attributes:
-        slot: the slot.
-        config: of a stream on its server, by which it can be reached.
-        system: identifier of its server.
-        orphaned: nobody reads it, and the server keeps its log for it.
+        slot: The slot.
+        config: The configuration of a stream on the same server, to connect with.
+        system: The system identifier of its server.
+        orphaned: Whether it has no reader while the server retains WAL for it.
     """
 
     slot: Slot
@@ -263,7 +263,7 @@ class OtherSlot:
         return bool(holds and unread)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as values for Django's JSON encoder."""
+        """Return the slot as values for Django's JSON encoder."""
         return {
             **_slot_as_dict(self.slot),
             "seen_by": self.config.name,
@@ -273,7 +273,7 @@ class OtherSlot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All streams, and what else is on their servers."""
+    """The status of streams, and the other slots on their servers."""
 
     streams: Sequence[StreamStatus]
     others: Sequence[OtherSlot]
@@ -282,7 +282,7 @@ class Overview:
 def reader_of(
     slot: Slot | None, reports: Sequence[ListenerReport]
 ) -> ListenerReport | None:
-    """Return the report of the listener that reads from a slot."""
+    """Return the report of the listener that reads a slot, if any."""
     if slot is None or slot.active_pid is None:
         return None
     for report in reports:
@@ -294,21 +294,32 @@ def reader_of(
 def waiting_of(
     reports: Sequence[ListenerReport], now: datetime, *, unread: bool
 ) -> list[ListenerReport]:
-    """Return the reports of listeners that wait and are not known to be gone."""
+    """
+    Return the reports of waiting listeners that are not known to be gone.
+
+    Args:
+        reports: The listeners' reports.
+        now: The time of the inspection.
+        unread: Whether the slot is known to have no reader.
+    """
     return [
-        each
-        for each in reports
-        if each.state in WAITS
-        and now - each.updated_at < _ALIVE
-        and not (unread and _is_outlived(each, reports))
+        report
+        for report in reports
+        if report.state in WAITS
+        and now - report.updated_at < _HEARTBEAT_TIMEOUT
+        and not (unread and _is_outlived(report, reports))
     ]
 
 
 def _is_outlived(waiting: ListenerReport, reports: Iterable[ListenerReport]) -> bool:
-    """Return whether one that began later has read and ended since a report."""
+    """
+    Return whether a listener that started later has read the slot and ended.
+
+    If the waiting listener were alive, it would have taken over.
+    """
     return any(
-        each.pk > waiting.pk
-        and each.updated_at > waiting.updated_at
-        and each.state not in WAITS
-        for each in reports
+        report.pk > waiting.pk
+        and report.updated_at > waiting.updated_at
+        and report.state not in WAITS
+        for report in reports
     )

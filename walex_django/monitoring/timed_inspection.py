@@ -1,4 +1,4 @@
-"""How streams are, within some seconds, whatever becomes of their servers."""
+"""Inspection of streams with a timeout, even if their servers do not answer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from . import inspection
 from .status import Overview, StreamState, StreamStatus
 
 TIMEOUT = 5.0
-"""Seconds to wait for an answer."""
+"""The default time to wait, in seconds."""
 
-_ABANDONED = 60.0  # seconds after which an inspection without an end is made again
+_MAX_SHARED_AGE = 60.0  # seconds after which a hanging inspection is no longer shared
 
 _Configs: TypeAlias = tuple[StreamConfig, ...]
 _Key: TypeAlias = tuple[_Configs, bool]
@@ -30,26 +30,26 @@ def inspect_all(
     diagnose: bool = True,
 ) -> Overview:
     """
-    Ask how streams are, all servers at the same time.
+    Return the status of streams, querying all servers concurrently.
 
-    Those that do not tell in time are `StreamState.UNREACHABLE`. Whoever asks the same
-    while somebody else waits for it gets the same answer, so that a server that fell
-    silent does not cost a thread for each that asks.
+    Streams whose server does not answer in time are `StreamState.UNREACHABLE`. Callers
+    share an inspection that is already running, so an unresponsive server does not
+    occupy one thread per caller.
 
     Args:
-        configs: of the streams.
-        seconds: to wait at most.
-        diagnose: see `inspection.inspect_all`.
+        configs: The streams' configurations.
+        seconds: The maximum time to wait.
+        diagnose: See `inspection.inspect_all`.
     """
     configs = list(configs)
     places: dict[tuple[str, str | None], list[StreamConfig]] = {}
     for config in configs:
         places.setdefault((config.database, config.url), []).append(config)
     deadline = time.monotonic() + seconds
-    inspections = [_begin(tuple(group), diagnose) for group in places.values()]
+    inspections = [_start(tuple(group), diagnose) for group in places.values()]
     overviews = [
-        each.answer(deadline - time.monotonic()) or each.no_answer(seconds)
-        for each in inspections
+        running.wait(deadline - time.monotonic()) or running.timed_out(seconds)
+        for running in inspections
     ]
     streams = {
         stream.config.name: stream
@@ -68,31 +68,31 @@ def inspect_all(
 
 
 class _Inspection:
-    """`inspection.inspect_all` in a thread of its own, which nobody need wait for."""
+    """A call of `inspection.inspect_all` in a thread of its own."""
 
     def __init__(self, configs: _Configs, diagnose: bool) -> None:
         self._configs = configs
         self._diagnose = diagnose
-        self._begun = time.monotonic()
-        self._ended = Event()
+        self._started_at = time.monotonic()
+        self._finished = Event()
         self._overview: Overview | None = None
         self._error: Exception | None = None
         Thread(target=self._run, name="walex-inspection", daemon=True).start()
 
-    def may_be_shared(self) -> bool:
-        """Return whether its answer is still to come."""
-        waited = time.monotonic() - self._begun
-        return not self._ended.is_set() and waited < _ABANDONED
+    def is_shareable(self) -> bool:
+        """Return whether another caller may wait for the result."""
+        age = time.monotonic() - self._started_at
+        return not self._finished.is_set() and age < _MAX_SHARED_AGE
 
-    def answer(self, seconds: float) -> Overview | None:
-        """Return what was told, or `None` if it takes longer than that."""
-        self._ended.wait(max(seconds, 0))
+    def wait(self, seconds: float) -> Overview | None:
+        """Return the result, or `None` if it is not available in time."""
+        self._finished.wait(max(seconds, 0))
         if self._error:
             raise self._error
         return self._overview
 
-    def no_answer(self, seconds: float) -> Overview:
-        """Return what is said of streams whose server or database fell silent."""
+    def timed_out(self, seconds: float) -> Overview:
+        """Return the overview to show if there is no result in time."""
         reason = f"No answer for {seconds:g} s."
         return Overview(
             streams=[
@@ -109,24 +109,25 @@ class _Inspection:
             self._overview = inspection.inspect_all(
                 self._configs, diagnose=self._diagnose
             )
-        except Exception as error:  # noqa: BLE001 - whoever asks gets it
+        except Exception as error:  # noqa: BLE001 - raised in the waiting threads
             self._error = error
         finally:
-            # They are of this thread.
+            # This thread has connections of its own.
             connections.close_all()
-            self._ended.set()
+            self._finished.set()
 
 
 _inspections: dict[_Key, _Inspection] = {}
 _lock = Lock()
 
 
-def _begin(configs: _Configs, diagnose: bool) -> _Inspection:
-    asked = configs, diagnose
+def _start(configs: _Configs, diagnose: bool) -> _Inspection:
+    """Return a running inspection of these streams, or start one."""
+    key = configs, diagnose
     with _lock:
-        running = _inspections.get(asked)
-        if running is None or not running.may_be_shared():
-            for key in [k for k, v in _inspections.items() if not v.may_be_shared()]:
-                del _inspections[key]
-            running = _inspections[asked] = _Inspection(configs, diagnose)
+        running = _inspections.get(key)
+        if running is None or not running.is_shareable():
+            for old in [k for k, v in _inspections.items() if not v.is_shareable()]:
+                del _inspections[old]
+            running = _inspections[key] = _Inspection(configs, diagnose)
         return running

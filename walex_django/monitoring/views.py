@@ -13,12 +13,12 @@ from django.views.decorators.http import require_safe
 from walex_django import units
 from walex_django.conf.configs import get_config, get_configs
 
-from . import health as judge
 from . import timed_inspection
+from .health import verdict
 
-_NOT_KEPT = {"Cache-Control": "no-store"}
-# What is wrong may quote them, and anybody may read this.
-_WRONG_SETTINGS = "The settings are wrong. Run: python manage.py check"
+_NO_STORE = {"Cache-Control": "no-store"}
+# The problems themselves may quote settings, and these views require no login.
+_INVALID_SETTINGS = "The settings are invalid. Run: python manage.py check"
 
 
 @login_not_required
@@ -30,30 +30,30 @@ def health(
     max_age: timedelta | str | None = None,
 ) -> JsonResponse:
     """
-    Answer with status 200 if the streams do what they should, and with 503 if not.
+    Respond with status 200 if the streams are healthy, and with 503 if not.
 
-    ``?stream=NAME`` chooses one, and may be repeated. What is said may be read by
-    anybody: states and numbers, nothing of servers and users.
+    ``?stream=NAME`` selects one stream, and may be repeated. Anybody may read the
+    response: it contains states and numbers, and nothing about servers and users.
 
     Args:
-        request: GET or HEAD.
-        max_lag: log that may be not done, in bytes or such as ``"1GB"``.
-        max_age: how long a change may wait, such as ``"60s"``.
+        request: A GET or HEAD request.
+        max_lag: The maximum of unprocessed WAL, in bytes or such as ``"1GB"``.
+        max_age: The maximum time that a change may wait, such as ``"60s"``.
     """
     names = request.GET.getlist("stream")
     try:
-        allowed = _limits(max_lag, max_age)
+        limits = _limits(max_lag, max_age)
         known = get_configs()
-        if strange := [name for name in names if name not in known]:
-            return _failing(f"There is no stream {strange[0]!r}.", status=404)
-        chosen = [get_config(name) for name in dict.fromkeys(names or known)]
-        overview = timed_inspection.inspect_all(chosen, diagnose=False)
-        told = judge.verdict(overview.streams, **allowed)
+        if unknown := [name for name in names if name not in known]:
+            return _failing(f"Unknown stream: {unknown[0]!r}.", status=404)
+        configs = [get_config(name) for name in dict.fromkeys(names or known)]
+        overview = timed_inspection.inspect_all(configs, diagnose=False)
+        result = verdict(overview.streams, **limits)
     except ImproperlyConfigured:
-        return _failing(_WRONG_SETTINGS)
+        return _failing(_INVALID_SETTINGS)
     except ValueError as error:
-        return _failing(f"The limits are wrong: {error}.")
-    return _answer(told, status=200 if told["status"] == "ok" else 503)
+        return _failing(f"Invalid limit: {error}.")
+    return _json(result, status=200 if result["status"] == "ok" else 503)
 
 
 def _limits(
@@ -67,21 +67,23 @@ def _limits(
 
 
 def _failing(reason: str, *, status: int = 503) -> JsonResponse:
-    return _answer({"status": "failing", "streams": {}, "reason": reason}, status)
+    return _json({"status": "failing", "streams": {}, "reason": reason}, status)
 
 
-def _answer(told: dict[str, Any], status: int) -> JsonResponse:
-    return JsonResponse(told, status=status, headers=_NOT_KEPT)
+def _json(data: dict[str, Any], status: int) -> JsonResponse:
+    return JsonResponse(data, status=status, headers=_NO_STORE)
 
 
 @login_not_required
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """
-    Answer with what servers and listeners tell of all streams, for Prometheus.
+    Respond with the status of all streams as metrics for Prometheus.
+
+    The metrics come from the streams' servers and from the listeners' reports.
 
     Args:
-        request: GET or HEAD.
+        request: A GET or HEAD request.
     """
     try:
         from .metrics import StatusCollector, exposition
@@ -89,13 +91,13 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return _text(str(error), status=501)
     try:
         collector = StatusCollector(get_configs().values())
-        body, kind = exposition(collector, request.headers.get("Accept", ""))
+        body, content_type = exposition(collector, request.headers.get("Accept", ""))
     except ImproperlyConfigured:
-        return _text(_WRONG_SETTINGS, status=503)
-    return HttpResponse(body, content_type=kind, headers=_NOT_KEPT)
+        return _text(_INVALID_SETTINGS, status=503)
+    return HttpResponse(body, content_type=content_type, headers=_NO_STORE)
 
 
 def _text(text: str, *, status: int) -> HttpResponse:
     return HttpResponse(
-        f"{text}\n", "text/plain; charset=utf-8", status=status, headers=_NOT_KEPT
+        f"{text}\n", "text/plain; charset=utf-8", status=status, headers=_NO_STORE
     )
