@@ -24,7 +24,7 @@ def test_pause_and_resume(site: Site, visit: Visits) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Pause stream")
     page.get_by_role("button", name="Yes, pause it").click()
 
-    message(page, "is to pause after the transaction in hand")
+    message(page, "Pausing the stream “default” after the current transaction")
     eventually(lambda: site.state() == "paused", "the pause")
     site.execute("INSERT INTO zoo_keeper (name) VALUES ('unheard')")
     # Without being asked to.
@@ -33,7 +33,7 @@ def test_pause_and_resume(site: Site, visit: Visits) -> None:
 
     stream.get_by_role("link", name="Resume").click()
     page.get_by_role("button", name="Yes, resume it").click()
-    message(page, "is to go on")
+    message(page, "Resuming the stream “default”")
     eventually(lambda: site.state() == "running", "the listener's going on")
     eventually(lambda: site.waiting() == 0, "the delivery")
     page.reload()
@@ -52,7 +52,7 @@ def test_an_orphan_is_dropped(site: Site, visit: Visits) -> None:
 
     row.get_by_role("link", name="Drop").click()
     page.get_by_role("button", name="Yes, drop it").click()
-    message(page, "The slot “left_behind” is dropped.")
+    message(page, "The slot “left_behind” was dropped.")
     assert "left_behind" not in site.slots()
     expect(row).to_have_count(0)
     assert site.logged()[-1] == ("left_behind", "Dropped the slot.")
@@ -69,17 +69,17 @@ def test_the_slot_of_a_stopped_stream_is_dropped(site: Site, visit: Visits) -> N
     )
     page.get_by_role("button", name="Yes, drop it").click()
     # The browser wants the reason first.
-    expect(page.get_by_label("Why?")).to_be_focused()
+    expect(page.get_by_label("Reason")).to_be_focused()
     assert "second_walex" in site.slots()
 
-    page.get_by_label("Why?").fill("The second zoo has closed.")
+    page.get_by_label("Reason").fill("The second zoo has closed.")
     page.get_by_role("button", name="Yes, drop it").click()
-    message(page, "The slot “second_walex” is dropped.")
+    message(page, "The slot “second_walex” was dropped.")
     assert "second_walex" not in site.slots()
     expect(stream.locator("header")).to_contain_text("no slot")
     assert site.logged()[-1] == (
         "second_walex",
-        "Dropped the slot. Of: second. The second zoo has closed.",
+        "Dropped the slot. Used by: second. The second zoo has closed.",
     )
     # As the page of before has said.
     site.run("walex_setup", "--stream=second")
@@ -93,9 +93,9 @@ def test_a_stream_is_paused_while_its_server_is_away(site: Site, visit: Visits) 
     card(page, "away").get_by_role("link", name="Pause").click()
     page.get_by_role("button", name="Yes, pause it").click()
 
-    message(page, "Its listener learns of it when it connects anew")
+    message(page, "Its listener applies the change when it reconnects")
     expect(page.locator(".messagelist")).not_to_contain_text("s3cret")
-    expect(card(page, "away")).to_contain_text("It is to pause")
+    expect(card(page, "away")).to_contain_text("Pausing after the current")
     kept = "SELECT value FROM walex_django_streamsetting WHERE stream = 'away'"
     assert site.execute(kept) == [(True,)]
     assert site.logged()[-1] == ("away", "Paused.")

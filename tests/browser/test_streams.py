@@ -52,7 +52,7 @@ def test_four_streams(
     expect(page.get_by_text("s3cret")).to_have_count(0)
     expect(page.get_by_role("row", name="left_behind")).to_contain_text("orphaned")
     expect(page.get_by_role("img", name="Lag of default")).to_be_visible()
-    expect(page.get_by_role("img", name="Events a second of default")).to_be_visible()
+    expect(page.get_by_role("img", name="Events per second of default")).to_be_visible()
     page.screenshot(path=tmp_path / f"{scheme}-{size['width']}.png", full_page=True)
 
     assert page.locator("#content").evaluate(CONTRAST) == []
@@ -137,7 +137,7 @@ def test_it_refreshes_itself_while_events_come(site: Site, visit: Visits) -> Non
     rate = stream.locator("dl").first.locator("dd").nth(1)
     expect(rate).to_have_text(re.compile(r"^[1-9].*/s$"))
     expect(stream).to_contain_text("Last event")
-    plot = stream.get_by_role("img", name="Events a second of default")
+    plot = stream.get_by_role("img", name="Events per second of default")
     expect(plot.locator(".walex-area")).to_have_count(1)
     # It is the page of before, with what was done to it.
     assert page.evaluate("window.same")

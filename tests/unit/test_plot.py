@@ -31,7 +31,7 @@ def test_no_samples() -> None:
     assert (rate.line, rate.area) == ("M0 100V100H3600", "")
     assert rate.description == "None in the last hour."
     assert (lag.line, lag.dashed, lag.present) == ("", "", "")
-    assert lag.description == "Not known."
+    assert lag.description == "Unknown."
 
 
 def test_between_samples_nothing_is_delivered() -> None:
@@ -40,7 +40,7 @@ def test_between_samples_nothing_is_delivered() -> None:
     # 5 and 10 a second, of 10.
     assert found.line == "M0 100V100H2590V50.0H2600V100H3090V0.0H3100V100H3600"
     assert found.area == f"{found.line}V100H0Z"
-    assert found.description == "At most 10, at 13:26."
+    assert found.description == "Peak 10 at 13:26."
 
 
 def test_samples_that_follow_each_other_are_one_line() -> None:
@@ -67,14 +67,14 @@ def test_the_lag_is_known_between_samples_of_the_same_work() -> None:
 
     assert found.line == "M3500 0.0L3510 50.0M3510 50.0h0"
     assert found.dashed == ""
-    assert found.description == "At most 1\u00a0kB, at 13:33."
+    assert found.description == "Peak 1\u00a0kB at 13:33."
 
 
 def test_the_lag_of_now_is_known() -> None:
     old = plot.lag([sample(100, lag=1024)], NOW, 512)
     assert old.dashed == "M3500 0.0L3600 50.0"
     assert old.present == "50.0%"
-    assert old.description == "512\u00a0B now. At most 1\u00a0kB, at 13:33."
+    assert old.description == "512\u00a0B now. Peak 1\u00a0kB at 13:33."
 
     assert plot.lag([sample(10, lag=1024)], NOW, 512).line == "M3590 0.0L3600 50.0"
 

@@ -1,5 +1,5 @@
-"""The admin's pages."""
+"""Admin pages for streams and parked events."""
 
 from __future__ import annotations
 
-from . import parked, streams  # noqa: F401 - register their pages
+from . import parked, streams  # noqa: F401 - registers the pages

@@ -1,4 +1,4 @@
-"""The admin's pages of parked events, and their replay."""
+"""The admin pages of parked events, and their replay."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from walex_django.monitoring.parked_display import (
 from .read_only import ReadOnlyAdmin
 
 MAX_REPLAYED = 200
-"""Parked events that one request replays: it has to end some time."""
+"""The maximum number of parked events that one request replays."""
 
-_MAX_TOLD = 10  # outcomes of which each is told by itself
-_SHORT = 100  # characters of an error in the list
+_MAX_MESSAGES = 10  # outcomes that get a message each
+_MAX_ERROR = 100  # characters of an error in the list
 _TEMPLATES = "admin/walex_django/parkedevent"
 
 
 @admin.register(ParkedEvent)
 class ParkedEventAdmin(ReadOnlyAdmin):
     """
-    Parked events: what failed, why, and for which values.
+    Lists parked events, shows their errors and values, and replays or deletes them.
 
-    ``view_parkedevent`` shows them; ``replay_parkedevent`` and ``delete_parkedevent``
-    say what may be done. They are never added or changed by hand.
+    These require the permissions ``view_parkedevent``, ``replay_parkedevent`` and
+    ``delete_parkedevent``. Nobody can add or change parked events by hand.
     """
 
     list_filter = (
@@ -73,7 +73,7 @@ class ParkedEventAdmin(ReadOnlyAdmin):
         return may and self.has_view_permission(request, obj)
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
-        """Return whether receivers may be called again."""
+        """Return whether the user may replay parked events."""
         return request.user.has_perm(
             "walex_django.replay_parkedevent"
         ) and self.has_view_permission(request)
@@ -81,25 +81,25 @@ class ParkedEventAdmin(ReadOnlyAdmin):
     def lookup_allowed(
         self, lookup: str, value: Any, request: HttpRequest | None = None
     ) -> bool:
-        """Return whether an address may ask for it: not for what is hidden."""
+        """Return whether a URL may filter by a lookup. Masked columns are excluded."""
         return lookup.partition("__")[0] in {"stream", "receiver", "table", "parked_at"}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ParkedEvent]:
-        """Return them without what may be large."""
+        """Return the parked events without the columns that may be large."""
         return super().get_queryset(request).defer("arguments_json", "traceback")
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
-        """Return the columns; what errors tell of sensitive values is hidden."""
+        """Return the columns of the list, with sensitive values masked in errors."""
         return [
             *("event_id", "table", "receiver"),
-            _short_error(ParkedDisplay()),
+            _error_column(ParkedDisplay()),
             *("attempts", "parked_at", "signal", "stream"),
         ]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Show the list, or do what was chosen to be done, if that is allowed."""
+        """Show the list, or run the selected action if the user may do so."""
         refused = {
             "replay_selected": not self.has_replay_permission(request),
             "delete_selected": not self.has_delete_permission(request),
@@ -121,7 +121,7 @@ class ParkedEventAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         parked = self.get_object(request, unquote(object_id))
         if parked is None or request.method not in {"GET", "HEAD"}:
-            # Django tells that it is gone, and refuses to change it.
+            # Django reports a missing object, and refuses changes.
             return super().change_view(request, object_id, form_url, extra_context)
         display = ParkedDisplay()
         mask = display.mask(parked)
@@ -149,16 +149,16 @@ class ParkedEventAdmin(ReadOnlyAdmin):
     def replay_selected(
         self, request: HttpRequest, queryset: QuerySet[ParkedEvent]
     ) -> HttpResponse | None:
-        """Call the receivers again, once that is confirmed."""
+        """Call the receivers again, after confirmation."""
         count = queryset.count()
         if count > MAX_REPLAYED:
             text = _(
-                "At most %(most)d parked events are replayed here at once, and"
-                " %(count)d were selected. For all of them run: python manage.py"
+                "You selected %(count)d parked events, but at most %(limit)d can be"
+                " replayed here at once. To replay all of them, run: python manage.py"
                 " walex_replay"
             )
-            told = text % {"most": MAX_REPLAYED, "count": count}
-            self.message_user(request, told, messages.ERROR)
+            text %= {"limit": MAX_REPLAYED, "count": count}
+            self.message_user(request, text, messages.ERROR)
             return None
         if not request.POST.get("confirmed"):
             context = {
@@ -172,63 +172,64 @@ class ParkedEventAdmin(ReadOnlyAdmin):
         return None
 
     def _replay(self, request: HttpRequest, queryset: QuerySet[ParkedEvent]) -> None:
-        chosen = list(queryset.values_list("pk", flat=True))
+        selected = list(queryset.values_list("pk", flat=True))
         display, delivered, failures = ParkedDisplay(), [], []
-        for parked, error in replay(ParkedEvent.objects.filter(pk__in=chosen)):
+        for parked, error in replay(ParkedEvent.objects.filter(pk__in=selected)):
             if error is None:
                 delivered.append(str(parked))
-                self.note(
-                    request, CHANGE, str(parked), _("Replayed: delivered."), of=parked
-                )
+                self._log_replay(request, parked, _("Replayed: delivered."))
                 continue
-            told = _told(error, display.mask(parked)(describe(error)))
+            text = _error_text(error, display.mask(parked)(describe(error)))
             failures.append(
                 _("%(parked)s failed again: %(error)s")
-                % {"parked": parked, "error": told}
+                % {"parked": parked, "error": text}
             )
-            self.note(
-                request, CHANGE, str(parked), _("Replayed: failed again."), of=parked
-            )
-        self._tell_delivered(request, delivered)
-        for failure in failures[:_MAX_TOLD]:
+            self._log_replay(request, parked, _("Replayed: failed again."))
+        self._report_delivered(request, delivered)
+        for failure in failures[:_MAX_MESSAGES]:
             self.message_user(request, failure, messages.ERROR)
-        if len(failures) > _MAX_TOLD:
-            told = _("%d more failed again.") % (len(failures) - _MAX_TOLD)
-            self.message_user(request, told, messages.ERROR)
-        if left := len(chosen) - len(delivered) - len(failures):
-            told = ngettext(
-                "%d was left out: somebody else is just replaying it.",
-                "%d were left out: somebody else is just replaying them.",
-                left,
+        if len(failures) > _MAX_MESSAGES:
+            text = _("%d more failed again.") % (len(failures) - _MAX_MESSAGES)
+            self.message_user(request, text, messages.ERROR)
+        if skipped := len(selected) - len(delivered) - len(failures):
+            text = ngettext(
+                "%d was skipped because it is already being replayed.",
+                "%d were skipped because they are already being replayed.",
+                skipped,
             )
-            self.message_user(request, told % left, messages.WARNING)
+            self.message_user(request, text % skipped, messages.WARNING)
 
-    def _tell_delivered(self, request: HttpRequest, delivered: list[str]) -> None:
-        if len(delivered) > _MAX_TOLD:
-            told = _("%d parked events were delivered.") % len(delivered)
-            self.message_user(request, told, messages.SUCCESS)
+    def _log_replay(
+        self, request: HttpRequest, parked: ParkedEvent, message: str
+    ) -> None:
+        self.add_log_entry(request, CHANGE, str(parked), message, obj=parked)
+
+    def _report_delivered(self, request: HttpRequest, delivered: list[str]) -> None:
+        if len(delivered) > _MAX_MESSAGES:
+            text = _("%d parked events were delivered.") % len(delivered)
+            self.message_user(request, text, messages.SUCCESS)
             return
         for parked in delivered:
-            told = _("%s was delivered.") % parked
-            self.message_user(request, told, messages.SUCCESS)
+            text = _("%s was delivered.") % parked
+            self.message_user(request, text, messages.SUCCESS)
 
 
-def _short_error(display: ParkedDisplay) -> Callable[[ParkedEvent], str]:
+def _error_column(display: ParkedDisplay) -> Callable[[ParkedEvent], str]:
     @admin.display(description=_("error"))
     def error(parked: ParkedEvent) -> str:
         line = " ".join(display.mask(parked)(parked.error).split())
-        return line if len(line) <= _SHORT else f"{line[:_SHORT]}…"
+        return line if len(line) <= _MAX_ERROR else f"{line[:_MAX_ERROR]}…"
 
     return error
 
 
-def _told(error: BaseException, text: str) -> str:
-    """Return what is told of an error that a replay met."""
+def _error_text(error: BaseException, text: str) -> str:
+    """Return the message for an error of a replay, given its masked description."""
     if isinstance(error, NotConnected):
         return (
             _(
-                "%s. It stays parked. Was the receiver renamed or taken away?"
-                " Connect it again, or delete the parked event."
+                "%s. The event stays parked. If the receiver was renamed or removed,"
+                " connect it again or delete the parked event."
             )
             % error
         )

@@ -1,8 +1,8 @@
 """
-Plots of what a stream delivered in the last hour, and of its lag, as parts of an SVG.
+Plots of a stream's events and lag in the last hour, as parts of an SVG.
 
-The picture is as wide as the page has room. So lines are in a box of `WIDTH` by
-`HEIGHT` that is stretched, and marks stand at percentages of it.
+The SVG is as wide as the page allows. Therefore the lines are drawn in a box of `WIDTH`
+by `HEIGHT` that is stretched, and marks are placed at percentages of it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ from walex_django.monitoring.status import HISTORY
 WIDTH = HISTORY.seconds
 HEIGHT = 100
 
-_GAP = 25.0  # seconds between two samples that are not of the same work
-_JITTER = 2.0  # seconds between two samples of which one follows the other
+_GAP = 25.0  # seconds; with more between two samples, the lag between them is unknown
+_JITTER = 2.0  # seconds; with less between two samples, one continues the other
 _MINUTES = 10  # between two marks
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place on an axis. Attributes: at: in percent of it; label: what is there."""
+    """
+    A mark on an axis.
+
+    Attributes:
+        at: Its position, in percent of the axis.
+        label: Its label.
+    """
 
     at: str
     label: str
@@ -40,16 +46,18 @@ class Mark:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
     """
-    A line over the last hour.
+    A plot of the last hour.
 
     Attributes:
-        title: what it shows, with the unit.
-        description: the same in words, for who does not see it.
-        line, dashed, area: paths; the dashed one is what is not known for sure.
-        values, times: the marks of the axes.
-        present: where the line ends today, in percent from the top; empty if that is
-            not known.
-        empty: nothing is to be seen.
+        title: The title, with the unit.
+        description: The plot in words, for users who cannot see it.
+        line: The path of the line.
+        dashed: The path of the line where its course is not known for sure.
+        area: The path of the area below the line.
+        values: The marks of the vertical axis.
+        times: The marks of the horizontal axis.
+        present: The current value, in percent from the top; empty if unknown.
+        empty: Whether there is nothing to plot.
     """
 
     title: str
@@ -67,31 +75,31 @@ class Plot:
 
 def rate(samples: Iterable[StreamSample], now: datetime) -> Plot:
     """
-    Plot the events of each second. Between samples nothing was delivered.
+    Plot the events per second. Between samples, nothing was delivered.
 
     Args:
-        samples: in order.
-        now: the right end.
+        samples: The samples, in order.
+        now: The time at the right end.
     """
     steps = list(_steps(samples, now))
     top = _round_number(max((value for _, _, value in steps), default=0))
-    path, before = f"M0 {HEIGHT}", 0.0
+    path, previous_end = f"M0 {HEIGHT}", 0.0
     for start, end, value in steps:
-        if start > before:
+        if start > previous_end:
             path += f"V{HEIGHT}H{start:.0f}"
         path += f"V{_y(value, top)}H{end:.0f}"
-        before = end
-    if before < WIDTH:
+        previous_end = end
+    if previous_end < WIDTH:
         path += f"V{HEIGHT}H{WIDTH}"
-    most = max(steps, key=lambda step: step[2], default=None)
+    peak = max(steps, key=lambda step: step[2], default=None)
     return Plot(
-        title=_("Events a second"),
+        title=_("Events per second"),
         description=_("None in the last hour.")
-        if most is None
-        else _("At most %(rate)s, at %(time)s.")
+        if peak is None
+        else _("Peak %(rate)s at %(time)s.")
         % {
-            "rate": number(most[2]),
-            "time": _clock(now - timedelta(seconds=WIDTH - most[1])),
+            "rate": number(peak[2]),
+            "time": _clock(now - timedelta(seconds=WIDTH - peak[1])),
         },
         line=path,
         area=f"{path}V{HEIGHT}H0Z" if steps else "",
@@ -103,12 +111,12 @@ def rate(samples: Iterable[StreamSample], now: datetime) -> Plot:
 
 def lag(samples: Iterable[StreamSample], now: datetime, present: int | None) -> Plot:
     """
-    Plot the bytes of log that were not done.
+    Plot the unprocessed WAL in bytes.
 
     Args:
-        samples: in order.
-        now: the right end.
-        present: what it is now, if that is known.
+        samples: The samples, in order.
+        now: The time at the right end.
+        present: The current lag, if known.
     """
     points = [
         (WIDTH - (now - sample.at).total_seconds(), sample.lag)
@@ -119,31 +127,30 @@ def lag(samples: Iterable[StreamSample], now: datetime, present: int | None) -> 
         points.append((float(WIDTH), present))
     top = _round_size(max((value for _, value in points), default=0))
     line, dashed = [], []
-    for (x, value), (then, later) in pairwise(points):
-        known = then - x <= _GAP
-        to = f"M{x:.0f} {_y(value, top)}L{then:.0f} {_y(later, top)}"
-        if known:
-            line.append(to)
+    for (x, value), (next_x, next_value) in pairwise(points):
+        segment = f"M{x:.0f} {_y(value, top)}L{next_x:.0f} {_y(next_value, top)}"
+        if next_x - x <= _GAP:
+            line.append(segment)
         else:
-            # A sample by itself is a dot.
+            # A single sample is drawn as a dot.
             line.append(f"M{x:.0f} {_y(value, top)}h0")
-            if then == WIDTH and present is not None:
-                dashed.append(to)
-    most = max(points, key=lambda point: point[1], default=None)
+            if next_x == WIDTH and present is not None:
+                dashed.append(segment)
+    peak = max(points, key=lambda point: point[1], default=None)
     words = []
     if present is not None:
         words.append(_("%(size)s now.") % {"size": size(present)})
-    if most is not None and most[1]:
+    if peak is not None and peak[1]:
         words.append(
-            _("At most %(size)s, at %(time)s.")
+            _("Peak %(size)s at %(time)s.")
             % {
-                "size": size(most[1]),
-                "time": _clock(now - timedelta(seconds=WIDTH - most[0])),
+                "size": size(peak[1]),
+                "time": _clock(now - timedelta(seconds=WIDTH - peak[0])),
             }
         )
     return Plot(
         title=_("Lag"),
-        description=" ".join(words) or _("Not known."),
+        description=" ".join(words) or _("Unknown."),
         line="".join(line),
         dashed="".join(dashed),
         values=_marks(top, size),
@@ -156,23 +163,23 @@ def lag(samples: Iterable[StreamSample], now: datetime, present: int | None) -> 
 def _steps(
     samples: Iterable[StreamSample], now: datetime
 ) -> Iterator[tuple[float, float, float]]:
-    """Return from when to when events came at which rate."""
-    before = 0.0
-    found = list(samples)
-    for number, sample in enumerate(found, 1):
+    """Yield the start and the end of each period with events, and their rate."""
+    previous_end = 0.0
+    ordered = list(samples)
+    for number, sample in enumerate(ordered, 1):
         end = WIDTH - (now - sample.at).total_seconds()
-        start = max(end - sample.seconds, before)
-        if start - before < _JITTER:
-            start = before
-        before = end
-        if number == len(found) and WIDTH - end <= _GAP:
-            end = WIDTH  # what comes now is counted in the next one
+        start = max(end - sample.seconds, previous_end)
+        if start - previous_end < _JITTER:
+            start = previous_end
+        previous_end = end
+        if number == len(ordered) and WIDTH - end <= _GAP:
+            end = WIDTH  # current events are counted in the next sample
         if sample.events and end > start:
             yield start, end, sample.events / max(sample.seconds, 0.1)
 
 
 def _y(value: float, top: float) -> str:
-    """Return where a value is; the picture's first row is 0."""
+    """Return the vertical position of a value, counted from the top."""
     return f"{HEIGHT * (1 - value / top):.1f}"
 
 
@@ -181,18 +188,18 @@ def _marks(top: float, label: Callable[[float], str]) -> list[Mark]:
 
 
 def _times(now: datetime) -> list[Mark]:
-    """Return the round times of the last hour."""
+    """Return marks at the round times of the last hour."""
     local = local_time(now)
-    into = timedelta(
+    since_mark = timedelta(
         minutes=local.minute % _MINUTES,
         seconds=local.second,
         microseconds=local.microsecond,
     )
     marks = []
     for number in range(HISTORY.seconds // 60 // _MINUTES):
-        before = into + timedelta(minutes=number * _MINUTES)
-        at = 100 - 100 * before / HISTORY
-        marks.append(Mark(f"{at:.2f}%", _clock(now - before)))
+        ago = since_mark + timedelta(minutes=number * _MINUTES)
+        at = 100 - 100 * ago / HISTORY
+        marks.append(Mark(f"{at:.2f}%", _clock(now - ago)))
     return marks[::-1]
 
 
@@ -201,20 +208,20 @@ def _clock(at: datetime) -> str:
 
 
 def local_time(at: datetime) -> datetime:
-    """Return a time as the user's clock has it."""
-    # A server's times have a zone, and Django's only with USE_TZ.
+    """Return a time in the current time zone."""
+    # Times from a server are aware, and Django's are only with USE_TZ.
     aware = timezone.make_aware(at) if timezone.is_naive(at) else at
     return timezone.localtime(aware)
 
 
 def number(value: float) -> str:
-    """Return a rate, with no more digits than one needs."""
+    """Return a rate with as many decimal places as are useful."""
     digits = 0 if value >= 100 or value == int(value) else 1 if value >= 0.1 else 2
     return str(number_format(round(value, digits), digits, force_grouping=True))
 
 
 def _round_number(value: float) -> float:
-    """Return the next of 1, 2, 5, 10, 20 … that is not less."""
+    """Round up to the next of 1, 2, 5, 10, 20 and so on."""
     if value <= 1:
         return 1
     power = 10.0 ** math.floor(math.log10(value))
@@ -222,10 +229,10 @@ def _round_number(value: float) -> float:
 
 
 def _round_size(value: int) -> int:
-    """Return the next power of two that is not less, in bytes."""
+    """Round up to the next power of two, at least 1 kB."""
     return max(1024, 1 << max(value - 1, 0).bit_length())
 
 
 def size(value: float) -> str:
-    """Return bytes as people say them, on one line."""
+    """Return a number of bytes in a readable unit, without line breaks."""
     return units.format_size(value).replace(" ", "\u00a0")

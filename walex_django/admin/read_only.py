@@ -1,4 +1,4 @@
-"""What the admin's pages share."""
+"""The base class of the admin pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.http import HttpRequest
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """Pages of what nobody adds or changes by hand, with actions of their own."""
+    """Admin pages without adding and changing, but with actions of their own."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: D102
         return False
@@ -23,38 +23,38 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         return False
 
     def page(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        """Return what each page of the admin is rendered with."""
-        # So admin's templates find out which site they are of.
+        """Return the context that every admin page needs."""
+        # Lets the admin's templates reverse URLs of this site.
         request.current_app = self.admin_site.name
         site = self.admin_site.each_context(request)
         return {**site, "title": title, "opts": self.opts}
 
-    def note(
+    def add_log_entry(
         self,
         request: HttpRequest,
         flag: int,
-        what: str,
+        name: str,
         message: str,
         *,
-        of: Model | None = None,
+        obj: Model | None = None,
     ) -> None:
         """
-        Write an entry into the admin's log.
+        Add an entry to the admin's log.
 
         Args:
-            request: of who did it.
-            flag: of `LogEntry`.
-            what: it was done to, as the log shows it.
-            message: what was done.
-            of: the row that it was done to, if it is one.
+            request: The request of the user who acts.
+            flag: The action flag of the `LogEntry`.
+            name: The object's name, as the log shows it.
+            message: A description of the action.
+            obj: The object, if it is a row.
         """
         assert request.user.pk is not None
         type = ContentType.objects.get_for_model(self.model, for_concrete_model=False)
         LogEntry.objects.create(
             user_id=request.user.pk,
             content_type=type,
-            object_id=str(of.pk) if of else None,
-            object_repr=what[:200],
+            object_id=str(obj.pk) if obj else None,
+            object_repr=name[:200],
             action_flag=flag,
             change_message=message,
         )

@@ -1,4 +1,4 @@
-"""What may be done to streams and slots from the admin."""
+"""The admin's actions on streams and slots."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from walex_django.replication.connection import Connection, connect, sql_error
 from walex_django.replication.errors import NotPrepared, ReplicationError, SlotMissing
 from walex_django.replication.slots import Slot
 
-_TIMEOUT = 3  # seconds to wait for a server; somebody waits for the page
+_TIMEOUT = 3  # seconds to wait for a server; a user is waiting for the page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """
-    A slot that may be dropped.
+    A slot that the user wants to drop.
 
     Attributes:
-        slot: the slot.
-        owners: streams that read from it.
-        obstacle: why it cannot be dropped; empty if it can.
+        slot: The slot.
+        owners: The streams that read from it.
+        obstacle: Why it cannot be dropped; empty if it can.
     """
 
     slot: Slot
@@ -42,14 +42,14 @@ class Candidate:
 
 def candidate(config: StreamConfig, name: str) -> Candidate:
     """
-    Look at a slot.
+    Return a slot with what the user has to know before dropping it.
 
     Args:
-        config: of a stream on its server.
-        name: of the slot.
+        config: The configuration of a stream on the slot's server.
+        name: The name of the slot.
 
     Raises:
-        ReplicationError: it is not there, or the server did not tell.
+        ReplicationError: The slot does not exist, or the server cannot be queried.
     """
     with _connected(config, name) as connection:
         slot = _find(connection, name)
@@ -62,12 +62,15 @@ def candidate(config: StreamConfig, name: str) -> Candidate:
 
 def drop(config: StreamConfig, name: str) -> None:
     """
-    Drop a slot that nobody reads, and forget how far it was read.
+    Drop a slot that has no reader, together with its checkpoint.
 
-    Args: as of `candidate`.
+    Args:
+        config: The configuration of a stream on the slot's server.
+        name: The name of the slot.
 
     Raises:
-        ReplicationError: it is not there or somebody reads it, or the server refused.
+        ReplicationError: The slot does not exist or has a reader, or the server
+            refused.
     """
     with _connected(config, name) as connection:
         if reason := obstacle(_find(connection, name)):
@@ -76,7 +79,7 @@ def drop(config: StreamConfig, name: str) -> None:
             slots.drop(connection, name)
         except NotPrepared as error:
             statement = slots.drop_statement(name).as_string(connection)
-            hint = _("Let a role do it that may: %s;") % statement
+            hint = _("Run as a role with the attribute REPLICATION: %s;") % statement
             raise NotPrepared(error.reason, hint=hint) from error
         system, _database = server.identity(connection)
         checkpoints.forget(system, name)
@@ -87,25 +90,26 @@ def set_paused(config: StreamConfig, paused: bool) -> str:
     Pause or resume a stream.
 
     Args:
-        config: of the stream.
-        paused: or resumed.
+        config: The stream's configuration.
+        paused: Whether to pause the stream, or to resume it.
 
-    Returns why its listener may not know of it yet; empty if it does.
+    Returns:
+        Why its listener could not be notified; empty if it was.
 
     Raises:
-        ReplicationError: it was not done.
+        ReplicationError: The change could not be stored.
     """
     try:
         stored.change(config, "replace", "PAUSED", paused)
     except (DatabaseError, ImproperlyConfigured) as error:
         reason = _reason(error)
-        if not _is_kept(config, paused):
+        if not _is_stored(config, paused):
             raise ReplicationError(reason) from error
         return reason
     return ""
 
 
-def _is_kept(config: StreamConfig, paused: bool) -> bool:
+def _is_stored(config: StreamConfig, paused: bool) -> bool:
     try:
         return stored.kept(config.name).get("PAUSED") is paused
     except DatabaseError:
@@ -133,31 +137,31 @@ def _connect(config: StreamConfig) -> Connection:
 def _find(connection: Connection, name: str) -> Slot:
     slot = slots.find(connection, name)
     if slot is None:
-        raise SlotMissing(_("The slot “%(name)s” is not there.") % {"name": name})
+        raise SlotMissing(_("The slot “%(name)s” does not exist.") % {"name": name})
     return slot
 
 
 def obstacle(slot: Slot) -> str:
-    """Return why a slot cannot be dropped; nothing if it can."""
-    of = {"name": slot.name, "pid": slot.active_pid}
+    """Return why a slot cannot be dropped, or an empty string if it can."""
+    names = {"name": slot.name, "pid": slot.active_pid}
     if slot.synced:
-        return (
-            _(
-                "The slot “%(name)s” is a copy that this standby keeps. Drop it on the"
-                " primary."
-            )
-            % of
+        text = _(
+            "The slot “%(name)s” is synchronized from the primary. Drop it on the"
+            " primary."
         )
+        return text % names
     if slot.temporary:
-        return _("The slot “%(name)s” is temporary: it goes with its connection.") % of
-    if slot.active_pid is not None:
-        return (
-            _(
-                "The slot “%(name)s” is read by the process %(pid)s of PostgreSQL. Stop"
-                " its listener first."
-            )
-            % of
+        text = _(
+            "The slot “%(name)s” is temporary. It is dropped when its connection"
+            " closes."
         )
+        return text % names
+    if slot.active_pid is not None:
+        text = _(
+            "The slot “%(name)s” is in use by PostgreSQL process %(pid)s. Stop its"
+            " listener first."
+        )
+        return text % names
     return ""
 
 
@@ -178,4 +182,4 @@ def _is_on(other: StreamConfig, system: int, config: StreamConfig) -> bool:
         with _connect(other) as connection:
             return server.identity(connection)[0] == system
     except (psycopg.Error, ReplicationError):
-        return True  # rather ask once too often
+        return True  # better to ask for a reason needlessly than to miss an owner

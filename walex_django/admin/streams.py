@@ -1,4 +1,4 @@
-"""The admin's page of streams, and its actions."""
+"""The admin's streams page and its actions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .plot import Plot
 from .read_only import ReadOnlyAdmin
 
 REFRESH = "X-Walex-Refresh"
-"""The header of a request that wants the streams without the page around them."""
+"""The header of requests for the streams alone, without the page around them."""
 
 _TEMPLATES = "admin/walex_django/stream"
 
@@ -41,11 +41,11 @@ _TEMPLATES = "admin/walex_django/stream"
 @admin.register(Stream)
 class StreamAdmin(ReadOnlyAdmin):
     """
-    How the streams are, as their servers tell.
+    Shows the status of the streams, pauses and resumes them, and drops slots.
 
-    ``view_stream`` shows it; with it, ``drop_slot``, ``pause_stream`` and
-    ``resume_stream`` say what may be done. Streams are no objects here: nothing is
-    added, changed or deleted.
+    The page requires ``view_stream``; the actions also require ``pause_stream``,
+    ``resume_stream`` and ``drop_slot``. Streams are not rows, so they cannot be added,
+    changed or deleted.
     """
 
     def has_view_permission(  # noqa: D102
@@ -59,20 +59,21 @@ class StreamAdmin(ReadOnlyAdmin):
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        """Return the page, and a page for each action."""
+        """Return the URLs of the page and of each action's page."""
 
-        def at(route: str, view: Callable[..., HttpResponse], name: str) -> URLPattern:
+        def url(route: str, view: Callable[..., HttpResponse], name: str) -> URLPattern:
             wrapped = self.admin_site.admin_view(view)
-            # Listeners are told after a COMMIT; and servers that are away take time.
+            # Listeners are notified after the COMMIT of the change, and a transaction
+            # must not stay open while an unreachable server is waited for.
             for alias in connections:
                 wrapped = transaction.non_atomic_requests(alias)(wrapped)
             return path(route, wrapped, name=f"walex_django_stream_{name}")
 
         return [
-            at("", self.changelist_view, "changelist"),
-            at("<path:stream>/pause/", self.pause_view, "pause"),
-            at("<path:stream>/resume/", self.resume_view, "resume"),
-            at("<path:stream>/drop/<str:slot>/", self.drop_view, "drop"),
+            url("", self.changelist_view, "changelist"),
+            url("<path:stream>/pause/", self.pause_view, "pause"),
+            url("<path:stream>/resume/", self.resume_view, "resume"),
+            url("<path:stream>/drop/<str:slot>/", self.drop_view, "drop"),
         ]
 
     def changelist_view(
@@ -81,7 +82,7 @@ class StreamAdmin(ReadOnlyAdmin):
         """Show the streams."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        # So reverse() in its templates finds out which site they are of.
+        # Lets the templates reverse URLs of this admin site.
         request.current_app = self.admin_site.name
         context = _overview(request)
         template = "streams"
@@ -93,21 +94,21 @@ class StreamAdmin(ReadOnlyAdmin):
         return response
 
     def pause_view(self, request: HttpRequest, stream: str) -> HttpResponse:
-        """Pause a stream, once that is confirmed."""
+        """Pause a stream after confirmation."""
         return self._set_paused(request, stream, paused=True)
 
     def resume_view(self, request: HttpRequest, stream: str) -> HttpResponse:
-        """Resume a stream, once that is confirmed."""
+        """Resume a stream after confirmation."""
         return self._set_paused(request, stream, paused=False)
 
     def drop_view(self, request: HttpRequest, stream: str, slot: str) -> HttpResponse:
         """
-        Drop a slot that nobody reads, once that is confirmed.
+        Drop a slot that has no reader, after confirmation.
 
         Args:
-            request: with the reason, if a stream reads from the slot.
-            stream: one on the slot's server.
-            slot: its name.
+            request: The request; if a stream reads from the slot, with the reason.
+            stream: The name of a stream on the slot's server.
+            slot: The name of the slot.
         """
         _require(request, "drop_slot")
         config = _config(stream)
@@ -116,16 +117,17 @@ class StreamAdmin(ReadOnlyAdmin):
             candidate = stream_actions.candidate(config, slot)
             confirmed = request.method == "POST"
             if not confirmed or (candidate.owners and not reason):
-                context = {"candidate": candidate, "unexplained": confirmed}
+                context = {"candidate": candidate, "reason_missing": confirmed}
                 return self._confirm(request, "drop", _("Drop slot"), slot, context)
             stream_actions.drop(config, slot)
         except ReplicationError as error:
             return self._back(request, messages.ERROR, str(error))
-        said = [_("Dropped the slot.")]
+        entry = [_("Dropped the slot.")]
         if candidate.owners:
-            said.append(_("Of: %s.") % ", ".join(candidate.owners))
-        self.note(request, DELETION, slot, " ".join([*said, reason]).strip())
-        done = _("The slot “%(slot)s” is dropped.") % {"slot": slot}
+            entry.append(_("Used by: %s.") % ", ".join(candidate.owners))
+        entry.append(reason)
+        self.add_log_entry(request, DELETION, slot, " ".join(entry).strip())
+        done = _("The slot “%(slot)s” was dropped.") % {"slot": slot}
         return self._back(request, messages.SUCCESS, done)
 
     def _set_paused(
@@ -141,19 +143,19 @@ class StreamAdmin(ReadOnlyAdmin):
             }
             return self._confirm(request, "pause", title, stream, context)
         try:
-            untold = stream_actions.set_paused(config, paused)
+            not_notified = stream_actions.set_paused(config, paused)
         except ReplicationError as error:
             return self._back(request, messages.ERROR, str(error))
-        self.note(request, CHANGE, stream, _("Paused.") if paused else _("Resumed."))
+        entry = _("Paused.") if paused else _("Resumed.")
+        self.add_log_entry(request, CHANGE, stream, entry)
         done = (
-            _("The stream “%(stream)s” is to pause after the transaction in hand.")
+            _("Pausing the stream “%(stream)s” after the current transaction.")
             if paused
-            else _("The stream “%(stream)s” is to go on.")
+            else _("Resuming the stream “%(stream)s”.")
         ) % {"stream": stream}
-        if untold:
-            done += " " + _("Its listener learns of it when it connects anew: %s") % (
-                untold
-            )
+        if not_notified:
+            text = _("Its listener applies the change when it reconnects: %s")
+            done += " " + text % not_notified
             return self._back(request, messages.WARNING, done)
         return self._back(request, messages.SUCCESS, done)
 
@@ -162,10 +164,10 @@ class StreamAdmin(ReadOnlyAdmin):
         request: HttpRequest,
         action: str,
         title: str,
-        what: str,
+        name: str,
         context: dict[str, Any],
     ) -> HttpResponse:
-        context |= {**self.page(request, title), "what": what}
+        context |= {**self.page(request, title), "name": name}
         return TemplateResponse(request, f"{_TEMPLATES}/{action}.html", context)
 
     def _back(self, request: HttpRequest, level: int, message: str) -> HttpResponse:
@@ -177,26 +179,27 @@ class StreamAdmin(ReadOnlyAdmin):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """
-    A stream, as the page shows it.
+    A stream as displayed on the page.
 
     Attributes:
-        status: how it is.
+        status: The stream's status.
         tone: ``"good"``, ``"calm"``, ``"poor"`` or ``"bad"``.
-        reason: why it is in its state, where no problem tells that.
-        problems: the worst first.
-        wrong: how many of them are more than advice.
-        listeners: the one that reads first.
-        plots: of the last hour.
-        identities: how many of its tables have which replica identity.
-        parked_url: where its parked events are listed; empty if nobody may look.
-        droppable: its slot can be dropped.
+        reason: Why the stream is in its state, unless a problem says so.
+        problems: The problems, the worst first.
+        problem_count: The number of problems that are not just notes.
+        listeners: The listeners, the one that reads the slot first.
+        plots: The plots of the last hour.
+        identities: The number of tables with each replica identity.
+        parked_url: The URL of the stream's parked events; empty if the user may not
+            see them.
+        droppable: Whether the slot can be dropped.
     """
 
     status: StreamStatus
     tone: str
     reason: str
     problems: Sequence[Problem]
-    wrong: int
+    problem_count: int
     listeners: Sequence[ListenerStatus]
     plots: Sequence[Plot]
     identities: str
@@ -204,7 +207,7 @@ class Card:
     droppable: bool
 
 
-_RANKS = {"E": 0, "W": 1, "I": 2}  # of problems, by what their ids begin with
+_RANKS = {"E": 0, "W": 1, "I": 2}  # by the first letter of a problem's id
 _TONES = {
     StreamState.RUNNING: "good",
     StreamState.PAUSED: "calm",
@@ -216,7 +219,7 @@ _TONES = {
 
 
 def _overview(request: HttpRequest) -> dict[str, Any]:
-    """Return what the page shows of streams and slots."""
+    """Return the context for the streams and slots of the page."""
     may = {
         action: _may(request, action)
         for action in ("drop_slot", "pause_stream", "resume_stream")
@@ -229,7 +232,7 @@ def _overview(request: HttpRequest) -> dict[str, Any]:
     overview = timed_inspection.inspect_all(configs.values())
     return {
         "may": may,
-        "cards": [_card(each, request) for each in overview.streams],
+        "cards": [_card(stream, request) for stream in overview.streams],
         "others": overview.others,
     }
 
@@ -244,7 +247,7 @@ def _card(stream: StreamStatus, request: HttpRequest) -> Card:
         tone=_TONES.get(stream.state, "bad"),
         reason="" if stream.state == StreamState.LOST else stream.reason,
         problems=problems,
-        wrong=sum(not problem.id.startswith("I") for problem in problems),
+        problem_count=sum(not problem.id.startswith("I") for problem in problems),
         listeners=sorted(stream.listeners, key=lambda listener: not listener.reads),
         plots=[
             plot.lag(samples, stream.now, slot.lag if slot else None),

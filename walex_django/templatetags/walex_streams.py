@@ -1,4 +1,4 @@
-"""How the admin's page of streams writes sizes, times and commands."""
+"""Template filters of the streams page, for sizes, times and commands."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ register = template.Library()
 
 @register.filter
 def size(value: int | None) -> str:
-    """Return bytes as people say them, or that they are not known."""
+    """Return a number of bytes in a readable unit, or "unknown"."""
     return _("unknown") if value is None else plot.size(value)
 
 
 @register.filter
 def rate(value: float) -> str:
-    """Return how many there are each second, with no more digits than one needs."""
+    """Return a rate with as many decimal places as are useful."""
     return plot.number(value)
 
 
 @register.filter
 def duration(value: timedelta | None) -> str:
-    """Return a time in its two largest units."""
+    """Return a duration in its two largest units, or "unknown"."""
     if value is None:
         return _("unknown")
     seconds = value.total_seconds()
@@ -51,13 +51,13 @@ def _units(seconds: int) -> str:
 
 @register.filter
 def age(since: datetime) -> str:
-    """Return how long ago something was."""
+    """Return the time that has passed since then."""
     return duration(plot.local_time(timezone.now()) - plot.local_time(since))
 
 
 @register.filter
 def when(at: datetime) -> str:
-    """Return the time of a day, with the date unless it is today."""
+    """Return a time of day, with the date unless it is today."""
     local = plot.local_time(at)
     if local.date() == plot.local_time(timezone.now()).date():
         return date_format(local, "H:i:s")
@@ -73,14 +73,14 @@ _CODE = re.compile(
 
 @register.filter
 def with_code(text: str) -> SafeString:
-    """Return a hint as HTML, with the commands in it marked as such."""
+    """Return a hint as HTML, with its commands marked as code."""
     parts: list[SafeString | str] = []
     end = 0
-    for found in _CODE.finditer(text):
-        parts.append(text[end : found.start()])
+    for match in _CODE.finditer(text):
+        parts.append(text[end : match.start()])
         parts.append(
-            format_html("<code>{}</code>", found["quoted"] or found["command"])
+            format_html("<code>{}</code>", match["quoted"] or match["command"])
         )
-        end = found.end()
+        end = match.end()
     parts.append(text[end:])
     return format_html_join("", "{}", ((part,) for part in parts))

@@ -1,38 +1,38 @@
-/* Shows the streams anew every few seconds, while somebody may look at them. */
+/* Refreshes the streams every few seconds while the page is visible. */
 "use strict";
 
 (() => {
-    const EVERY = 5000;
-    const PATIENCE = 30000;
+    const INTERVAL = 5000;
+    const TIMEOUT = 30000;
     const region = document.getElementById("walex-streams");
     const notice = document.getElementById("walex-notice");
     let ended = false;
 
-    function say(words) {
+    function notify(message) {
         const asOf = document.getElementById("walex-as-of");
-        const text = `${words} ${asOf ? asOf.textContent : ""}`;
-        // What has been read aloud is not to be read aloud again.
+        const text = `${message} ${asOf ? asOf.textContent : ""}`;
+        // A screen reader would read an unchanged notice aloud again.
         if (notice.hidden || notice.textContent !== text) {
             notice.textContent = text;
             notice.hidden = false;
         }
     }
 
-    function show(html) {
-        const open = new Map();
+    function replace(html) {
+        const openStates = new Map();
         for (const details of region.querySelectorAll("details[id]")) {
-            open.set(details.id, details.open);
+            openStates.set(details.id, details.open);
         }
         const focused = region.contains(document.activeElement)
             ? document.activeElement
             : null;
-        // A summary has no id of its own.
+        // A summary has no id, but its details element has one.
         const holder = focused && focused.closest("[id]");
         const scrolled = [...region.querySelectorAll(".walex-scroll")].map(
             (box) => box.scrollLeft,
         );
         region.innerHTML = html;
-        for (const [id, wasOpen] of open) {
+        for (const [id, wasOpen] of openStates) {
             const details = document.getElementById(id);
             if (details) {
                 details.open = wasOpen;
@@ -42,8 +42,11 @@
             box.scrollLeft = scrolled[index] || 0;
         });
         if (holder) {
-            const now = document.getElementById(holder.id);
-            const target = now && now.matches("details") ? now.querySelector("summary") : now;
+            const element = document.getElementById(holder.id);
+            const target =
+                element && element.matches("details")
+                    ? element.querySelector("summary")
+                    : element;
             if (target) {
                 target.focus({ preventScroll: true });
             }
@@ -65,11 +68,11 @@
                 headers: { "X-Walex-Refresh": "1" },
                 redirect: "manual",
                 cache: "no-store",
-                signal: AbortSignal.timeout(PATIENCE),
+                signal: AbortSignal.timeout(TIMEOUT),
             });
             if (response.type === "opaqueredirect" || response.status === 403) {
                 ended = true;
-                say(notice.dataset.ended);
+                notify(notice.dataset.ended);
                 return;
             }
             if (!response.ok) {
@@ -77,11 +80,11 @@
             }
             const html = await response.text();
             if (!isInUse()) {
-                show(html);
+                replace(html);
             }
             notice.hidden = true;
         } catch {
-            say(notice.dataset.away);
+            notify(notice.dataset.away);
         }
     }
 
@@ -93,7 +96,7 @@
             await refresh();
         }
         if (!ended) {
-            timer = setTimeout(loop, EVERY);
+            timer = setTimeout(loop, INTERVAL);
         }
     }
 
@@ -103,5 +106,5 @@
             loop();
         }
     });
-    timer = setTimeout(loop, EVERY);
+    timer = setTimeout(loop, INTERVAL);
 })();
