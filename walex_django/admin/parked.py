@@ -42,7 +42,7 @@ class ParkedEventAdmin(ReadOnlyAdmin):
     Lists parked events, shows their errors and values, and replays or deletes them.
 
     These require the permissions ``view_parkedevent``, ``replay_parkedevent`` and
-    ``delete_parkedevent``. Nobody can add or change parked events by hand.
+    ``delete_parkedevent``. Parked events cannot be added or changed by hand.
     """
 
     list_filter = (

@@ -20,7 +20,7 @@ def failures(
     """
     Return the reasons why a stream is unhealthy, or an empty list if it is healthy.
 
-    The reasons may be shown to anybody: they contain states and numbers, and nothing
+    The reasons may be shown to anyone: they contain states and numbers, and nothing
     about servers. A paused stream is healthy unless it exceeds a limit.
 
     Args:

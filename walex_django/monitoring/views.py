@@ -32,7 +32,7 @@ def health(
     """
     Respond with status 200 if the streams are healthy, and with 503 if not.
 
-    ``?stream=NAME`` selects one stream, and may be repeated. Anybody may read the
+    ``?stream=NAME`` selects one stream, and may be repeated. Anyone may read the
     response: it contains states and numbers, and nothing about servers and users.
 
     Args:
