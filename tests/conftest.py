@@ -26,8 +26,8 @@ from walex_django.replication import connection as replication
 from walex_django.replication import slots
 from walex_django.signals import StreamSignal
 
+from . import examples, versions
 from . import programs as services
-from . import versions
 from .copies import Copy, Originals
 from .listening import Connect, Listening
 from .process import eventually
@@ -57,6 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--hypothesis-profile", None):
+        examples.load_quick()
     # An import hook's cache pays: each worker imports and rewrites all tests.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

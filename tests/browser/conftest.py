@@ -20,11 +20,15 @@ from .site import PASSWORD, Site
 expect.set_options(timeout=20_000)  # the page is refreshed every five seconds
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.services("chromium"))
+    def is_here(item: pytest.Item) -> bool:
+        return Path(__file__).parent in item.path.parents
+
+    for item in filter(is_here, items):
+        item.add_marker(pytest.mark.services("chromium"))
+    # One worker gets all of them when they come first, and starts one site.
+    items.sort(key=lambda item: not is_here(item))
 
 
 # As long as this package only: Playwright's event loop runs in the thread of the tests,

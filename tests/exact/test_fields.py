@@ -14,6 +14,7 @@ from django.test.utils import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from walex_django import Event, ExactText
 from walex_django.events import json_form
 
@@ -115,7 +116,7 @@ def _orm_value(model: type[Model], id: int, name: str) -> Any:
 
 
 @settings(
-    max_examples=8,
+    max_examples=examples(8),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from tests.examples import examples
 from walex_django import Event, ExactText
 
 from .hearing import Hearing, hearing
@@ -43,7 +44,7 @@ def heard(database: None) -> Iterator[Hearing]:
 
 @pytest.mark.parametrize("type", LITERALS)
 @settings(
-    max_examples=6,
+    max_examples=examples(6),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -81,7 +82,7 @@ def assert_as_selected(
         assert_survives(event)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(texts=st.lists(XML, min_size=1, max_size=5))
 def test_xml_is_its_text(heard: Hearing, texts: list[str]) -> None:
     if not built_with_xml(heard):
