@@ -66,10 +66,10 @@ def test_truncated_keepalive_is_refused(size: int) -> None:
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (b"", "CopyData, byte 0: no bytes"),
-        (b"d rest", "CopyData, byte 0: unknown kind b'd'"),
-        (keepalive(1, 2, 1) + b"\0\0", "Keepalive, byte 18: 2 bytes too many"),
-        (keepalive(1, 2, 2), "Keepalive, byte 17: flag is 2, neither 0 nor 1"),
+        (b"", "CopyData, byte 0: empty"),
+        (b"d rest", "CopyData, byte 0: unknown message type b'd'"),
+        (keepalive(1, 2, 1) + b"\0\0", "Keepalive, byte 18: 2 extra bytes"),
+        (keepalive(1, 2, 2), "Keepalive, byte 17: flag is 2, expected 0 or 1"),
     ],
 )
 def test_other_bytes_are_refused(data: bytes, error: str) -> None:

@@ -291,7 +291,7 @@ def test_a_byte_too_many_is_refused_by_name(recorded: Recorded) -> None:
         decode(recorded.data + b"\0")
 
     end = len(recorded.data)
-    assert str(caught.value) == f"{recorded.kind}, byte {end}: 1 bytes too many"
+    assert str(caught.value) == f"{recorded.kind}, byte {end}: 1 extra bytes"
 
 
 @pytest.mark.parametrize("start", [0, 25])
@@ -307,30 +307,30 @@ def test_table_of_a_row_is_known_before_the_row_is_read(start: int) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 5])
 def test_no_bytes_are_no_message(start: int) -> None:
-    with pytest.raises(ProtocolError, match="message, byte 0: no bytes"):
+    with pytest.raises(ProtocolError, match="message, byte 0: empty"):
         decode(b"", start)
 
 
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        ("58", "message, byte 0: unknown kind b'X'"),
-        ("49 00004017 4b 0000", "Insert, byte 5: unknown kind of tuple b'K'"),
-        ("55 00004017 58 0000", "Update, byte 5: unknown kind of tuple b'X'"),
-        ("55 00004017 4b 0000 4b 0000", "Update, byte 8: unknown kind of tuple b'K'"),
-        ("44 00004017 4e 0000", "Delete, byte 5: unknown kind of tuple b'N'"),
-        ("49 00004017 4e 0002 6e 78", "Insert, byte 9: unknown kind of value b'x'"),
+        ("58", "message, byte 0: unknown message type b'X'"),
+        ("49 00004017 4b 0000", "Insert, byte 5: unknown tuple type b'K'"),
+        ("55 00004017 58 0000", "Update, byte 5: unknown tuple type b'X'"),
+        ("55 00004017 4b 0000 4b 0000", "Update, byte 8: unknown tuple type b'K'"),
+        ("44 00004017 4e 0000", "Delete, byte 5: unknown tuple type b'N'"),
+        ("49 00004017 4e 0002 6e 78", "Insert, byte 9: unknown value type b'x'"),
         ("54 00000000 04", "Truncate, byte 5: unknown flags 4"),
         ("52 00004017 00 6100 78", "Relation, byte 8: unknown replica identity b'x'"),
         (
             "52 00004017 00 6100 64 0001 02",
-            "Relation, byte 11: flag is 2, neither 0 nor 1",
+            "Relation, byte 11: flag is 2, expected 0 or 1",
         ),
-        ("4d 02", "LogicalMessage, byte 1: flag is 2, neither 0 nor 1"),
+        ("4d 02", "LogicalMessage, byte 1: flag is 2, expected 0 or 1"),
         ("4f 0000000000000000 61ff00", "Origin, byte 10: not UTF-8"),
         (
             f"42 {0:016x} {10**18:016x} 00000001",
-            f"Begin, byte 9: no such time: {10**18} µs after 2000",
+            f"Begin, byte 9: timestamp out of range: {10**18} µs after 2000",
         ),
         ("54 ffffffff 00 00004009", "Truncate, byte 10: truncated"),
         ("49 00004017 4e 0001 74 ffffffff 61", "Insert, byte 14: truncated"),

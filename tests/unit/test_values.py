@@ -17,7 +17,7 @@ from psycopg.pq import Format
 from psycopg.types.json import set_json_loads
 
 from walex_django.pgoutput.messages import UNCHANGED, Binary, PartialRow, Value
-from walex_django.pgoutput.values import JSONB, ExactText, RowLoader, fitting
+from walex_django.pgoutput.values import JSONB, ExactText, RowLoader, stream_adapters
 
 UNKNOWN = 4_000_000_000
 
@@ -229,7 +229,7 @@ def test_registered_jsonb_loader_is_respected() -> None:
     adapters.register_loader("jsonb", ShoutingLoader)
 
     assert load("jsonb", b'{"a": 1}', adapters) == '{"A": 1}'
-    assert fitting(adapters).get_loader(JSONB, Format.TEXT) is ShoutingLoader
+    assert stream_adapters(adapters).get_loader(JSONB, Format.TEXT) is ShoutingLoader
 
 
 def test_json_function_set_on_the_adapters_is_respected() -> None:
@@ -266,5 +266,5 @@ def test_given_adapters_are_not_changed() -> None:
     adapters = AdaptersMap(psycopg.adapters)
     before = adapters.get_loader(JSONB, Format.TEXT)
 
-    assert fitting(adapters).get_loader(JSONB, Format.TEXT) is not before
+    assert stream_adapters(adapters).get_loader(JSONB, Format.TEXT) is not before
     assert adapters.get_loader(JSONB, Format.TEXT) is before

@@ -1,1 +1,1 @@
-"""The protocol of logical replication, without I/O and without Django."""
+"""The logical replication protocol, free of I/O and of Django."""

@@ -1,5 +1,5 @@
 """
-What travels in the CopyData messages of a replication stream.
+The payloads of the CopyData messages in a replication stream.
 
 Source: PostgreSQL, "Streaming Replication Protocol", START_REPLICATION.
 """
@@ -17,7 +17,7 @@ from .lsn import Lsn
 XLOG_DATA = ord("w")
 KEEPALIVE = ord("k")
 XLOG_DATA_HEADER = 25
-"""Bytes before the message in an XLogData envelope."""
+"""Length in bytes of an XLogData envelope before its message."""
 
 _XLOG_DATA = Struct(">QQq")
 _KEEPALIVE = Struct(">QqB")
@@ -27,12 +27,12 @@ _STATUS = Struct(">cQQQqB")
 @dataclass(frozen=True, slots=True)
 class XLogData:
     """
-    The envelope of a message.
+    The envelope around a logical replication message.
 
     Attributes:
-        start_lsn: position of the change; 0/0 for what stands for no change.
-        end_lsn: the end of the log on the server; says nothing of this change.
-        payload: a message for `~walex_django.pgoutput.decoder.decode`.
+        start_lsn: The position of the change; 0/0 if the message isn't a change.
+        end_lsn: The end of the WAL on the server; unrelated to this change.
+        payload: A message for `~walex_django.pgoutput.decoder.decode`.
     """
 
     start_lsn: Lsn
@@ -43,11 +43,11 @@ class XLogData:
 @dataclass(frozen=True, slots=True)
 class Keepalive:
     """
-    A sign of life.
+    A keepalive message from the server.
 
     Attributes:
-        end_lsn: everything before it was sent.
-        reply_requested: the server wants to hear from us at once.
+        end_lsn: The position up to which the server has sent everything.
+        reply_requested: Whether the server requests an immediate reply.
     """
 
     end_lsn: Lsn
@@ -56,13 +56,13 @@ class Keepalive:
 
 def parse(data: bytes) -> XLogData | Keepalive:
     """
-    Read one CopyData payload.
+    Parse one CopyData payload.
 
     Raises:
-        ProtocolError: the bytes are truncated, over-long or of no known envelope.
+        ProtocolError: The payload is truncated, too long or of an unknown type.
     """
     if not data:
-        raise ProtocolError("CopyData", 0, "no bytes")
+        raise ProtocolError("CopyData", 0, "empty")
     if data[0] == XLOG_DATA:
         if len(data) < XLOG_DATA_HEADER:
             raise ProtocolError("XLogData", len(data), "truncated")
@@ -73,24 +73,25 @@ def parse(data: bytes) -> XLogData | Keepalive:
         if len(data) < size:
             raise ProtocolError("Keepalive", len(data), "truncated")
         if len(data) > size:
-            raise ProtocolError("Keepalive", size, f"{len(data) - size} bytes too many")
+            raise ProtocolError("Keepalive", size, f"{len(data) - size} extra bytes")
         end, _, reply = _KEEPALIVE.unpack_from(data, 1)
         if reply > 1:
-            raise ProtocolError("Keepalive", 17, f"flag is {reply}, neither 0 nor 1")
+            raise ProtocolError("Keepalive", 17, f"flag is {reply}, expected 0 or 1")
         return Keepalive(Lsn(end), bool(reply))
-    raise ProtocolError("CopyData", 0, f"unknown kind {data[:1]!r}")
+    raise ProtocolError("CopyData", 0, f"unknown message type {data[:1]!r}")
 
 
 def status_update(
     *, received: int, confirmed: int, reply_requested: bool = False
 ) -> bytes:
     """
-    Make a standby status update.
+    Return the bytes of a standby status update.
 
     Args:
-        received: LSN up to which we have read.
-        confirmed: LSN up to which all is done; the server never sends it again.
-        reply_requested: ask the server for a keepalive at once.
+        received: The LSN up to which the WAL was received.
+        confirmed: The LSN up to which everything was processed. The server never
+            sends what precedes it again.
+        reply_requested: Whether to request an immediate keepalive.
     """
     clock = (datetime.now(UTC) - POSTGRES_EPOCH) // timedelta(microseconds=1)
     return _STATUS.pack(b"r", received, confirmed, confirmed, clock, reply_requested)

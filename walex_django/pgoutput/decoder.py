@@ -1,4 +1,4 @@
-"""Bytes of the ``pgoutput`` plugin to `~walex_django.pgoutput.messages`."""
+"""Decode the output of the ``pgoutput`` plugin into `.messages`."""
 
 from __future__ import annotations
 
@@ -35,49 +35,52 @@ _COMMIT = struct.Struct(">BQQq")
 
 def decode(data: bytes, start: int = 0) -> Message:
     """
-    Read the one message that fills ``data`` from ``start`` on.
+    Decode the message that occupies ``data`` from ``start`` to the end.
 
     Args:
-        data: a message, or a CopyData payload that holds one.
-        start: offset of the message's first byte.
+        data: A message, or a CopyData payload that contains one.
+        start: The offset of the message's first byte.
 
     Raises:
-        ProtocolError: the bytes are truncated, over-long or of no known message.
+        ProtocolError: The message is truncated, too long, of an unknown type or
+            otherwise malformed.
     """
     if start >= len(data):
-        raise ProtocolError("message", 0, "no bytes")
+        raise ProtocolError("message", 0, "empty")
     kind = data[start]
     try:
         name, read = _READERS[kind]
     except KeyError:
-        raise ProtocolError("message", 0, f"unknown kind {bytes([kind])!r}") from None
+        raise ProtocolError(
+            "message", 0, f"unknown message type {bytes([kind])!r}"
+        ) from None
     try:
         message, end = read(data, start + 1)
-    except _Bad as bad:
-        raise ProtocolError(name, bad.offset - start, bad.reason) from None
+    except _Malformed as error:
+        raise ProtocolError(name, error.offset - start, error.reason) from None
     except (IndexError, struct.error):
-        # Only a byte past the end was asked for.
+        # The only cause is a read past the end.
         raise ProtocolError(name, len(data) - start, "truncated") from None
     if end > len(data):
         raise ProtocolError(name, len(data) - start, "truncated")
     if end < len(data):
-        raise ProtocolError(name, end - start, f"{len(data) - end} bytes too many")
+        raise ProtocolError(name, end - start, f"{len(data) - end} extra bytes")
     return message
 
 
 def relation_oid(data: bytes, start: int = 0) -> int:
-    """Return the table's OID of an Insert, Update or Delete, reading nothing else."""
+    """Return the table's OID of an Insert, Update or Delete without decoding it."""
     return int.from_bytes(data[start + 1 : start + 5], "big")
 
 
-class _Bad(Exception):
+class _Malformed(Exception):
     def __init__(self, offset: int, reason: str) -> None:
         self.offset, self.reason = offset, reason
 
 
-# Each reader takes the offset after the kind and returns the message and the offset
-# after it. Slices past the end come out short, so readers of fixed fields go through
-# _int or a Struct, and _row, the hot one, relies on `decode` to compare the offsets at
+# Each reader takes the offset after the message type, and returns the message and the
+# offset after it. A slice past the end is silently short, so readers of fixed fields
+# use _int or a Struct. _row, the hot path, relies on `decode` to compare the offsets at
 # the end.
 
 
@@ -94,13 +97,13 @@ def _text(data: bytes, pos: int) -> tuple[str, int]:
     try:
         return data[pos:end].decode(), end + 1
     except UnicodeDecodeError as error:
-        raise _Bad(pos + error.start, "not UTF-8") from None
+        raise _Malformed(pos + error.start, "not UTF-8") from None
 
 
 def _flag(data: bytes, pos: int) -> bool:
     value = _int(data, pos, 1)
     if value > 1:
-        raise _Bad(pos, f"flag is {value}, neither 0 nor 1")
+        raise _Malformed(pos, f"flag is {value}, expected 0 or 1")
     return bool(value)
 
 
@@ -108,7 +111,9 @@ def _timestamp(microseconds: int, pos: int) -> datetime:
     try:
         return POSTGRES_EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
-        raise _Bad(pos, f"no such time: {microseconds} µs after 2000") from None
+        raise _Malformed(
+            pos, f"timestamp out of range: {microseconds} µs after 2000"
+        ) from None
 
 
 def _row(data: bytes, pos: int) -> tuple[Row, int]:
@@ -136,7 +141,7 @@ def _row(data: bytes, pos: int) -> tuple[Row, int]:
             append(Binary(data[begin:pos]))
             plain = False
         else:
-            raise _Bad(pos, f"unknown kind of value {bytes([kind])!r}")
+            raise _Malformed(pos, f"unknown value type {bytes([kind])!r}")
     return (row if plain else PartialRow(row)), pos
 
 
@@ -165,7 +170,7 @@ def _relation(data: bytes, pos: int) -> tuple[Message, int]:
     name, pos = _text(data, pos)
     identity = _int(data, pos, 1)
     if identity not in b"dnfi":
-        raise _Bad(pos, f"unknown replica identity {bytes([identity])!r}")
+        raise _Malformed(pos, f"unknown replica identity {bytes([identity])!r}")
     count = _int(data, pos + 1, 2)
     pos += 3
     columns = []
@@ -178,7 +183,7 @@ def _relation(data: bytes, pos: int) -> tuple[Message, int]:
             Column(column, type_oid, modifier - ((modifier >> 31) << 32), is_key)
         )
         pos += 8
-    # The catalogue has no schema for pg_catalog's own relations.
+    # pgoutput sends an empty schema name for relations in pg_catalog.
     return (
         Relation(oid, schema or "pg_catalog", name, chr(identity), tuple(columns)),
         pos,
@@ -194,7 +199,7 @@ def _type(data: bytes, pos: int) -> tuple[Message, int]:
 
 def _insert(data: bytes, pos: int) -> tuple[Message, int]:
     if data[pos + 4] != 0x4E:  # N
-        raise _Bad(pos + 4, f"unknown kind of tuple {data[pos + 4 : pos + 5]!r}")
+        raise _Malformed(pos + 4, f"unknown tuple type {data[pos + 4 : pos + 5]!r}")
     oid = int.from_bytes(data[pos : pos + 4], "big")
     row, pos = _row(data, pos + 5)
     return Insert(oid, row), pos
@@ -210,7 +215,7 @@ def _update(data: bytes, pos: int) -> tuple[Message, int]:
     elif kind == 0x4B:  # K
         key, pos = _row(data, pos + 1)
     if data[pos] != 0x4E:  # N
-        raise _Bad(pos, f"unknown kind of tuple {data[pos : pos + 1]!r}")
+        raise _Malformed(pos, f"unknown tuple type {data[pos : pos + 1]!r}")
     new, pos = _row(data, pos + 1)
     return Update(oid, key, old, new), pos
 
@@ -219,7 +224,7 @@ def _delete(data: bytes, pos: int) -> tuple[Message, int]:
     kind = data[pos + 4]
     oid = int.from_bytes(data[pos : pos + 4], "big")
     if kind not in b"OK":
-        raise _Bad(pos + 4, f"unknown kind of tuple {bytes([kind])!r}")
+        raise _Malformed(pos + 4, f"unknown tuple type {bytes([kind])!r}")
     row, pos = _row(data, pos + 5)
     if kind == 0x4F:  # O
         return Delete(oid, None, row), pos
@@ -230,12 +235,12 @@ def _truncate(data: bytes, pos: int) -> tuple[Message, int]:
     count = _int(data, pos, 4)
     flags = _int(data, pos + 4, 1)
     if flags > 3:
-        raise _Bad(pos + 4, f"unknown flags {flags}")
+        raise _Malformed(pos + 4, f"unknown flags {flags}")
     end = pos + 5 + 4 * count
-    # Before the loop: a wrong count must not make it run for minutes.
+    # Checked before the loop: a corrupt count could make it run for minutes.
     if end > len(data):
         raise IndexError
-    oids = tuple(_int(data, at, 4) for at in range(pos + 5, end, 4))
+    oids = tuple(_int(data, offset, 4) for offset in range(pos + 5, end, 4))
     return Truncate(oids, bool(flags & 1), bool(flags & 2)), end
 
 

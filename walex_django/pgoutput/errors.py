@@ -1,16 +1,16 @@
-"""What can be wrong with bytes."""
+"""Exceptions for malformed protocol data."""
 
 from __future__ import annotations
 
 
 class ProtocolError(ValueError):
     """
-    Bytes that are no message of the protocol.
+    The data isn't a valid protocol message.
 
     Attributes:
-        message: name of the message that was being read, such as ``"Insert"``.
-        offset: place of the offending byte, counted from the start of the message.
-        reason: what is wrong there.
+        message: The name of the message being read, such as ``"Insert"``.
+        offset: The offset of the offending byte from the start of the message.
+        reason: A description of the problem at that offset.
     """
 
     def __init__(self, message: str, offset: int, reason: str) -> None:

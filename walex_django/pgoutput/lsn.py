@@ -1,4 +1,4 @@
-"""Positions in the write-ahead log."""
+"""Positions in the write-ahead log (WAL)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from string import hexdigits
 
 class Lsn(int):
     """
-    A log sequence number: an `int` of 64 bits that prints as PostgreSQL does.
+    A log sequence number: a 64-bit `int` formatted as PostgreSQL formats it.
 
     >>> Lsn(0x16B3748)
     Lsn('0/16B3748')
@@ -22,13 +22,13 @@ class Lsn(int):
     @classmethod
     def parse(cls, text: str) -> Lsn:
         """
-        Read an LSN as PostgreSQL prints it.
+        Parse an LSN in PostgreSQL's notation.
 
         Args:
-            text: two hexadecimal numbers of at most 8 digits with a slash between.
+            text: Two hexadecimal numbers of up to 8 digits each, separated by a slash.
 
         Raises:
-            ValueError: the text is something else.
+            ValueError: The text has another format.
         """
         high, slash, low = text.partition("/")
         try:
@@ -50,5 +50,5 @@ class Lsn(int):
 
 
 def _is_half(text: str) -> bool:
-    # int() also takes signs, blanks, underscores and a prefix.
+    # int() also accepts signs, whitespace, underscores and a prefix.
     return 1 <= len(text) <= 8 and set(text) <= set(hexdigits)

@@ -15,7 +15,7 @@ from .lsn import Lsn
 
 
 class Unchanged(Enum):
-    """Type of `UNCHANGED`."""
+    """The type of `UNCHANGED`."""
 
     UNCHANGED = "unchanged"
 
@@ -24,25 +24,25 @@ class Unchanged(Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-"""Stands for a TOASTed value that did not change and so was not sent (kind ``u``)."""
+"""Represents an unchanged TOASTed value, which the server didn't send (type ``u``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A value in its type's binary format (kind ``b``)."""
+    """A value in the binary format of its data type (type ``b``)."""
 
     data: bytes
 
 
 Value: TypeAlias = bytes | Unchanged | Binary | None
-"""Text in the server's encoding, NULL, or one of the two above."""
+"""A value as text in the client encoding, NULL, `UNCHANGED` or a `Binary`."""
 
 Row: TypeAlias = list[Value]
-"""The values of a tuple, in the order of the relation's columns."""
+"""The values of a tuple in the order of the relation's columns."""
 
 
 class PartialRow(list[Value]):
-    """A row with other values than text and NULL in it."""
+    """A row with values other than text and NULL."""
 
     __slots__ = ()
 
@@ -50,12 +50,13 @@ class PartialRow(list[Value]):
 @dataclass(slots=True)
 class Begin:
     """
-    A transaction starts; it had committed before it was sent.
+    The start of a transaction, which the server sends only once it has committed.
 
     Attributes:
-        commit_lsn: position of its COMMIT record; identifies the transaction.
-        timestamp: commit time, aware, in UTC.
-        xid: transaction id of 32 bits.
+        commit_lsn: The position of the COMMIT record, which identifies the
+            transaction.
+        timestamp: The commit time as an aware datetime in UTC.
+        xid: The 32-bit transaction ID.
     """
 
     commit_lsn: Lsn
@@ -66,13 +67,14 @@ class Begin:
 @dataclass(slots=True)
 class Commit:
     """
-    The transaction ends.
+    The end of a transaction.
 
     Attributes:
-        flags: unused by the protocol.
-        commit_lsn: as in `Begin`.
-        end_lsn: position after the COMMIT record: what acknowledges the transaction.
-        timestamp: commit time, aware, in UTC.
+        flags: Unused by the protocol.
+        commit_lsn: The position of the COMMIT record, as in `Begin`.
+        end_lsn: The position after the COMMIT record. Confirming it acknowledges the
+            transaction.
+        timestamp: The commit time as an aware datetime in UTC.
     """
 
     flags: int
@@ -83,7 +85,7 @@ class Commit:
 
 @dataclass(slots=True)
 class Origin:
-    """The transaction was replicated from elsewhere: its position and name there."""
+    """The origin of a replicated transaction: its name and the position there."""
 
     lsn: Lsn
     name: str
@@ -95,10 +97,10 @@ class Column:
     A column of a relation.
 
     Attributes:
-        name: as in the catalogue, unquoted.
-        type_oid: of its data type.
-        type_modifier: ``atttypmod``, -1 where the type has none.
-        is_key: part of the replica identity.
+        name: The unquoted name, as in the system catalog.
+        type_oid: The OID of the data type.
+        type_modifier: ``atttypmod``; -1 if the type has no modifier.
+        is_key: Whether the column is part of the replica identity.
     """
 
     name: str
@@ -110,7 +112,7 @@ class Column:
 @dataclass(frozen=True, slots=True)
 class Relation:
     """
-    Shape of a table, sent before its first row and again after it changed.
+    The definition of a table, sent before its first row and after each change to it.
 
     Attributes:
         replica_identity: ``pg_class.relreplident``: ``d``, ``n``, ``f`` or ``i``.
@@ -125,7 +127,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """Name of a type that is not built in; for a domain the name of its base type."""
+    """The name of a type that isn't built in; for a domain, that of its base type."""
 
     oid: int
     schema: str
@@ -134,7 +136,7 @@ class Type:
 
 @dataclass(slots=True)
 class Insert:
-    """A new row."""
+    """An inserted row."""
 
     relation_oid: int
     new: Row
@@ -143,12 +145,12 @@ class Insert:
 @dataclass(slots=True)
 class Update:
     """
-    A changed row.
+    An updated row.
 
     Attributes:
-        key: the old row, of which only the key columns are known (the others are
-            NULL); sent when the key changed.
-        old: the whole old row; sent under REPLICA IDENTITY FULL.
+        key: The old row with the key columns only (the others are NULL); sent if the
+            key changed.
+        old: The complete old row; sent with REPLICA IDENTITY FULL.
     """
 
     relation_oid: int
@@ -159,7 +161,7 @@ class Update:
 
 @dataclass(slots=True)
 class Delete:
-    """A removed row; ``key`` and ``old`` as in `Update`, one of them present."""
+    """A deleted row. Exactly one of ``key`` and ``old`` is set; see `Update`."""
 
     relation_oid: int
     key: Row | None
@@ -168,7 +170,7 @@ class Delete:
 
 @dataclass(slots=True)
 class Truncate:
-    """Emptied tables, all of one TRUNCATE command."""
+    """The tables that one TRUNCATE command emptied."""
 
     relation_oids: tuple[int, ...]
     cascade: bool
@@ -178,11 +180,11 @@ class Truncate:
 @dataclass(slots=True)
 class LogicalMessage:
     """
-    What ``pg_logical_emit_message`` wrote.
+    A message written with ``pg_logical_emit_message()``.
 
     Attributes:
-        transactional: part of the transaction around it, else outside of any.
-        lsn: position of the message.
+        transactional: Whether the message is part of a transaction.
+        lsn: The position of the message.
     """
 
     transactional: bool

@@ -1,4 +1,4 @@
-"""Text of PostgreSQL to Python values, by psycopg's loaders."""
+"""Convert PostgreSQL's text format to Python values with psycopg's loaders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 
 def decode_json(text: str) -> Any:
-    """Return the value of a jsonb's text, which has no blanks around it."""
+    """Return the value of a jsonb text, which has no surrounding whitespace."""
     return _raw_decode(text)[0]
 
 
@@ -31,7 +31,7 @@ class FastJsonbLoader(Loader):
     """
     Loads jsonb as psycopg does, at half the cost.
 
-    Blanks and the encoding, which is pinned, need not be looked for.
+    It skips the detection of whitespace and of the encoding, which is pinned.
     """
 
     def load(self, data: Buffer) -> Any:  # noqa: D102
@@ -40,9 +40,9 @@ class FastJsonbLoader(Loader):
 
 class PinnedIntervalLoader(IntervalLoader):
     """
-    Loads intervals without asking a connection for its IntervalStyle, which is pinned.
+    Loads intervals without a connection to query IntervalStyle, which is pinned.
 
-    For psycopg's loader in C too: where that overflows, it loads another interval.
+    It also replaces psycopg's C loader, which returns a wrong interval on overflow.
     """
 
     def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
@@ -50,15 +50,15 @@ class PinnedIntervalLoader(IntervalLoader):
         self._load_method = self._load_postgres
 
 
-def fitting(adapters: AdaptersMap) -> AdaptersMap:
+def stream_adapters(adapters: AdaptersMap) -> AdaptersMap:
     """
-    Return a copy of ``adapters`` that needs no connection and loads jsonb sooner.
+    Return a copy of ``adapters`` that needs no connection and loads jsonb faster.
 
-    Loaders that somebody registered are left as they are.
+    Loaders registered by other code are kept.
     """
     copy = AdaptersMap(adapters)
     jsonb = copy.get_loader(JSONB, Format.TEXT)
-    # set_json_loads() leaves the class and changes what it calls.
+    # set_json_loads() keeps the class and replaces the function that it calls.
     if jsonb is JsonbLoader and jsonb(JSONB).loads is json.loads:
         copy.register_loader(JSONB, FastJsonbLoader)
     interval = copy.get_loader(INTERVAL, Format.TEXT)
@@ -69,16 +69,16 @@ def fitting(adapters: AdaptersMap) -> AdaptersMap:
 
 class ExactText(str):
     """
-    The text of a value that Python cannot hold, as the server sent it.
+    The server's text for a value that Python can't represent.
 
-    An infinite date, a year beyond 9999 or before Christ, 24:00:00 come so.
+    Examples are infinite dates, years after 9999 or before Christ, and 24:00:00.
     """
 
     __slots__ = ()
 
     @classmethod
     def of(cls, text: bytes) -> ExactText:
-        """Return a text; of a database in SQL_ASCII, its bytes may be no UTF-8."""
+        """Decode text that may not be UTF-8, as in a database with SQL_ASCII."""
         return cls(text.decode(errors="surrogateescape"))
 
     def __repr__(self) -> str:
@@ -90,12 +90,12 @@ class RowLoader:
     Loads the rows of one relation.
 
     Args:
-        oids: types of the columns.
-        adapters: psycopg's map from types to loaders, by default its global one.
+        oids: The type OIDs of the columns.
+        adapters: psycopg's map from types to loaders; the global one by default.
 
     Attributes:
-        load_quickly: loads a row in one call. Not for a `PartialRow`, and it raises at
-            values that Python cannot hold.
+        load_quickly: A function that loads a row in one call. It doesn't support a
+            `PartialRow`, and raises on values that Python can't represent.
     """
 
     __slots__ = ("_oids", "_transformer", "load_quickly")
@@ -104,7 +104,7 @@ class RowLoader:
         self, oids: Sequence[int], adapters: AdaptersMap | None = None
     ) -> None:
         self._oids = list(oids)
-        self._transformer = Transformer(fitting(adapters or psycopg.adapters))
+        self._transformer = Transformer(stream_adapters(adapters or psycopg.adapters))
         self._transformer.set_loader_types(self._oids, Format.TEXT)
         self.load_quickly: Callable[[Sequence[Any]], tuple[Any, ...]] = (
             self._transformer.load_sequence
@@ -114,15 +114,16 @@ class RowLoader:
         """
         Return the Python values of a row, one for each column.
 
-        `ExactText` stands where Python cannot hold the value; `UNCHANGED` stays.
+        A value that Python can't represent becomes an `ExactText`. `UNCHANGED` is
+        kept.
         """
         if type(row) is not PartialRow:
-            with suppress(Exception):  # see load_one
+            with suppress(Exception):  # see load_one()
                 return self.load_quickly(row)
         return tuple(map(self.load_one, range(len(row)), row))
 
     def load_one(self, index: int, value: Value) -> Any:
-        """Return the Python value of one column, as in `load`."""
+        """Return the Python value of one column; see `load`."""
         if value is None or value is UNCHANGED:
             return value
         if isinstance(value, Binary):
@@ -136,6 +137,6 @@ class RowLoader:
                 value
             )
         except Exception:  # noqa: BLE001
-            # Loaders raise whatever their parsers do: DataError, ValueError,
-            # OverflowError, NotImplementedError, RecursionError of json …
+            # Loaders raise whatever their parsers raise: DataError, ValueError,
+            # OverflowError, NotImplementedError, RecursionError from json, …
             return ExactText.of(value)
