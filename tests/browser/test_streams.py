@@ -48,7 +48,7 @@ def test_four_streams(
         "python manage.py walex_setup --recreate-slot"
     )
     expect(card(page, "away")).to_contain_text("server unreachable")
-    expect(card(page, "away")).to_contain_text("Check that the server runs")
+    expect(card(page, "away")).to_contain_text("Check that the server is running")
     expect(page.get_by_text("s3cret")).to_have_count(0)
     expect(page.get_by_role("row", name="left_behind")).to_contain_text("orphaned")
     expect(page.get_by_role("img", name="Lag of default")).to_be_visible()

@@ -36,7 +36,9 @@ def test_w020_no_server(environment: dict[str, str]) -> None:
 
     assert found.keys() == {"W020"}
     assert found["W020"].message.startswith("Cannot connect to PostgreSQL: ")
-    assert found["W020"].hint.startswith("Check that the server runs, and host")
+    assert found["W020"].hint.startswith(
+        "Check that the server is running, and that the host"
+    )
     assert "s3cret" not in str(found)
 
     stream = {"URL": environment["ZOO_DATABASE_URL"]}

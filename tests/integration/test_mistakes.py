@@ -42,7 +42,7 @@ def test_no_server(environment: dict[str, str]) -> None:
     ):
         line = fails(command, env, *options)
         assert "Cannot connect to PostgreSQL" in line
-        assert "Check that the server runs" in line
+        assert "Check that the server is running" in line
         assert "s3cret" not in line
 
 

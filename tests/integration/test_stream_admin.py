@@ -209,7 +209,7 @@ def test_a_server_that_is_away(
     shown = _shown(admin_client)
     assert "away server unreachable" in shown
     assert "Cannot connect to PostgreSQL" in shown
-    assert "Check that the server runs" in shown
+    assert "Check that the server is running" in shown
     assert "s3cret" not in shown
     # The others are there.
     assert "default stopped" in shown
@@ -462,7 +462,7 @@ def test_a_role_that_may_not_drop(
         message = _said(admin_client, DROP, reason="I want to.")
     finally:
         sql.execute("DROP ROLE weak")
-    assert "PostgreSQL refused: " in message
+    assert "PostgreSQL refused the command: " in message
     assert "pg_drop_replication_slot('zoo_walex');" in message
     assert "zoo_walex" in _slots(sql)
     assert not LogEntry.objects.exists()

@@ -1,1 +1,1 @@
-"""Replication connections, slots and publications on psycopg, without Django."""
+"""Replication connections, slots and publications, on psycopg and without Django."""

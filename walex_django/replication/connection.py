@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and what goes wrong on them."""
+"""Connections to PostgreSQL, and the translation of their errors."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 T = TypeVar("T")
 
-# Text in the stream is shaped by these, and a database or role may set each of them.
-# The timeouts would cut off the creation of a slot, which waits for running writers.
+# These settings determine the text format of values in the stream, and a database or
+# role can override each of them. The timeouts would interrupt the creation of a slot,
+# which waits for running write transactions.
 _PINNED = {
     "datestyle": "ISO,MDY",
     "timezone": "UTC",
@@ -40,17 +41,17 @@ _PINNED = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
-    # Of a missing publication newer servers only warn.
+    # Newer servers report a missing publication with a mere warning.
     "client_min_messages": "warning",
 }
 
 
 class BoundedConnection(Connection):
     """
-    A connection that does not wait for ever for a server that fell silent.
+    A connection that doesn't wait forever for an unresponsive server.
 
     Attributes:
-        answer_timeout: seconds to wait for an answer, `math.inf` without end.
+        answer_timeout: Seconds to wait for a response; `math.inf` for no limit.
     """
 
     answer_timeout: float = 30
@@ -58,7 +59,7 @@ class BoundedConnection(Connection):
     def wait(
         self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None
     ) -> T:
-        """Do what psycopg does, for `answer_timeout` or ``timeout`` seconds at most."""
+        """Wait as psycopg does, for at most ``timeout`` or `answer_timeout` seconds."""
         seconds = self.answer_timeout if timeout is None else timeout
         return super().wait(_bounded(gen, seconds), interval)
 
@@ -66,30 +67,30 @@ class BoundedConnection(Connection):
 def _bounded(gen: PQGen[T], seconds: float) -> PQGen[T]:
     deadline = time.monotonic() + seconds
     try:
-        wanted = next(gen)
+        awaited = next(gen)
         while True:
-            ready = yield wanted
+            ready = yield awaited
             if ready == Ready.NONE and time.monotonic() > deadline:
                 raise psycopg.OperationalError(f"no answer for {seconds:.0f} s")
-            wanted = gen.send(ready)
-    except StopIteration as end:
-        result: T = end.value
+            awaited = gen.send(ready)
+    except StopIteration as stop:
+        result: T = stop.value
         return result
 
 
 def parse_url(url: str) -> dict[str, Any]:
     """
-    Turn a connection URL or string into parameters for `connect`.
+    Parse a connection URL or string into parameters for `connect`.
 
     Raises:
-        ValueError: libpq cannot read it.
+        ValueError: libpq can't parse it.
     """
     try:
         return conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # What libpq says quotes the text that it could not read: perhaps the password.
+        # libpq quotes the text that it can't parse, which may contain the password.
         raise ValueError(
-            "is not a connection URL\nWrite postgres://user:password@host:port/database."
+            "is not a connection URL\nUse postgres://user:password@host:port/database."
         ) from None
 
 
@@ -101,18 +102,18 @@ def connect(
     timeout: int | None = None,
 ) -> BoundedConnection:
     """
-    Connect with every setting pinned that shapes the text of values.
+    Connect with all settings pinned that affect the text format of values.
 
     Args:
-        parameters: of libpq, such as ``host``, ``dbname``, ``sslmode``.
-        replication: make it a connection for logical replication, which understands
-            simple queries only; so does every cursor of the connection then send.
-        name: what the server shows as ``application_name``.
-        timeout: seconds to wait for the server, and then for each answer; by default
-            as long as ``parameters`` and `BoundedConnection` say.
+        parameters: libpq's parameters, such as ``host``, ``dbname``, ``sslmode``.
+        replication: Whether to open a logical replication connection. It accepts only
+            simple queries, so all cursors of the connection send these.
+        name: The ``application_name`` that the server shows.
+        timeout: Seconds to wait for the connection, and then for each response; by
+            default the values in ``parameters`` and `BoundedConnection`.
 
     Raises:
-        CannotConnect: no server there, or it refused.
+        CannotConnect: The server is unavailable or rejects the connection.
     """
     pinned = " ".join(f"-c {key}={value}" for key, value in _PINNED.items())
     arguments: dict[str, Any] = {
@@ -146,82 +147,85 @@ def connect(
 
 
 def _connect_hint(error: psycopg.Error, *, replication: bool) -> str:
-    if _OF_POOLERS in str(error):
+    if _POOLER_ERROR in str(error):
         return PAST_POOLER
     if replication:
-        # An ordinary connection was made just before.
-        return "For replication, look at max_wal_senders and at pg_hba.conf too."
+        # An ordinary connection has just succeeded.
+        return (
+            "For replication connections, also check max_wal_senders and pg_hba.conf."
+        )
     return (
-        "Check that the server runs, and host, port, user, password and name of the"
-        " database."
+        "Check that the server is running, and that the host, port, user, password and"
+        " database name are correct."
     )
 
 
-_OF_POOLERS = "unsupported startup parameter"
+_POOLER_ERROR = "unsupported startup parameter"
 PAST_POOLER = (
-    "A pooler such as PgBouncer is in the way: set URL in the stream's settings to the"
-    " server itself."
+    "The connection passes through a pooler such as PgBouncer. Set URL in the stream's"
+    " settings to the address of the PostgreSQL server itself."
 )
-"""What to do about what stands between us and the server."""
+"""The hint for a connection that ends at a pooler instead of the server."""
 
 
 def may_pass(parameters: Mapping[str, Any], error: BaseException | None) -> bool:
     """
-    Return whether a connection that could not be made may be made later.
+    Return whether a failed connection attempt may succeed later.
 
     Args:
-        parameters: those of `connect` that it was to have.
-        error: psycopg's.
+        parameters: The parameters of the attempt, as for `connect`.
+        error: psycopg's error.
     """
     if isinstance(error, errors.ConnectionTimeout):
         return True
     if not isinstance(error, psycopg.OperationalError):
         return False
-    # At connect libpq gives no SQLSTATE, but it knows a server that is absent, starting
-    # or stopping. One that is there has refused us; of a lack of room only words tell.
+    # libpq gives no SQLSTATE for a failed connection attempt, but a ping recognizes a
+    # server that is absent, starting or stopping. Any other server has rejected the
+    # connection; only the message text shows that a connection limit is the reason.
     ping = PGconn.ping(make_conninfo("", **parameters).encode())
-    said = str(error)
-    if "does not support SSL" in said:
+    message = str(error)
+    if "does not support SSL" in message:
         return False
-    return ping != Ping.OK or any(each in said for each in _PASSING)
+    return ping != Ping.OK or any(text in message for text in _TRANSIENT_ERRORS)
 
 
-_PASSING = (
+_TRANSIENT_ERRORS = (
     *("too many", "remaining connection slots", "max_wal_senders"),
-    # Of a server that target_session_attrs does not want, until it is promoted.
+    # The server doesn't satisfy target_session_attrs until it is promoted.
     *("read-only", "hot standby"),
 )
 
 
 def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
-    """Return the error of ours for one that the server reported."""
+    """Return the `ReplicationError` for an error of psycopg."""
     reason = one_line(error)
     if isinstance(error, errors.ObjectInUse):
         return SlotInUse(
             f'The slot "{slot}" is in use: {reason}.',
-            hint="Stop the other listener, or give this stream a SLOT_NAME of its own.",
+            hint="Stop the other listener, or give this stream a different SLOT_NAME.",
         )
     if isinstance(error, errors.InsufficientPrivilege):
         return NotPrepared(
-            f"PostgreSQL refused: {reason}.",
-            hint="Let a role do it that may: python manage.py walex_setup --dry-run"
-            " prints the SQL.",
+            f"PostgreSQL refused the command: {reason}.",
+            hint="Run the SQL as a role with the necessary privileges:"
+            " python manage.py walex_setup --dry-run prints the SQL.",
         )
     if isinstance(error, errors.ConfigurationLimitExceeded):
         return NotPrepared(
-            f"The server has none to spare: {reason}.",
-            hint="Drop a slot that nobody reads (SELECT * FROM pg_replication_slots),"
+            f"The server has reached a configured limit: {reason}.",
+            hint="Drop an unused slot (SELECT * FROM pg_replication_slots),"
             " or raise max_replication_slots and restart PostgreSQL.",
         )
-    # What libpq itself reports has no state.
+    # Errors of libpq itself have no SQLSTATE.
     if isinstance(error, psycopg.OperationalError) or error.sqlstate is None:
         return ConnectionLost(f"The connection to PostgreSQL was lost: {reason}.")
-    return ReplicationError(f"PostgreSQL reported: {reason}.")
+    return ReplicationError(f"PostgreSQL reported an error: {reason}.")
 
 
 def one_line(error: psycopg.Error) -> str:
-    """Return what an error says, without libpq's advice."""
+    """Return an error's message on one line, without libpq's advice."""
     text = error.diag.message_primary or str(error) or type(error).__name__
-    # libpq's advice stands on lines of its own, after a tab.
+    # libpq puts its advice on separate lines that start with a tab.
     lines = [line for line in text.splitlines() if not line.startswith("\t")]
     return " ".join(" ".join(lines).split()).rstrip(".")

@@ -1,16 +1,16 @@
-"""What can go wrong between us and the server, and what mends it."""
+"""Exceptions for replication problems, each with a hint on how to fix it."""
 
 from __future__ import annotations
 
 
 class ReplicationError(Exception):
     """
-    The stream cannot go on.
+    The stream cannot continue.
 
     Attributes:
-        reason: what is wrong, a sentence.
-        hint: what to do about it, a sentence or a command.
-        passing: trying again later can help without anybody's doing.
+        reason: A sentence that describes the problem.
+        hint: A sentence or command that fixes it.
+        passing: Whether a later retry may succeed without intervention.
     """
 
     passing = False
@@ -24,7 +24,7 @@ class ReplicationError(Exception):
 
 
 class CannotConnect(ReplicationError):
-    """The server did not take the connection."""
+    """The connection to the server could not be established."""
 
     def __init__(self, message: str, *, hint: str = "", passing: bool) -> None:
         super().__init__(message, hint=hint)
@@ -32,42 +32,42 @@ class CannotConnect(ReplicationError):
 
 
 class ConnectionLost(ReplicationError):
-    """The connection ended, from the server's side or on the way."""
+    """The server or the network ended the connection."""
 
     passing = True
 
 
 class NotPrepared(ReplicationError):
-    """The server or the role is not set up for logical decoding."""
+    """The server or the role is not configured for logical decoding."""
 
 
 class SlotMissing(ReplicationError):
-    """There is no such slot."""
+    """The slot does not exist."""
 
 
 class SlotInUse(ReplicationError):
-    """Another process reads from the slot."""
+    """Another process is reading from the slot."""
 
     passing = True
 
 
 class SlotUnusable(ReplicationError):
-    """The slot is of another kind or database, or its log is gone."""
+    """The slot has another type or database, or the WAL that it needs was removed."""
 
 
 class SlotWaiting(ReplicationError):
-    """The slot is a standby's copy, which can be read once that is promoted."""
+    """The slot is a standby's copy, which can be read after its promotion."""
 
     passing = True
 
 
 class SlotBroken(ReplicationError):
-    """The slot does not start where it was read up to: changes between are lost."""
+    """The slot doesn't start where it was last read; the changes between are lost."""
 
 
 class PublicationMissing(ReplicationError):
-    """There is no such publication, or none when the change was made."""
+    """The publication does not exist, or did not when the change was made."""
 
 
 class StreamPaused(ReplicationError):
-    """Somebody has paused the stream, and it is to come to an end."""
+    """The stream was paused and has to stop."""

@@ -1,4 +1,4 @@
-"""Signs of life while receivers work."""
+"""Status updates that keep the connection alive while receivers run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .stream import ReplicationConnection
 
 class Heartbeat:
     """
-    Tells the server our position from a thread of its own.
+    Sends the stream's position to the server from a background thread.
 
-    A server cuts off who is silent for ``wal_sender_timeout``, also while a receiver
-    is at work in the thread that reads.
+    The server ends a connection that is silent for ``wal_sender_timeout``, even while a
+    receiver is running in the thread that reads the stream.
 
     Args:
-        connection: one that streams.
-        progress: of the stream on it.
-        interval: seconds between two signs.
+        connection: A streaming connection.
+        progress: The progress of its stream.
+        interval: Seconds between two status updates.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Heartbeat:
     ) -> None:
         self._connection, self._progress = connection, progress
         self._interval = interval
-        self._ended = Event()
+        self._stopped = Event()
         self._thread = Thread(
             target=self._beat, name=f"walex-heartbeat-{connection.slot}", daemon=True
         )
@@ -44,13 +44,13 @@ class Heartbeat:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._ended.set()
+        self._stopped.set()
         self._thread.join()
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._interval):
+        while not self._stopped.wait(self._interval):
             try:
                 self._connection.send_progress(self._progress)
             except ReplicationError:
-                # The thread that reads finds the same, and knows what to do.
+                # The reading thread gets the same error and handles it.
                 return

@@ -1,5 +1,5 @@
 """
-Replica identities: what tables tell of their old rows.
+Replica identities: which values of old rows tables write to the WAL.
 
 Source: PostgreSQL, "ALTER TABLE", ``REPLICA IDENTITY``, and "Publication".
 """
@@ -16,23 +16,24 @@ from .connection import Connection
 from .publications import TableName
 
 IDENTITIES: Final = ("FULL", "DEFAULT", "NOTHING")
-"""Those that are not the name of an index."""
+"""The replica identities other than the name of an index."""
 
-_GENERATED_VERSION = 180000  # from which on generated columns are published, or not
+_GENERATED_COLUMNS_VERSION = 180000  # the first that can publish generated columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """
-    What a table, or a partition of it, tells of its old rows.
+    The replica identity of a table or of one of its partitions.
 
     Attributes:
-        table: as it was asked for.
-        part: itself, or a partition of it.
+        table: The table that was passed to `find`.
+        part: The table itself, or one of its partitions.
         kind: ``"FULL"``, ``"DEFAULT"``, ``"NOTHING"``, or the name of an index.
-        columns: those that it tells; none where the server refuses UPDATE and DELETE.
-        every: all columns of the table.
-        has_rows: it is no table that is partitioned itself.
+        columns: The columns that the identity covers; empty if the server rejects
+            UPDATE and DELETE.
+        every: All columns of the table.
+        has_rows: Whether it stores rows, that is, isn't partitioned itself.
     """
 
     table: TableName
@@ -44,12 +45,12 @@ class Identity:
 
     @property
     def is_full(self) -> bool:
-        """Whether it tells whole rows."""
+        """Whether the identity covers the whole row."""
         return self.kind == "FULL"
 
 
 def find(connection: Connection, tables: Collection[TableName]) -> list[Identity]:
-    """Return the identities of tables and of their partitions, sorted."""
+    """Return the replica identities of tables and of their partitions, sorted."""
     rows = connection.execute(_FIND, _arrays(tables))
     return [
         Identity(
@@ -65,20 +66,21 @@ def find(connection: Connection, tables: Collection[TableName]) -> list[Identity
 
 
 _PARTS: LiteralString = """
-WITH asked AS (
+WITH requested AS (
     SELECT class.oid, namespace.nspname, class.relname
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE (namespace.nspname, class.relname) IN (
         SELECT * FROM unnest(%s::text[], %s::text[]))
 ), part AS (
-    SELECT nspname, relname, oid FROM asked
+    SELECT nspname, relname, oid FROM requested
     UNION SELECT nspname, relname, tree.relid::oid
-        FROM asked CROSS JOIN pg_catalog.pg_partition_tree(asked.oid) AS tree
+        FROM requested
+        CROSS JOIN pg_catalog.pg_partition_tree(requested.oid) AS tree
 )
 """
 
-# The key of the index counts, without the columns that it includes.
+# Only the key columns of an index belong to the identity, not its INCLUDE columns.
 _SELECT_IDENTITIES: LiteralString = """
 SELECT part.nspname, part.relname, namespace.nspname, class.relname,
     CASE class.relreplident
@@ -111,26 +113,28 @@ def indexes(
     connection: Connection, tables: Collection[TableName]
 ) -> dict[TableName, dict[str, str]]:
     """
-    Return the indexes that can be identities, of tables and of their partitions.
+    Return the indexes of tables and their partitions that can be replica identities.
 
-    Those of a partition are named by the partitioned table's too.
+    An index of a partition can also be referred to by the name of the partitioned
+    table's index.
 
-    Returns, for each table, the names of its indexes by the names that mean them.
+    Returns:
+        For each table, the names of its indexes by the names that refer to them.
     """
     found: dict[TableName, dict[str, str]] = {}
-    for schema, table, name, meant in connection.execute(_INDEXES, _arrays(tables)):
-        found.setdefault(TableName(schema, table), {})[meant] = name
+    for schema, table, name, alias in connection.execute(_INDEXES, _arrays(tables)):
+        found.setdefault(TableName(schema, table), {})[alias] = name
     return found
 
 
 _SELECT_INDEXES: LiteralString = """
-SELECT DISTINCT namespace.nspname, class.relname, of_index.relname, meant.relname
+SELECT DISTINCT namespace.nspname, class.relname, of_index.relname, alias.relname
 FROM part
 JOIN pg_catalog.pg_class AS class ON class.oid = part.oid
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 JOIN pg_catalog.pg_index AS index ON index.indrelid = class.oid
 JOIN pg_catalog.pg_class AS of_index ON of_index.oid = index.indexrelid
-JOIN pg_catalog.pg_class AS meant ON meant.oid = of_index.oid OR meant.oid IN (
+JOIN pg_catalog.pg_class AS alias ON alias.oid = of_index.oid OR alias.oid IN (
     SELECT relid FROM pg_catalog.pg_partition_ancestors(of_index.oid))
 WHERE index.indisunique AND index.indimmediate AND index.indisvalid
 AND index.indpred IS NULL AND index.indexprs IS NULL
@@ -146,14 +150,15 @@ _INDEXES = _PARTS + _SELECT_INDEXES
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpublished:
     """
-    Columns of an identity that a publication leaves out: UPDATE and DELETE fail.
+    Replica identity columns that a publication omits, so UPDATE and DELETE fail.
 
     Attributes:
-        publication: its name.
-        table: as it is published.
-        columns: those that are left out; none where a list of columns is the reason.
-        virtual: they cannot be published.
-        listed: the publication has a list of the table's columns.
+        publication: The name of the publication.
+        table: The table as it is published.
+        columns: The omitted columns; empty if the column list itself is the problem.
+        virtual: Whether virtual generated columns, which can't be published, are
+            among them.
+        listed: Whether the publication has a column list for the table.
     """
 
     publication: str
@@ -166,31 +171,33 @@ class Unpublished:
 def unpublished(
     connection: Connection, names: Collection[str], identities: Iterable[Identity]
 ) -> list[Unpublished]:
-    """Return where publications leave out what tables tell of their old rows."""
-    told = [each for each in identities if each.has_rows and each.columns]
+    """Return the replica identity columns that publications omit."""
+    relevant = [i for i in identities if i.has_rows and i.columns]
     found = []
     for row in connection.execute(_PUBLISHED, [list(names)]):
         publication, schema, name, columns, virtual, listed = row
         table = TableName(schema, name)
-        parts = [each for each in told if each.table == table]
-        lacking = {c for each in parts for c in each.columns} - {*columns}
-        # Before 18 generated columns are left out, and nothing fails for it.
-        may_lack = connection.info.server_version < _GENERATED_VERSION and not listed
-        whole = any(each.is_full for each in parts)
-        if (lacking and not may_lack) or (listed and whole):
+        parts = [identity for identity in relevant if identity.table == table]
+        omitted = {column for part in parts for column in part.columns} - {*columns}
+        # Before PostgreSQL 18, generated columns are omitted and nothing fails.
+        is_harmless = (
+            connection.info.server_version < _GENERATED_COLUMNS_VERSION and not listed
+        )
+        has_full = any(part.is_full for part in parts)
+        if (omitted and not is_harmless) or (listed and has_full):
             found.append(
                 Unpublished(
                     publication=publication,
                     table=table,
-                    columns=tuple(sorted(lacking)),
-                    virtual=not lacking.isdisjoint(virtual),
+                    columns=tuple(sorted(omitted)),
+                    virtual=not omitted.isdisjoint(virtual),
                     listed=listed,
                 )
             )
     return found
 
 
-# Of a partition that is published as itself, the list may be its root's.
+# A partition that is published as itself may use the column list of its root.
 _PUBLISHED = """
 SELECT listed.pubname, listed.schemaname, listed.tablename, listed.attnames::text[],
     ARRAY(
@@ -212,16 +219,16 @@ ORDER BY 1, 2, 3
 
 
 def statement(table: TableName, identity: str) -> sql.Composed:
-    """Return the SQL that sets what a table tells of its old rows."""
-    chosen = _CHOSEN.get(identity) or sql.SQL("USING INDEX {}").format(
+    """Return the SQL that sets the replica identity of a table."""
+    clause = _CLAUSES.get(identity) or sql.SQL("USING INDEX {}").format(
         sql.Identifier(identity)
     )
     return sql.SQL("ALTER TABLE {} REPLICA IDENTITY {}").format(
-        sql.Identifier(*table), chosen
+        sql.Identifier(*table), clause
     )
 
 
-_CHOSEN: dict[str, sql.Composable] = {
+_CLAUSES: dict[str, sql.Composable] = {
     "FULL": sql.SQL("FULL"),
     "DEFAULT": sql.SQL("DEFAULT"),
     "NOTHING": sql.SQL("NOTHING"),

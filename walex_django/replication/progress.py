@@ -1,4 +1,4 @@
-"""What was received and what may be acknowledged."""
+"""The received and acknowledged positions of a stream."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from walex_django.pgoutput.lsn import Lsn
 
 class Progress:
     """
-    The position of a stream.
+    Tracks the position of a stream.
 
-    Only a position behind which all work is done may be confirmed: the server never
-    sends again what lies before it.
+    A position may be confirmed only once everything before it was processed: the server
+    never sends that part again.
 
     Attributes:
-        received: up to here the log was read; at least ``confirmed``.
-        confirmed: up to here nothing is left to do. Never moves back.
-        sent: the ``confirmed`` of the last status that was sent.
+        received: The position up to which the WAL was received; at least ``confirmed``.
+        confirmed: The position up to which everything was processed. It never
+            decreases.
+        sent: The ``confirmed`` position of the last status update that was sent.
     """
 
     __slots__ = ("_in_transaction", "confirmed", "received", "sent")
@@ -25,33 +26,34 @@ class Progress:
         self._in_transaction = False
 
     def begin(self) -> None:
-        """A transaction starts to arrive."""
+        """Record that a transaction has started to arrive."""
         self._in_transaction = True
 
     def finish(self, end_lsn: Lsn, *, more: bool = False) -> None:
         """
-        All the work of a transaction is done.
+        Record that a transaction was processed completely.
 
         Args:
-            end_lsn: its Commit's.
-            more: of later ones, something was received already.
+            end_lsn: The ``end_lsn`` of its Commit.
+            more: Whether part of a later transaction was already received.
         """
         self._in_transaction = more
         self._advance(end_lsn)
 
     def keepalive(self, end_lsn: Lsn) -> None:
         """
-        Everything before ``end_lsn`` was received.
+        Record that everything before ``end_lsn`` was received.
 
-        With no transaction in flight it is done too: what lies between was of other
-        databases and tables. The position itself, never the byte after it: the COMMIT
-        of a transaction still open can start exactly there.
+        Without a transaction in progress it is confirmed as well, because the WAL in
+        between belonged to other databases and tables. The confirmed position is
+        ``end_lsn`` itself, never a byte more: the COMMIT of a transaction that is still
+        open can start exactly there.
         """
         self.received = max(self.received, end_lsn)
         if not self._in_transaction:
             self._advance(end_lsn)
 
     def _advance(self, lsn: Lsn) -> None:
-        # In this order: another thread must never see less received than confirmed.
+        # The order matters: another thread must never see received < confirmed.
         self.received = max(self.received, lsn)
         self.confirmed = max(self.confirmed, lsn)
