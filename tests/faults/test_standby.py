@@ -35,7 +35,7 @@ def test_the_one_that_waits_takes_over(
         for _ in range(kills):
             standby = processes.enter_context(Process("walex_listen", *ONE, env=loaded))
             line = standby.wait_for(_WAITS)
-            assert f"in use by the process {server.walsender()}" in line
+            assert f"in use by the PostgreSQL process {server.walsender()}" in line
             load.write(portion)
             ledger.wait_for(portion // 2)
             walsender, killed_at = server.walsender(), time.monotonic()
@@ -93,5 +93,5 @@ def test_one_that_shall_not_wait_says_who_has_the_slot(
         with Process("walex_listen", *ONE, "--no-wait", env=environment) as second:
             assert second.wait() == 1
         (line,) = second.lines
-        assert f"in use by the process {server.walsender()}" in line
+        assert f"in use by the PostgreSQL process {server.walsender()}" in line
         stop(holder)

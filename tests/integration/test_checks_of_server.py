@@ -65,7 +65,10 @@ def test_w022_too_old(sql: psycopg.Connection[Any]) -> None:
 def test_w023_wal_level(own_server: Postgres, environment: dict[str, str]) -> None:
     env = at(own_server, environment)
     found = checked(env)["W023"]
-    assert found.message == "The server runs with wal_level=replica."
+    assert found.message == (
+        "The server runs with wal_level=replica, but logical replication requires"
+        " wal_level=logical."
+    )
     assert found.hint in fails("walex_setup", env)
 
     run_sql_of(found.hint, own_server)
@@ -77,7 +80,7 @@ def test_w024_role(own_server: Postgres, environment: dict[str, str]) -> None:
         connection.execute("CREATE ROLE keeper LOGIN PASSWORD 'pw'")
     env = at(own_server, environment, user="keeper", password="pw")
     found = checked(env)
-    assert found["W024"].message == 'The role "keeper" may not replicate.'
+    assert found["W024"].message == 'The role "keeper" may not start replication.'
     # That it is refused, is told once.
     assert "W027" not in found
 
@@ -143,8 +146,8 @@ def test_failover(
     change_stream(settings, FAILOVER=True)
     found = diagnosed()
     if sql.info.server_version < 170000:
-        assert "FAILOVER needs PostgreSQL 17" in found["W029"].message
-        assert found["W029"].hint == "Leave it out."
+        assert "FAILOVER requires PostgreSQL 17" in found["W029"].message
+        assert found["W029"].hint == "Remove FAILOVER from the stream's settings."
         change_stream(settings, FAILOVER=False)
     else:
         assert 'no copy of the slot "zoo_walex"' in found["W046"].message

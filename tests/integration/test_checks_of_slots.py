@@ -64,9 +64,9 @@ def test_w041_a_slot_of_another_kind(
     slots.drop(sql, durable.slot_name)
     sql.execute(make.encode())
     found = diagnosed()
-    assert found["W041"].message.startswith('The slot "zoo_walex" is there already')
+    assert found["W041"].message.startswith('The slot "zoo_walex" already exists')
     assert "W045" not in found
-    assert found["W041"].hint == "Give this stream another SLOT_NAME."
+    assert found["W041"].hint == "Give this stream a different SLOT_NAME."
 
     change_stream(settings, SLOT_NAME="zoo_other")
     run("walex_setup", *ONE)
@@ -122,7 +122,7 @@ def test_w044_a_durable_slot_for_a_temporary_one(
 ) -> None:
     change_stream(settings, DURABLE_SLOT=False)
     found = diagnosed()["W044"]
-    assert "this stream would make a temporary one" in found.message
+    assert "this stream would create a temporary one" in found.message
 
     run_command_of(found.hint, "--no-input", *ONE)
     assert "W044" not in diagnosed()

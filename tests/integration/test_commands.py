@@ -165,7 +165,7 @@ def test_teardown_asks_first(
     [
         ({"SUBSCRIPTIONS": ["legacy.nothing"]}, "SUBSCRIPTIONS has 'legacy.nothing'"),
         ({"SUBSCRIPTIONS": ["zoo.Keeper"], "DATABASE": "second"}, "zoo_walex"),
-        ({"DURABLE_SLOT": False}, "would make a temporary one"),
+        ({"DURABLE_SLOT": False}, "would create a temporary one"),
     ],
 )
 @pytest.mark.usefixtures("durable")

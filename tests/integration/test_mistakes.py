@@ -62,13 +62,13 @@ def test_role_without_replication(
     keeper = at(own_server, environment, user="keeper", password="pw")
     for command in ("walex_setup", "walex_listen"):
         line = fails(command, keeper)
-        assert 'The role "keeper" may not replicate.' in line
+        assert 'The role "keeper" may not start replication.' in line
         mend = 'ALTER ROLE "keeper" REPLICATION;'
         assert f"Run as superuser: {mend}" in line
 
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         connection.execute(mend)
-    assert "may not replicate" not in fails("walex_listen", keeper)
+    assert "may not start replication" not in fails("walex_listen", keeper)
 
 
 def test_role_that_owns_nothing(
@@ -151,8 +151,8 @@ def test_slot_of_another_kind(
     sql.execute(make.encode())
     for command in ("walex_setup", "walex_listen"):
         line = fails(command, environment)
-        assert 'The slot "zoo_walex" is there already, of plugin' in line
-        assert line.endswith("Give this stream another SLOT_NAME.")
+        assert 'The slot "zoo_walex" already exists with plugin' in line
+        assert line.endswith("Give this stream a different SLOT_NAME.")
 
 
 @pytest.mark.parametrize("own_server", [{"max_replication_slots": "1"}], indirect=True)
@@ -166,5 +166,5 @@ def test_no_slot_to_spare(own_server: Postgres, environment: dict[str, str]) -> 
         )
     with Process("walex_setup", *ONE, env=env) as setup:
         assert setup.wait() == 1
-    assert "all replication slots are in use. Drop a slot" in setup.lines[-1]
+    assert "all replication slots are in use. Drop an unused slot" in setup.lines[-1]
     assert "max_replication_slots" in setup.lines[-1]

@@ -27,7 +27,7 @@ def standby(stream: Stream) -> Process:
 def test_it_takes_over(stream: Stream, end: signal.Signals) -> None:
     with stream.listening() as first, standby(stream) as second:
         (warning,) = second.lines
-        assert 'The slot "zoo_walex" is in use by the process ' in warning
+        assert 'The slot "zoo_walex" is in use by the PostgreSQL process ' in warning
         assert warning.startswith("Stream default: ")
 
         stream.write("Ada")

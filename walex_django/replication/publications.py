@@ -16,7 +16,7 @@ from .errors import PublicationMissing
 
 
 class TableName(NamedTuple):
-    """Schema and name as in the catalogue, unquoted."""
+    """The schema and name of a table, unquoted as in the system catalog."""
 
     schema: str
     name: str
@@ -26,7 +26,7 @@ class TableName(NamedTuple):
 
 
 def existing(connection: Connection, names: Sequence[str]) -> set[str]:
-    """Return those of ``names`` that are publications."""
+    """Return those of ``names`` that exist as publications."""
     rows = connection.execute(
         "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname = ANY(%s)",
         [list(names)],
@@ -36,14 +36,14 @@ def existing(connection: Connection, names: Sequence[str]) -> set[str]:
 
 def require(connection: Connection, names: Sequence[str]) -> None:
     """
-    Raise unless all of ``names`` are publications.
+    Raise an exception unless all publications exist.
 
     Raises:
-        PublicationMissing: one of them is not.
+        PublicationMissing: One of them does not exist.
     """
-    there = existing(connection, names)
+    found = existing(connection, names)
     for name in names:
-        if name not in there:
+        if name not in found:
             raise PublicationMissing(
                 f'The publication "{name}" does not exist.',
                 hint="Run: python manage.py walex_setup",
@@ -51,7 +51,7 @@ def require(connection: Connection, names: Sequence[str]) -> None:
 
 
 def tables(connection: Connection, names: Sequence[str]) -> list[TableName]:
-    """Return the tables that these publications send, each once, sorted."""
+    """Return the distinct tables that the publications send, sorted."""
     rows = connection.execute(
         "SELECT DISTINCT schemaname, tablename FROM pg_catalog.pg_publication_tables"
         " WHERE pubname = ANY(%s) ORDER BY 1, 2",
@@ -65,8 +65,10 @@ class PublishedTable(NamedTuple):
     A table that a publication sends.
 
     Attributes:
-        identity: what it tells of old rows: ``"key"``, ``"full"``, ``"nothing"``, or
-            the name of an index.
+        table: The table's name.
+        publication: The publication's name.
+        identity: The table's replica identity: ``"key"``, ``"full"``, ``"nothing"``,
+            or the name of an index.
     """
 
     table: TableName
@@ -75,7 +77,7 @@ class PublishedTable(NamedTuple):
 
 
 def published(connection: Connection, names: Sequence[str]) -> list[PublishedTable]:
-    """Return the tables that each of these publications sends, sorted."""
+    """Return the tables that each of the publications sends, sorted."""
     rows = connection.execute(_PUBLISHED, [list(names)])
     return [PublishedTable(TableName(*row[:2]), *row[2:]) for row in rows]
 
@@ -101,7 +103,7 @@ ORDER BY 1, 2, 3
 
 
 def covered(connection: Connection, names: Sequence[str]) -> set[TableName]:
-    """Return `tables`, and those of which they are partitions, or that are theirs."""
+    """Return `tables` with all their ancestors and partitions."""
     rows = connection.execute(_COVERED, [list(names)])
     return {TableName(*row) for row in rows}
 
@@ -131,12 +133,13 @@ JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 
 class Publication(NamedTuple):
     """
-    What a publication sends.
+    The contents of a publication.
 
     Attributes:
-        lists_tables: it names its tables, each by itself.
-        unsent: operations that it does not send, such as ``"truncate"``.
-        sends_old_rows: it sends UPDATE or DELETE.
+        name: The publication's name.
+        lists_tables: Whether the publication lists its tables individually.
+        unsent: The operations that it doesn't send, such as ``"truncate"``.
+        sends_old_rows: Whether it sends UPDATE or DELETE.
     """
 
     name: str
@@ -146,15 +149,15 @@ class Publication(NamedTuple):
 
 
 def described(connection: Connection, names: Sequence[str]) -> list[Publication]:
-    """Return those of ``names`` that are publications."""
+    """Describe those of ``names`` that exist as publications."""
     rows = connection.execute(_DESCRIBED, [list(names)])
     return [
         Publication(
             name,
             lists_tables,
             tuple(
-                each
-                for each, is_sent in zip(OPERATIONS, sent, strict=True)
+                operation
+                for operation, is_sent in zip(OPERATIONS, sent, strict=True)
                 if not is_sent
             ),
             sent[1] or sent[2],
@@ -180,9 +183,10 @@ def members(
     connection: Connection, names: Sequence[str]
 ) -> dict[str, dict[TableName, list[TableName]]]:
     """
-    Return the tables that publications name.
+    Return the tables that publications list individually.
 
-    Returns, by publication, the tables with themselves and their partitions.
+    Returns:
+        For each publication, its tables, each mapped to itself and its partitions.
     """
     found: dict[str, dict[TableName, list[TableName]]] = {name: {} for name in names}
     for name, *row in connection.execute(_MEMBERS, [list(names)]):
@@ -214,42 +218,44 @@ ORDER BY 1, 2, 3, 4, 5
 
 def create_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
     """
-    Return the SQL that creates a publication of these tables.
+    Return the SQL that creates a publication for these tables.
 
-    Changes of partitions are published under the name of the root, which is the one
-    that has a model.
+    It publishes changes to partitions under the name of the root table, which is the
+    one with a model.
     """
     return sql.SQL(
         "CREATE PUBLICATION {}{} WITH (publish_via_partition_root = true)"
     ).format(
         sql.Identifier(name),
-        sql.SQL(" FOR TABLE {}").format(_listed(tables)) if tables else sql.SQL(""),
+        sql.SQL(" FOR TABLE {}").format(_comma_separated(tables))
+        if tables
+        else sql.SQL(""),
     )
 
 
 def add_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
     """Return the SQL that adds tables to a publication."""
     return sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
-        sql.Identifier(name), _listed(tables)
+        sql.Identifier(name), _comma_separated(tables)
     )
 
 
 def remove_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
-    """Return the SQL that takes tables out of a publication."""
+    """Return the SQL that removes tables from a publication."""
     return sql.SQL("ALTER PUBLICATION {} DROP TABLE {}").format(
-        sql.Identifier(name), _listed(tables)
+        sql.Identifier(name), _comma_separated(tables)
     )
 
 
 def send_all_statement(name: str) -> sql.Composed:
-    """Return the SQL that lets a publication send all that is done to its tables."""
+    """Return the SQL that makes a publication send all operations."""
     return sql.SQL("ALTER PUBLICATION {} SET (publish = {})").format(
         sql.Identifier(name), sql.Literal(", ".join(OPERATIONS))
     )
 
 
 def send_generated_statement(name: str) -> sql.Composed:
-    """Return the SQL that lets a publication send generated columns (PostgreSQL 18)."""
+    """Return the SQL that adds generated columns to a publication (PostgreSQL 18)."""
     return sql.SQL(
         "ALTER PUBLICATION {} SET (publish_generated_columns = stored)"
     ).format(sql.Identifier(name))
@@ -260,5 +266,5 @@ def drop_statement(name: str) -> sql.Composed:
     return sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name))
 
 
-def _listed(tables: Collection[TableName]) -> sql.Composed:
+def _comma_separated(tables: Collection[TableName]) -> sql.Composed:
     return sql.SQL(", ").join(sql.Identifier(*table) for table in tables)

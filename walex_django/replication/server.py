@@ -1,4 +1,4 @@
-"""What a server must offer before a stream can start."""
+"""The server's properties, and the requirements that a stream has of them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .errors import NotPrepared
 
 MINIMUM_VERSION = 150000
 _FAILOVER_VERSION = 170000
-_SENDER_TIMEOUT = 60.0  # seconds
-_ROOM = 10  # slots and senders more than there are, in our advice
+_DEFAULT_SENDER_TIMEOUT = 60.0  # seconds
+_HEADROOM = 10  # spare slots or walsenders that the hints recommend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """
-    What a server is and has, and who we are there.
+    The properties of a server and of the connection to it.
 
     Attributes:
-        number, version: of PostgreSQL.
-        wal_level: how much it logs.
-        role, database: ours.
-        may_replicate: our role may.
-        slots, max_slots: replication slots that there are, and may be.
-        senders, max_senders: processes that send its log, and may do so.
-        keep_size: megabytes of log that it keeps for a slot; -1 without end.
-        backend_pid: of the process that answers us.
+        number, version: PostgreSQL's version as an integer and as text.
+        wal_level: The server's ``wal_level``.
+        role, database: The role and the database of the connection.
+        may_replicate: Whether the role may start replication.
+        slots, max_slots: The current and the maximum number of replication slots.
+        senders, max_senders: The current and the maximum number of walsenders.
+        keep_size: ``max_slot_wal_keep_size`` in megabytes; -1 for no limit.
+        backend_pid: The process ID of the connection's backend.
     """
 
     number: int
@@ -46,11 +46,11 @@ class Server:
     backend_pid: int
 
 
-_ASK = """
+_QUERY = """
 SELECT current_setting('server_version_num')::int, current_setting('server_version'),
        current_setting('wal_level'), current_user, current_database(),
        rolsuper OR rolreplication OR EXISTS (
-           -- Amazon keeps the attribute to itself
+           -- Amazon RDS has a role in place of the attribute
            SELECT FROM pg_catalog.pg_roles AS may
            WHERE may.rolname = 'rds_replication'
            AND pg_has_role(role.oid, may.oid, 'MEMBER')
@@ -67,22 +67,27 @@ FROM pg_catalog.pg_roles AS role WHERE role.rolname = current_user
 
 
 def read(connection: Connection) -> Server:
-    """Return what a server is. Args: connection: of the role that will replicate."""
-    (row,) = connection.execute(_ASK)
-    names = [each.name for each in fields(Server)]
+    """
+    Return the server's properties.
+
+    Args:
+        connection: A connection as the role that will replicate.
+    """
+    (row,) = connection.execute(_QUERY)
+    names = [field.name for field in fields(Server)]
     return Server(**dict(zip(names, row, strict=True)))
 
 
 def prepared_database(connection: Connection) -> str:
     """
-    Return the name of the connected database, once it is known that it can stream.
+    Check that the server can stream, and return the name of the connected database.
 
     Args:
-        connection: an ordinary one, of the role that will replicate.
+        connection: An ordinary connection as the role that will replicate.
 
     Raises:
-        NotPrepared: the server is too old, does not log enough, or the role may not
-            replicate; with the SQL that mends it.
+        NotPrepared: The server is too old, its ``wal_level`` is too low, or the role
+            may not replicate. The hint contains the SQL that fixes it.
     """
     server = read(connection)
     require_version(server)
@@ -92,19 +97,21 @@ def prepared_database(connection: Connection) -> str:
 
 
 def require_version(server: Server) -> None:
-    """Raise `NotPrepared` if a server is too old."""
+    """Raise `NotPrepared` if the server is too old."""
     if server.number < MINIMUM_VERSION:
         raise NotPrepared(
-            f"PostgreSQL {server.version} is too old: walex_django needs 15 or newer.",
+            f"PostgreSQL {server.version} is too old: walex_django requires"
+            " PostgreSQL 15 or newer.",
             hint="Upgrade PostgreSQL.",
         )
 
 
 def require_wal_level(server: Server) -> None:
-    """Raise `NotPrepared` if a server does not log enough."""
+    """Raise `NotPrepared` if the server's ``wal_level`` is too low."""
     if server.wal_level != "logical":
         raise NotPrepared(
-            f"The server runs with wal_level={server.wal_level}.",
+            f"The server runs with wal_level={server.wal_level}, but logical"
+            " replication requires wal_level=logical.",
             hint="Run as superuser: ALTER SYSTEM SET wal_level = 'logical'; then"
             " restart PostgreSQL.",
         )
@@ -114,51 +121,54 @@ def require_role(server: Server) -> None:
     """Raise `NotPrepared` if the role may not replicate."""
     if not server.may_replicate:
         raise NotPrepared(
-            f'The role "{server.role}" may not replicate.',
+            f'The role "{server.role}" may not start replication.',
             hint=f'Run as superuser: ALTER ROLE "{server.role}" REPLICATION;',
         )
 
 
 def require_free_slot(server: Server) -> None:
-    """Raise `NotPrepared` if a server can have no further slot."""
+    """Raise `NotPrepared` if the server has no free replication slot."""
     if server.slots >= server.max_slots:
         raise NotPrepared(
-            "The server has no slot to spare: all replication slots are in use.",
-            hint=_or_raise(_DROP, "max_replication_slots", server.slots),
+            "The server has no free slot: all replication slots are in use.",
+            hint=_limit_hint(_DROP_HINT, "max_replication_slots", server.slots),
         )
 
 
 def require_free_sender(server: Server) -> None:
-    """Raise `NotPrepared` if a server can have no further reader of its log."""
+    """Raise `NotPrepared` if the server has no free walsender."""
     if server.senders >= server.max_senders:
         raise NotPrepared(
-            f"The server sends its log to {server.senders} readers already, and"
+            f"The server has no free walsender: {server.senders} are in use, and"
             f" max_wal_senders is {server.max_senders}.",
-            hint=_or_raise(_END, "max_wal_senders", server.senders),
+            hint=_limit_hint(_DISCONNECT_HINT, "max_wal_senders", server.senders),
         )
 
 
-def _or_raise(other: str, limit: str, used: int) -> str:
+def _limit_hint(alternative: str, limit: str, used: int) -> str:
     return (
-        f"{other}, or run as superuser: ALTER SYSTEM SET {limit} = {used + _ROOM};"
+        f"{alternative}, or run as superuser: ALTER SYSTEM SET {limit} ="
+        f" {used + _HEADROOM};"
         " then restart PostgreSQL."
     )
 
 
-_DROP = (
-    "Drop a slot that nobody reads (SELECT * FROM pg_replication_slots) with:"
+_DROP_HINT = (
+    "Drop an unused slot (SELECT * FROM pg_replication_slots) with:"
     " python manage.py walex_teardown --slot NAME"
 )
-_END = "End a reader that is not needed (SELECT * FROM pg_stat_replication)"
+_DISCONNECT_HINT = (
+    "Disconnect an unneeded replication client (SELECT * FROM pg_stat_replication)"
+)
 
 
 def require_failover(connection: Connection) -> None:
-    """Raise `NotPrepared` unless the server's standbys can keep copies of slots."""
+    """Raise `NotPrepared` unless the server can synchronize slots to standbys."""
     if connection.info.server_version < _FAILOVER_VERSION:
         version = connection.info.parameter_status("server_version")
         raise NotPrepared(
-            f"FAILOVER needs PostgreSQL 17 or newer, and the server is {version}.",
-            hint="Leave it out.",
+            f"FAILOVER requires PostgreSQL 17 or newer, but the server runs {version}.",
+            hint="Remove FAILOVER from the stream's settings.",
         )
 
 
@@ -168,13 +178,13 @@ IDENTITY: LiteralString = (
 
 
 def identity(connection: Connection) -> tuple[int, str]:
-    """Return the system identifier of the server and the name of the database."""
+    """Return the server's system identifier and the name of the database."""
     ((system, database),) = connection.execute(IDENTITY)
     return system, database
 
 
 def log_position(connection: Connection) -> Lsn:
-    """Return the end of the log."""
+    """Return the current end of the WAL."""
     return Lsn(
         _value(
             connection,
@@ -185,11 +195,11 @@ def log_position(connection: Connection) -> Lsn:
 
 
 def timeline(connection: Connection) -> int:
-    """Return the timeline that the server is on."""
+    """Return the server's current timeline."""
     return int(
         _value(
             connection,
-            # The control file learns of a promotion at the checkpoint after it.
+            # A promotion reaches the control file only with the next checkpoint.
             "SELECT CASE WHEN pg_is_in_recovery()"
             " THEN (SELECT timeline_id FROM pg_control_checkpoint())"
             " ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))"
@@ -199,18 +209,18 @@ def timeline(connection: Connection) -> int:
 
 
 def is_standby(connection: Connection) -> bool:
-    """Return whether the server follows another one."""
+    """Return whether the server is a standby."""
     return bool(_value(connection, "SELECT pg_is_in_recovery()"))
 
 
 def sender_timeout(connection: Connection) -> float:
-    """Return the seconds of silence that end a stream; PostgreSQL's default if none."""
+    """Return ``wal_sender_timeout`` in seconds; PostgreSQL's default if disabled."""
     milliseconds = _value(
         connection,
         "SELECT setting::int FROM pg_catalog.pg_settings"
         " WHERE name = 'wal_sender_timeout'",
     )
-    return milliseconds / 1000 or _SENDER_TIMEOUT
+    return milliseconds / 1000 or _DEFAULT_SENDER_TIMEOUT
 
 
 def _value(connection: Connection, query: LiteralString) -> Any:

@@ -1,5 +1,5 @@
 """
-Replication slots: where a server remembers how far we have read.
+Replication slots: the server's record of how far a stream was read.
 
 Source: PostgreSQL, "Replication Management Functions" and "pg_replication_slots".
 """
@@ -24,33 +24,34 @@ MAX_NAME_LENGTH = 63
 
 
 RECREATE = "python manage.py walex_setup --recreate-slot"
-"""What makes a new slot, or accepts that changes are lost."""
+"""The command that recreates the slot, or accepts that changes are lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """
-    A row of ``pg_replication_slots``, and its reader's of ``pg_stat_replication``.
+    A row of ``pg_replication_slots`` joined with its ``pg_stat_replication`` row.
 
-    What it does not have, or what we may not see, is `None`.
+    Values that don't exist, or that the role may not see, are `None`.
 
     Attributes:
         slot_type: ``"logical"`` or ``"physical"``.
-        active_pid: the server's process that its reader talks to.
-        failover: standbys keep a copy (PostgreSQL 17).
-        synced: it is such a copy.
-        lost: why it cannot be read any more, or nothing.
-        wal_status: whether the log that it needs is there.
-        confirmed_lsn, restart_lsn: up to where all is done, and from where on the
-            server keeps its log.
-        lag: bytes of log that are not done.
-        retained: bytes of log that the server keeps for it.
-        safe_wal_size: bytes that may be written until it is lost, if there is a limit.
-        inactive_since: when it was read last (PostgreSQL 17).
-        client: address of the reader; `None` for a local one.
-        application: what the reader calls itself.
-        since: when the reader connected.
-        replay_lag: how long the last thing took to be done that was sent.
+        active_pid: The process ID of the walsender that is using the slot.
+        failover: Whether the slot is synchronized to standbys (PostgreSQL 17).
+        synced: Whether the slot is a standby's synchronized copy.
+        lost: The reason why the slot can't be read any more; empty if it can.
+        wal_status: The availability of the WAL that the slot needs.
+        confirmed_lsn: The position up to which everything was acknowledged.
+        restart_lsn: The position from which the server retains WAL.
+        lag: Bytes of WAL that were not acknowledged yet.
+        retained: Bytes of WAL that the server retains for the slot.
+        safe_wal_size: Bytes of WAL that may be written before the slot is lost, if
+            there is a limit.
+        inactive_since: The time when the slot was last read (PostgreSQL 17).
+        client: The address of the connected client; `None` for a local one.
+        application: The client's ``application_name``.
+        since: The time when the client connected.
+        replay_lag: The time between sending the latest WAL and its acknowledgement.
     """
 
     name: str
@@ -75,43 +76,43 @@ class Slot:
     replay_lag: timedelta | None = None
 
 
-# As JSON, for the columns differ between versions.
-_ASK: LiteralString = """
-WITH log AS (
+# As JSON, because the columns differ between versions of PostgreSQL.
+_QUERY: LiteralString = """
+WITH wal AS (
     SELECT pg_is_in_recovery() AS standby, CASE WHEN pg_is_in_recovery()
         THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
 )
 SELECT to_jsonb(slot) || jsonb_build_object(
-    'standby', log.standby,
-    'lag', (log.lsn - slot.confirmed_flush_lsn)::bigint,
-    'retained', (log.lsn - slot.restart_lsn)::bigint,
-    'client', host(reader.client_addr),
-    'application', reader.application_name,
-    'since', reader.backend_start,
-    'replay_lag', extract(epoch FROM reader.replay_lag))
-FROM log CROSS JOIN pg_catalog.pg_replication_slots AS slot
-LEFT JOIN pg_catalog.pg_stat_replication AS reader ON reader.pid = slot.active_pid
+    'standby', wal.standby,
+    'lag', (wal.lsn - slot.confirmed_flush_lsn)::bigint,
+    'retained', (wal.lsn - slot.restart_lsn)::bigint,
+    'client', host(sender.client_addr),
+    'application', sender.application_name,
+    'since', sender.backend_start,
+    'replay_lag', extract(epoch FROM sender.replay_lag))
+FROM wal CROSS JOIN pg_catalog.pg_replication_slots AS slot
+LEFT JOIN pg_catalog.pg_stat_replication AS sender ON sender.pid = slot.active_pid
 """
 
 
 def find(connection: Connection, name: str) -> Slot | None:
-    """Return the slot of that name, or `None`."""
-    row = connection.execute(_ASK + "WHERE slot.slot_name = %s", [name]).fetchone()
+    """Return the slot with that name, or `None`."""
+    row = connection.execute(_QUERY + "WHERE slot.slot_name = %s", [name]).fetchone()
     return None if row is None else _slot(**row[0])
 
 
 def every(connection: Connection) -> list[Slot]:
-    """Return all slots of the server, of other databases too, by name."""
-    rows = connection.execute(_ASK + "ORDER BY slot.slot_name")
+    """Return all slots of the server, including other databases', sorted by name."""
+    rows = connection.execute(_QUERY + "ORDER BY slot.slot_name")
     return [_slot(**columns) for (columns,) in rows]
 
 
 def require(connection: Connection, name: str) -> Slot:
     """
-    Return the slot of that name.
+    Return the slot with that name.
 
     Raises:
-        SlotMissing: it is not there.
+        SlotMissing: The slot does not exist.
     """
     slot = find(connection, name)
     if slot is None:
@@ -146,11 +147,11 @@ def _slot(
         since=_time(columns["since"]),
         application=columns["application"] or "",
         replay_lag=_seconds(columns["replay_lag"]),
-        **{key: columns[key] for key in _SAME},
+        **{key: columns[key] for key in _UNCONVERTED},
     )
 
 
-_SAME = (
+_UNCONVERTED = (
     *("slot_type", "plugin", "database", "temporary", "active_pid", "wal_status"),
     *("lag", "retained", "safe_wal_size", "client"),
 )
@@ -167,12 +168,13 @@ def _seconds(seconds: float | None) -> timedelta | None:
 @dataclass(frozen=True, slots=True)
 class SlotStatistics:
     """
-    What the server counts of a slot.
+    The server's statistics of a slot.
 
     Attributes:
-        since: when it began to, in microseconds since 1970; a crash and a reset begin
-            anew.
-        transactions: those decoded since. Zero for a slot that nobody has read.
+        since: The time when the server started counting, in microseconds since 1970.
+            A crash or a reset of the statistics restarts it.
+        transactions: The number of transactions decoded since; zero for a slot that was
+            never read.
     """
 
     since: int
@@ -188,49 +190,50 @@ WHERE slot.slot_name = %s
 
 
 def statistics(connection: Connection, name: str) -> SlotStatistics | None:
-    """Return what the server counts of a slot; `None` where it keeps no account."""
+    """Return the server's statistics of a slot; `None` if it has none."""
     row = connection.execute(_STATISTICS, [name]).fetchone()
     return None if row is None or row[0] is None else SlotStatistics(*row)
 
 
 def check(slot: Slot, *, database: str, durable: bool) -> None:
     """
-    Raise unless a stream can read from the slot.
+    Raise an exception unless a stream can read from the slot.
 
     Args:
-        slot: one that is there.
-        database: name of the stream's.
-        durable: the stream's slot is to outlive its connection.
+        slot: An existing slot.
+        database: The name of the stream's database.
+        durable: Whether the stream's slot is durable.
 
     Raises:
-        SlotInUse: somebody reads from it.
-        SlotWaiting: it is the copy that a standby keeps.
-        SlotUnusable: it is of another plugin or database, or its log is gone.
+        SlotInUse: Another process is reading from the slot.
+        SlotWaiting: The slot is a standby's synchronized copy.
+        SlotUnusable: The slot has another plugin or database, is lost, or exists
+            although the stream creates a temporary one.
     """
     if slot.synced:
         raise SlotWaiting(
-            f'The slot "{slot.name}" is a copy that this standby keeps, to be read once'
-            " it is promoted."
+            f'The slot "{slot.name}" is a standby\'s copy. It can be read once this'
+            " server is promoted."
         )
     if slot.plugin != PLUGIN or slot.database != database:
         raise SlotUnusable(
-            f'The slot "{slot.name}" is there already, of plugin'
-            f" {slot.plugin or 'none'} and database {slot.database or 'none'}; needed"
-            f" are {PLUGIN} and {database}.",
-            hint="Give this stream another SLOT_NAME.",
+            f'The slot "{slot.name}" already exists with plugin'
+            f" {slot.plugin or 'none'} and database {slot.database or 'none'}; this"
+            f" stream requires plugin {PLUGIN} and database {database}.",
+            hint="Give this stream a different SLOT_NAME.",
         )
     if slot.active_pid is not None:
         raise SlotInUse(
-            f'The slot "{slot.name}" is in use by the process {slot.active_pid} of'
-            " PostgreSQL.",
-            hint="Stop the other listener, or give this stream a SLOT_NAME of its own.",
+            f'The slot "{slot.name}" is in use by the PostgreSQL process'
+            f" {slot.active_pid}.",
+            hint="Stop the other listener, or give this stream a different SLOT_NAME.",
         )
     if not durable:
         raise SlotUnusable(
-            f'The slot "{slot.name}" is there already, and this stream would make a'
+            f'The slot "{slot.name}" already exists, but this stream would create a'
             " temporary one.",
-            hint="Set DURABLE_SLOT = True to read from it, give this stream another"
-            " SLOT_NAME, or run: python manage.py walex_teardown",
+            hint="Set DURABLE_SLOT = True to read from it, give this stream a different"
+            " SLOT_NAME, or drop the slot with: python manage.py walex_teardown",
         )
     if slot.lost:
         read = (
@@ -238,39 +241,39 @@ def check(slot: Slot, *, database: str, durable: bool) -> None:
         )
         raise SlotUnusable(
             f'The slot "{slot.name}" is lost ({_LOST.get(slot.lost, slot.lost)}){read}.'
-            " What was written since cannot be delivered.",
-            hint=f"To go on from the end of the log, run: {RECREATE}",
+            " Changes not yet read from it cannot be delivered.",
+            hint=f"To resume from the current end of the WAL, run: {RECREATE}",
         )
 
 
 def require_copied(slot: Slot) -> None:
     """
-    Raise unless standbys keep a copy of the slot.
+    Raise an exception unless the slot is synchronized to standbys.
 
     Raises:
-        NotPrepared: they do not.
+        NotPrepared: The slot isn't synchronized.
     """
     if not slot.failover:
         raise NotPrepared(
-            f'Standbys keep no copy of the slot "{slot.name}", and FAILOVER is set.',
+            f'FAILOVER is set, but standbys keep no copy of the slot "{slot.name}".',
             hint="Run: python manage.py walex_setup",
         )
 
 
 _LOST = {
-    "wal_removed": "the server removed log that it had not read,"
-    " see max_slot_wal_keep_size",
-    "rows_removed": "the primary removed rows of the catalogue that it needed, see"
+    "wal_removed": "the server removed WAL that the slot still needed; see"
+    " max_slot_wal_keep_size",
+    "rows_removed": "the primary removed catalog rows that the slot needed; see"
     " hot_standby_feedback",
     "wal_level_insufficient": "wal_level was lowered",
-    "idle_timeout": "nobody read from it for idle_replication_slot_timeout",
+    "idle_timeout": "it was idle for longer than idle_replication_slot_timeout",
 }
 
 
 def create_statement(
     name: str, *, temporary: bool = False, failover: bool = False
 ) -> sql.Composed:
-    """Return the SQL that creates a slot for `PLUGIN`."""
+    """Return the SQL that creates a slot with `PLUGIN`."""
     arguments: list[sql.Composable] = [
         sql.Literal(name),
         sql.Literal(PLUGIN),
@@ -284,7 +287,7 @@ def create_statement(
 
 
 def failover_statement(name: str) -> sql.Composed:
-    """Return the replication command that lets standbys keep a copy of a slot."""
+    """Return the replication command that enables failover for a slot."""
     return sql.SQL("ALTER_REPLICATION_SLOT {} (FAILOVER true)").format(
         sql.Identifier(name)
     )
@@ -292,17 +295,18 @@ def failover_statement(name: str) -> sql.Composed:
 
 def create(connection: BoundedConnection, name: str, *, temporary: bool) -> None:
     """
-    Create a slot; it starts at the current end of the log.
+    Create a slot that starts at the current end of the WAL.
 
-    Waits until all transactions that are writing have ended.
+    This waits until all running write transactions have ended.
 
     Args:
-        name: lower-case letters, digits and underscores, at most 63.
-        temporary: tied to this connection, and gone with it.
+        connection: A connection to the slot's database.
+        name: The slot's name: at most 63 lower-case letters, digits and underscores.
+        temporary: Whether the server drops the slot when this connection ends.
 
     Raises:
-        NotPrepared: the role may not, or the server has no slot to spare.
-        ReplicationError: the server refused for another reason.
+        NotPrepared: The role lacks the privilege, or the server has no free slot.
+        ReplicationError: The server rejected the command for another reason.
     """
     timeout, connection.answer_timeout = connection.answer_timeout, math.inf
     try:
@@ -318,7 +322,7 @@ def advance(connection: Connection, name: str, lsn: Lsn) -> None:
     Acknowledge a position without streaming.
 
     Raises:
-        ReplicationError: the server refused, or is not there.
+        ReplicationError: The server rejected the command or is unavailable.
     """
     try:
         connection.execute(
@@ -337,11 +341,11 @@ def drop_statement(name: str) -> sql.Composed:
 
 def drop(connection: Connection, name: str) -> None:
     """
-    Drop a slot that nobody reads.
+    Drop a slot that is not in use.
 
     Raises:
-        SlotInUse: somebody does.
-        SlotMissing: it is not there.
+        SlotInUse: Another process is reading from the slot.
+        ReplicationError: The slot does not exist, or the server rejected the command.
     """
     try:
         connection.execute(drop_statement(name))

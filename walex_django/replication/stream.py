@@ -1,5 +1,5 @@
 """
-The replication stream on a connection.
+The replication stream of a connection.
 
 Source: PostgreSQL, "Streaming Replication Protocol"; libpq, "COPY Functions".
 """
@@ -38,20 +38,21 @@ from .slots import RECREATE
 
 class ReplicationConnection:
     """
-    One replication stream.
+    A replication connection that reads one stream.
+
+    Only one thread may call `receive`; any thread may call `send_progress` and `wake`.
+    A lock is held during calls of libpq, but never while waiting.
 
     Args:
-        parameters: as for `connect`.
-        slot: name of the slot that it reads, once `start` was called.
-
-    `receive` belongs to one thread. `send_progress` and `wake` may be called by any:
-    a lock is held around the calls of libpq, never while waiting.
+        parameters: Connection parameters, as for `connect`.
+        slot: The name of the slot to read from after `start`.
 
     Attributes:
-        backend_pid: of the server's process, once `start` was called.
+        sql: The psycopg connection, which accepts SQL while not streaming.
+        backend_pid: The process ID of the walsender; 0 before `start`.
 
     Raises:
-        CannotConnect: no server there, or it refused.
+        CannotConnect: The server is unavailable or rejects the connection.
     """
 
     def __init__(self, parameters: Mapping[str, Any], *, slot: str) -> None:
@@ -62,11 +63,11 @@ class ReplicationConnection:
         self._streaming = False
         self._ended = False
         self._batch: list[bytes] = []
-        self._hole: ReplicationError | None = None
-        self._hole_at = 0  # place in the batch
+        self._gap: ReplicationError | None = None
+        self._gap_at = 0  # index in the batch
         self.sql.add_notice_handler(self._notice)
-        # A TLS record holds up to 16 kB and libpq takes at least 8 kB at a time; what
-        # it leaves behind is in OpenSSL's hands, where no selector sees it.
+        # A TLS record holds up to 16 kB, and libpq reads at least 8 kB at a time. The
+        # rest remains in OpenSSL's buffer, where a selector doesn't notice it.
         self._reads = range(3 if self._pgconn.ssl_in_use else 1)
         self._lock = Lock()
         self._wake_out, self._wake_in = socket.socketpair()
@@ -81,29 +82,32 @@ class ReplicationConnection:
         Return the server's system identifier and its timeline.
 
         Raises:
-            ReplicationError: the server refused, or is not there.
+            ReplicationError: The server rejected the command or is unavailable.
         """
-        (row,) = self._ask("IDENTIFY_SYSTEM")
+        (row,) = self._query("IDENTIFY_SYSTEM")
         return int(row[0]), int(row[1])
 
     def timeline_forks(self, timeline: int) -> dict[int, Lsn]:
         """
-        Return where a timeline left each of those that it stems from.
+        Return the positions at which a timeline's ancestors ended.
 
         Args:
-            timeline: the server's.
+            timeline: The server's timeline.
+
+        Returns:
+            For each ancestor timeline, the position where the next one branched off.
 
         Raises:
-            ReplicationError: the server refused, or is not there.
+            ReplicationError: The server rejected the command or is unavailable.
         """
         if timeline == 1:
             return {}
-        ((_, content),) = self._ask(f"TIMELINE_HISTORY {timeline}")
+        ((_, content),) = self._query(f"TIMELINE_HISTORY {timeline}")
         lines = str(content).splitlines()
         forks = [line.split() for line in lines if line and line[0].isdigit()]
         return {int(parent): Lsn.parse(lsn) for parent, lsn, *_ in forks}
 
-    def _ask(self, command: str) -> list[tuple[Any, ...]]:
+    def _query(self, command: str) -> list[tuple[Any, ...]]:
         try:
             return self.sql.execute(command.encode()).fetchall()
         except psycopg.Error as error:
@@ -111,35 +115,35 @@ class ReplicationConnection:
 
     def start(self, publications: Sequence[str]) -> None:
         """
-        Start to stream, from where the slot is; logical messages are sent too.
+        Start streaming at the slot's position, including logical messages.
 
         Args:
-            publications: their names.
+            publications: The names of the publications.
 
         Raises:
-            SlotMissing, SlotInUse, SlotUnusable: the slot does not serve.
-            ReplicationError: the server refused for another reason.
+            SlotMissing, SlotInUse, SlotUnusable: The slot can't be read.
+            ReplicationError: The server rejected the command for another reason.
         """
-        # libpq's own may be one that a pooler has made up.
-        ((self.backend_pid,),) = self._ask("SELECT pg_catalog.pg_backend_pid()")
+        # libpq's backend PID may be one that a pooler made up.
+        ((self.backend_pid,),) = self._query("SELECT pg_catalog.pg_backend_pid()")
         names = ",".join(sql.Identifier(name).as_string() for name in publications)
         options = {
             "proto_version": "1",
             "publication_names": names,
             "messages": "true",
         }
-        # The grammar of replication commands knows no E'' strings.
-        listed = ", ".join(
+        # The grammar of replication commands has no E'' strings.
+        option_list = ", ".join(
             f"{key} '{value.replace(chr(39), chr(39) * 2)}'"
             for key, value in options.items()
         )
         command = (
             f"START_REPLICATION SLOT {sql.Identifier(self.slot).as_string()}"
-            f" LOGICAL 0/0 ({listed})"
+            f" LOGICAL 0/0 ({option_list})"
         )
         try:
             if self.sql.info.parameter_status("server_encoding") == "SQL_ASCII":
-                # The bytes may be no UTF-8, and the server would stop at them for ever.
+                # Bytes that aren't UTF-8 would make the server fail there each time.
                 self.sql.execute("SET client_encoding TO 'SQL_ASCII'")
             self.sql.execute(command.encode())
         except psycopg.Error as error:
@@ -149,34 +153,34 @@ class ReplicationConnection:
 
     def receive(self) -> list[bytes]:
         """
-        Return the CopyData payloads at hand, without waiting.
+        Return the available CopyData payloads, without waiting.
 
-        What libpq has buffered bounds the list: 16 kB, or one message that is larger.
+        libpq's buffer limits the list to 16 kB, or to one larger message.
 
         Raises:
-            ConnectionLost: the connection broke.
-            ReplicationError: the server ended the stream and said why.
+            ConnectionLost: The connection was lost.
+            ReplicationError: The server ended the stream with an error.
         """
         batch = self._batch = []
         append, pgconn = batch.append, self._pgconn
         get = pgconn.get_copy_data
         try:
             with self._lock:
-                if self._hole:
-                    raise self._hole
+                if self._gap:
+                    raise self._gap
                 if self._ended:
                     self._raise_end()
                 for _ in self._reads:
                     pgconn.consume_input()
-                    while (got := get(1))[0] > 0:
-                        append(bytes(got[1]))
-                    if got[0] < 0:
-                        # Why, is told when what came before it has been handled.
+                    while (payload := get(1))[0] > 0:
+                        append(bytes(payload[1]))
+                    if payload[0] < 0:
+                        # The reason is raised once earlier payloads were processed.
                         self._ended = True
                         break
-                if self._hole:
-                    # What follows must not be acknowledged: it lies behind the hole.
-                    del batch[self._hole_at :]
+                if self._gap:
+                    # Payloads after the gap must not be acknowledged.
+                    del batch[self._gap_at :]
                 elif self._ended and not batch:
                     self._raise_end()
         except psycopg.Error as error:
@@ -185,12 +189,13 @@ class ReplicationConnection:
 
     def wait(self, timeout: float) -> bool:
         """
-        Wait until there is something to `receive`, or until `wake`.
+        Wait until there is data to `receive`, or until `wake` is called.
 
         Args:
-            timeout: seconds to wait at most.
+            timeout: The maximum number of seconds to wait.
 
-        Returns whether something came.
+        Returns:
+            Whether one of these happened before the timeout.
         """
         ready = self._selector.select(timeout)
         for key, _ in ready:
@@ -205,21 +210,21 @@ class ReplicationConnection:
 
     def wake(self) -> None:
         """Make a `wait` in another thread return."""
-        with suppress(OSError):  # closed, or so full that it wakes anyway
+        with suppress(OSError):  # closed, or full and thus waking already
             self._wake_in.send(b"\0")
 
     def send_progress(
         self, progress: Progress, *, reply_requested: bool = False
     ) -> None:
         """
-        Tell the server our position.
+        Send a status update with the stream's position to the server.
 
         Args:
-            progress: learns what was told.
-            reply_requested: ask for a keepalive at once.
+            progress: The stream's position. Its ``sent`` attribute is updated.
+            reply_requested: Whether to request an immediate keepalive.
 
         Raises:
-            ConnectionLost: the connection broke.
+            ConnectionLost: The connection was lost.
         """
         try:
             with self._lock:
@@ -240,25 +245,26 @@ class ReplicationConnection:
 
     def end(self, timeout: float = 5) -> None:
         """
-        End the stream in order.
+        End the stream gracefully.
 
-        All that was sent then has reached the server, and the slot is free.
+        Once this returns, the server has received all status updates and has released
+        the slot, unless the timeout expired.
 
         Args:
-            timeout: seconds to wait for the server's goodbye.
+            timeout: Seconds to wait for the server to confirm the end.
 
         Raises:
-            ConnectionLost: the connection broke.
+            ConnectionLost: The connection was lost.
         """
         try:
             with self._lock:
                 if self._streaming and self._pgconn.status == ConnStatus.OK:
-                    self._say_goodbye(time.monotonic() + timeout)
+                    self._end_copy(time.monotonic() + timeout)
         except psycopg.Error as error:
             raise sql_error(error, slot=self.slot) from error
 
     def close(self) -> None:
-        """Close the connection, at once."""
+        """Close the connection immediately."""
         self._selector.close()
         self._wake_in.close()
         self._wake_out.close()
@@ -266,17 +272,17 @@ class ReplicationConnection:
 
     def _notice(self, notice: Diagnostic) -> None:
         """
-        Take in what the server warns of, between the messages of the stream.
+        Handle a warning that arrives between the messages of the stream.
 
-        PostgreSQL 18 passes over changes whose publication is missing, and only warns.
+        PostgreSQL 18 skips changes whose publication is missing, with a mere warning.
         """
         missing = notice.sqlstate == errors.ObjectNotInPrerequisiteState.sqlstate
-        if self._streaming and missing and not self._hole:
-            self._hole = _hole_error(notice.message_primary or "", notice.context)
-            self._hole_at = len(self._batch)
+        if self._streaming and missing and not self._gap:
+            self._gap = _gap_error(notice.message_primary or "", notice.context)
+            self._gap_at = len(self._batch)
 
     def _raise_end(self) -> NoReturn:
-        """Raise the server's reason; after an error the connection takes SQL again."""
+        """Raise the server's error, after which the connection accepts SQL again."""
         failure = None
         while result := self._pgconn.get_result():
             if result.status == ExecStatus.FATAL_ERROR:
@@ -286,7 +292,7 @@ class ReplicationConnection:
             "The connection to PostgreSQL was lost: the server ended the stream."
         )
 
-    def _say_goodbye(self, deadline: float) -> None:
+    def _end_copy(self, deadline: float) -> None:
         pgconn = self._pgconn
         pgconn.put_copy_end()
         copying = True
@@ -297,16 +303,16 @@ class ReplicationConnection:
             self._selector.select(max(0, deadline - time.monotonic()))
             pgconn.consume_input()
             while copying and (size := pgconn.get_copy_data(1)[0]):
-                # Rows still on their way were not acknowledged: they come again.
+                # Rows still in transit were not acknowledged; the server resends them.
                 copying = size > 0
-            # The slot is free when the server says that the command is complete.
+            # The slot is free once the server reports the command as complete.
             while not (copying or pgconn.is_busy()):
                 if pgconn.get_result() is None:
                     return
 
 
 def _start_error(error: psycopg.Error, slot: str) -> ReplicationError:
-    """Return the error for a START_REPLICATION that failed."""
+    """Return the exception for a failed START_REPLICATION."""
     if isinstance(error, errors.UndefinedObject):
         return SlotMissing(
             f'The slot "{slot}" does not exist.',
@@ -318,19 +324,19 @@ def _start_error(error: psycopg.Error, slot: str) -> ReplicationError:
 
 
 def _stream_error(error: psycopg.Error, slot: str) -> ReplicationError:
-    """Return the error for a stream that the server ended."""
-    # Of what pgoutput looks up by name, only publications can be missing.
+    """Return the exception for a stream that the server ended."""
+    # pgoutput looks up nothing but publications by name.
     if isinstance(error, errors.UndefinedObject):
-        return _hole_error(one_line(error), error.diag.context)
+        return _gap_error(one_line(error), error.diag.context)
     return sql_error(error, slot=slot)
 
 
-def _hole_error(reason: str, context: str | None) -> PublicationMissing:
-    """Return the error for a change that was made without its publication."""
+def _gap_error(reason: str, context: str | None) -> PublicationMissing:
+    """Return the exception for a change made without its publication."""
     position = re.search(r"LSN ([0-9A-F]+/[0-9A-F]+)", context or "")
     at = f" at {position[1]}" if position else ""
     return PublicationMissing(
         f"A change was made{at} while its publication was missing: {reason}.",
-        hint="The slot cannot pass that position. To go on from the end of the log,"
-        f" without what was written since, run: {RECREATE}",
+        hint="The slot cannot get past that position. To resume from the current end of"
+        f" the WAL, without the changes in between, run: {RECREATE}",
     )
