@@ -301,5 +301,5 @@ def test_an_event_comes_back_from_json(
 
 
 def test_a_dict_of_something_else_is_refused() -> None:
-    with pytest.raises(ValueError, match="not the dict of an event"):
+    with pytest.raises(ValueError, match="not a dict returned by Event"):
         Event.from_dict({"type": "insert"})

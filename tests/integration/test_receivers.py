@@ -273,7 +273,7 @@ class TestEventElsewhere:
         data = event.as_dict()
         data["source"]["db"] = "nowhere"
 
-        with pytest.raises(ValueError, match="not the dict of an event"):
+        with pytest.raises(ValueError, match="not a dict returned by Event"):
             Event.from_dict(data)
 
     def test_the_version_of_its_origin_is_kept(self, event: Event) -> None:

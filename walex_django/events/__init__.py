@@ -1,4 +1,4 @@
-"""Events: what receivers get, and the tables and values behind them."""
+"""The events that receivers get, and the tables and values behind them."""
 
 from __future__ import annotations
 

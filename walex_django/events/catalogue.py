@@ -1,4 +1,4 @@
-"""What a database's catalogue says: whose a table is."""
+"""Look up tables in the system catalog and match them with models."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ def query(
     alias: str, statement: str, parameters: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
     """
-    Ask the ORM's database, once more if its connection had died while idle.
+    Query the database with the ORM's connection.
+
+    If the connection was lost while idle, the query is retried once.
 
     Args:
-        alias: of the database.
-        statement: with a place for each of the parameters.
-        parameters: for these.
+        alias: The database alias.
+        statement: The SQL, with a placeholder for each parameter.
+        parameters: The values of the parameters.
 
     Raises:
-        django.db.Error: it did not answer.
+        django.db.Error: The query failed.
     """
     wrapper = connections[alias]
     try:
-        return _ask(wrapper, statement, parameters)
+        return _fetch_all(wrapper, statement, parameters)
     except (OperationalError, InterfaceError):
         if wrapper.in_atomic_block:
             raise
         wrapper.close()
-        return _ask(wrapper, statement, parameters)
+        return _fetch_all(wrapper, statement, parameters)
 
 
-def _ask(
+def _fetch_all(
     wrapper: BaseDatabaseWrapper, statement: str, parameters: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
     with wrapper.cursor() as cursor:
@@ -53,10 +55,10 @@ def _ask(
 
 def concrete_models() -> list[type[Model]]:
     """
-    Return each installed model that has a table of its own.
+    Return all installed models that have their own table.
 
-    The tables of many-to-many fields are among them; proxies and swapped models not.
-    Of two models of one table the managed one comes last.
+    This includes the automatic models of many-to-many fields, but neither proxies nor
+    swapped models. If two models share a table, the managed one comes last.
     """
     models = apps.get_models(include_auto_created=True)
     concrete = [model for model in models if not model._meta.proxy]
@@ -66,14 +68,14 @@ def concrete_models() -> list[type[Model]]:
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """
-    Whose a table is.
+    The models and parent tables of a table.
 
     Attributes:
-        model: the table's own, else that of the nearest table that it is a partition
-            of, or inherits from; or `None`.
-        names: the table's, and those of the tables that it is a part of.
-        models: all of theirs.
-        exists: it is there now.
+        model: The table's own model, else that of the nearest table that it is a
+            partition of or inherits from, or `None`.
+        names: The names of the table and of all its parents.
+        models: The models of all these tables.
+        exists: Whether the table currently exists.
     """
 
     model: type[Model] | None
@@ -84,11 +86,11 @@ class Lineage:
 
 class ModelTables:
     """
-    The models of the installed apps by their tables in one database.
+    Matches the tables of one database with the models of the installed apps.
 
     Args:
-        alias: of the database. Its search path tells the schema of a ``db_table``,
-            unless that is spelled out, as in ``'"crm"."person"'``.
+        alias: The database alias. The database's search path determines the schema of a
+            ``db_table`` that doesn't name one explicitly, as in ``'"crm"."person"'``.
     """
 
     def __init__(self, alias: str) -> None:
@@ -98,78 +100,81 @@ class ModelTables:
         self._names: dict[int, TableName] = {}
         self._absent = concrete_models()
         self._warned: set[tuple[type[Model], str]] = set()
-        # Of the last look: the end of the transactions seen, and those not seen.
+        # From the last query: the snapshot's xmax and the transactions in progress.
         self._snapshot: tuple[int, set[int]] | None = None
 
     def items(self) -> Iterable[tuple[TableName, type[Model]]]:
-        """Return the tables that are in the database now, with their models."""
-        self._look()
+        """Return the existing tables with their models."""
+        self._refresh()
         return self._by_name.items()
 
     def await_commit(self, xid: int) -> None:
         """
-        Wait until the catalogue tells what a transaction has changed of it.
+        Wait until a transaction's changes are visible to queries.
 
-        The log tells of a COMMIT some moments before others see what it committed.
+        A COMMIT reaches the stream shortly before other sessions see its changes.
 
         Args:
-            xid: of the transaction, of 32 bits.
+            xid: The 32-bit transaction ID.
         """
-        deadline = time.monotonic() + _VISIBLE_WITHIN
-        while not self._sees(xid) and time.monotonic() < deadline:
-            ((end, running),) = query(self.alias, _SNAPSHOT, [])
-            self._snapshot = int(end), {int(each) % _XIDS for each in running}
-            if not self._sees(xid):
-                time.sleep(_LOOK_AGAIN)
+        deadline = time.monotonic() + _VISIBILITY_TIMEOUT
+        while not self._is_visible(xid) and time.monotonic() < deadline:
+            ((xmax, running),) = query(self.alias, _SNAPSHOT, [])
+            self._snapshot = (
+                int(xmax),
+                {int(running_xid) % _XIDS for running_xid in running},
+            )
+            if not self._is_visible(xid):
+                time.sleep(_POLL_INTERVAL)
 
     def lineage(self, table: TableName, oid: int) -> Lineage:
         """
-        Return whose a table is.
+        Return the lineage of a table.
 
         Args:
-            table: its name, perhaps one of old that the table has no longer.
-            oid: of the table, which outlives its names.
+            table: The table's name in the stream; it may have been renamed since.
+            oid: The table's OID, which survives a change of name.
         """
-        rows = query(self.alias, _LINEAGE.format(asked=_BY_OID), [oid])
+        rows = query(self.alias, _LINEAGE.format(condition=_BY_OID), [oid])
         return self._lineage(table, [row[2:] for row in rows])
 
     def lineages(self, tables: Collection[TableName]) -> dict[TableName, Lineage]:
-        """Return whose these tables are, which are in the database now."""
+        """Return the lineages of existing tables."""
         lines: dict[TableName, list[tuple[Any, ...]]] = {name: [] for name in tables}
         schemas = [table.schema for table in tables]
         names = [table.name for table in tables]
-        asked = _LINEAGE.format(asked=_BY_NAME)
-        for schema, name, *row in query(self.alias, asked, [schemas, names]):
+        statement = _LINEAGE.format(condition=_BY_NAME)
+        for schema, name, *row in query(self.alias, statement, [schemas, names]):
             lines[TableName(schema, name)].append(tuple(row))
         return {table: self._lineage(table, line) for table, line in lines.items()}
 
-    def warn_of_misfit(
+    def warn_of_missing_columns(
         self, model: type[Model], oid: int, columns: Collection[str]
     ) -> None:
         """
-        Log each column that a model has and its table has not, once.
+        Log a warning for each column that a model has and its table lacks, once.
 
         Args:
-            model: whose rows come.
-            oid: of the table.
-            columns: those that come. Others may be there and not be published.
+            model: The table's model.
+            oid: The table's OID.
+            columns: The published columns. The table may have others.
         """
-        absent = {*column_fields(model)} - {*columns}
-        if not absent:
+        unpublished = {*column_fields(model)} - {*columns}
+        if not unpublished:
             return
-        there = {name for (name,) in query(self.alias, _COLUMNS, [oid])}
-        for column in sorted(absent - there if there else ()):
+        existing = {name for (name,) in query(self.alias, _COLUMNS, [oid])}
+        for column in sorted(unpublished - existing if existing else ()):
             if (model, column) not in self._warned:
                 self._warned.add((model, column))
                 logger.warning(
-                    "The table of %s has no column %s: on the instances of its events"
-                    " that field is deferred. Migrate, or mend the model.",
+                    "The table of %s has no column %s. The field is deferred on the"
+                    " instances of its events. Migrate the database or fix the model.",
                     *(model._meta.label, column),
                     extra={"database": self.alias, "model": model._meta.label},
                 )
 
     def kind(self, model: type[Model]) -> str | None:
-        """Return what a model has instead of a table whose changes are logged."""
+        """Return the kind of a model's relation if its changes aren't in the WAL."""
         quoted = connections[self.alias].ops.quote_name(model._meta.db_table)
         for kind, persistence in query(self.alias, _KIND, [[quoted]]):
             return _KINDS.get(kind) or _PERSISTENCES.get(persistence)
@@ -177,21 +182,21 @@ class ModelTables:
 
     def has_full_identity(self, oid: int) -> bool:
         """
-        Return whether REPLICA IDENTITY FULL is meant by all of a table's partitions.
+        Return whether all partitions of a table have REPLICA IDENTITY FULL.
 
-        Those that have another one send their keys, marked as whole rows, where it is
-        the root that is published.
+        If the root is published, partitions with another identity send their keys
+        marked as complete rows.
         """
-        ((whole,),) = query(self.alias, _WHOLE, [oid])
-        return whole is not False
+        ((is_full,),) = query(self.alias, _HAS_FULL_IDENTITY, [oid])
+        return is_full is not False
 
-    def _sees(self, xid: int) -> bool:
-        """Return whether a transaction could be seen when we last looked."""
+    def _is_visible(self, xid: int) -> bool:
+        """Return whether a transaction was visible in the last snapshot."""
         if self._snapshot is None:
             return False
-        end, running = self._snapshot
-        # Numbers of 64 bits, of which the stream tells the lower half.
-        return (xid - end) % _XIDS >= _XIDS // 2 and xid not in running
+        xmax, running = self._snapshot
+        # Transaction IDs have 64 bits, but the stream sends the lower 32 bits only.
+        return (xid - xmax) % _XIDS >= _XIDS // 2 and xid not in running
 
     def _lineage(self, table: TableName, line: Sequence[tuple[Any, ...]]) -> Lineage:
         models, names = [], [table]
@@ -200,8 +205,8 @@ class ModelTables:
             if model := self._model(oid, names[-1]):
                 models.append(model)
         is_known = bool(line) and line[0][0] in self._by_oid
-        # If it was renamed, replaced or dropped since, its old name tells whose it is.
-        if not is_known and (model := self._model_once(table)):
+        # If it was renamed, replaced or dropped since, use its old name.
+        if not is_known and (model := self._former_model(table)):
             models.insert(0, model)
         return Lineage(
             model=models[0] if models else None,
@@ -211,24 +216,24 @@ class ModelTables:
         )
 
     def _model(self, oid: int, name: TableName) -> type[Model] | None:
-        """Return the model of a table that is there now."""
+        """Return the model of an existing table."""
         if self._names.get(oid) != name and self._may_be_new(oid, name):
-            self._look()
+            self._refresh()
         return self._by_oid.get(oid)
 
     def _may_be_new(self, oid: int, name: TableName) -> bool:
-        """Return whether a table of that name may have a model since we looked."""
+        """Return whether a table may have got a model since the last refresh."""
         return oid in self._by_oid or name in self._by_name or self._may_be_absent(name)
 
     def _may_be_absent(self, name: TableName) -> bool:
-        """Return whether a model without a table may have had one of that name."""
+        """Return whether a model without a table may have had one with this name."""
         return any(name.name in model._meta.db_table for model in self._absent)
 
-    def _model_once(self, name: TableName) -> type[Model] | None:
-        """Return the model that had a table of that name, and has none now."""
+    def _former_model(self, name: TableName) -> type[Model] | None:
+        """Return the model that had a table with this name and has none now."""
         if not self._may_be_absent(name):
             return self._by_name.get(name)
-        self._look()
+        self._refresh()
         if self._absent and name not in self._by_name:
             ((path,),) = query(self.alias, "SELECT current_schemas(false)::text[]", [])
             for model in self._absent:
@@ -237,16 +242,16 @@ class ModelTables:
                     return model
         return self._by_name.get(name)
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         models = concrete_models()
-        # Quoted as the ORM does it: that is what makes '"crm"."person"' two names.
+        # Quoted as by the ORM, which is how '"crm"."person"' becomes two names.
         quote = connections[self.alias].ops.quote_name
         quoted = [quote(model._meta.db_table) for model in models]
         found = {
             name: (oid, TableName(*table))
             for name, oid, *table in query(self.alias, _FIND, [quoted])
         }
-        before, self._by_oid = self._by_oid, {}
+        previous, self._by_oid = self._by_oid, {}
         self._by_name, self._names, self._absent = {}, {}, []
         for name, model in zip(quoted, models, strict=True):
             if name in found:
@@ -255,35 +260,37 @@ class ModelTables:
                 self._names[oid] = table
             else:
                 self._absent.append(model)
-        # A table that was renamed is its model's until that has another one.
-        for oid, model in before.items():
+        # A renamed table belongs to its model until the model has another table.
+        for oid, model in previous.items():
             if model in self._absent:
                 self._by_oid.setdefault(oid, model)
 
 
 def column_fields(model: type[Model]) -> dict[str, Field[Any, Any]]:
-    """Return the fields that a model's own table has, by column, unquoted."""
+    """Return the fields of a model's own table by unquoted column name."""
     fields = model._meta.local_concrete_fields
-    return {bare(each.column): each for each in fields if each.column}
+    return {bare(field.column): field for field in fields if field.column}
 
 
 def bare(name: str) -> str:
-    """Return a name without the quotes that Django would leave around it."""
+    """Return a name without the quotes that Django would keep around it."""
     if len(name) > 1 and name[0] == name[-1] == '"':
         return name[1:-1]
     return name
 
 
-# to_regclass() would do it all, but raises where the role may not use a schema.
+# to_regclass() would do all of this, but fails if the role may not use a schema.
 _CLASSES = """
-FROM unnest(%s::text[]) AS asked(name)
-CROSS JOIN parse_ident(asked.name) AS part
+FROM unnest(%s::text[]) AS requested(name)
+CROSS JOIN parse_ident(requested.name) AS part
 JOIN pg_catalog.pg_class AS class ON class.relname = part[cardinality(part)]::name
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 WHERE CASE WHEN cardinality(part) > 1 THEN namespace.nspname = part[1]
     ELSE pg_catalog.pg_table_is_visible(class.oid) END
 """
-_TABLES = "SELECT asked.name, class.oid, namespace.nspname, class.relname" + _CLASSES
+_TABLES = (
+    "SELECT requested.name, class.oid, namespace.nspname, class.relname" + _CLASSES
+)
 _FIND = _TABLES + "AND class.relkind IN ('r', 'p') AND class.relpersistence = 'p'"
 _KIND = "SELECT class.relkind::text, class.relpersistence::text" + _CLASSES
 _KINDS = {
@@ -293,7 +300,7 @@ _KINDS = {
 }
 _PERSISTENCES = {"u": "an unlogged table", "t": "a temporary table"}
 
-_WHOLE = """
+_HAS_FULL_IDENTITY = """
 SELECT bool_and(class.relreplident = 'f')
 FROM pg_catalog.pg_partition_tree(%s) AS tree
 JOIN pg_catalog.pg_class AS class ON class.oid = tree.relid
@@ -310,7 +317,7 @@ WITH RECURSIVE line AS (
     SELECT namespace.nspname, class.relname, class.oid, ARRAY[]::integer[] AS path
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE {asked}
+    WHERE {condition}
     UNION ALL
     SELECT line.nspname, line.relname, inherits.inhparent, path || inherits.inhseqno
     FROM line JOIN pg_catalog.pg_inherits AS inherits ON inherits.inhrelid = line.oid
@@ -323,8 +330,8 @@ ORDER BY cardinality(path), path
 """
 
 _XIDS = 1 << 32
-_VISIBLE_WITHIN = 5.0  # seconds; it is milliseconds, but for a snapshot that stays
-_LOOK_AGAIN = 0.002  # seconds
+_VISIBILITY_TIMEOUT = 5.0  # seconds; usually milliseconds, except with a fixed snapshot
+_POLL_INTERVAL = 0.002  # seconds
 _SNAPSHOT = """
 SELECT pg_snapshot_xmax(snapshot)::text,
     ARRAY(SELECT xid::text FROM pg_snapshot_xip(snapshot) AS xid)

@@ -1,4 +1,4 @@
-"""The types of columns: their names, and how their text is read."""
+"""The types of columns: their names and the loaders of their values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _FIRST_USER_OID = 16384
 @dataclass(frozen=True, slots=True)
 class ColumnType:
     """
-    The type of a column, and how its text is read.
+    The type of a column, and the loader of its values.
 
     Attributes:
-        name: in SQL, such as ``"bigint"``, ``"text[]"`` or ``"shop.mood"``.
-        oid: the type that the ORM sees: of a domain, its base.
-        base: the name of that.
-        record_oid: the type whose loader reads it for records: one that psycopg knows.
+        name: The SQL name, such as ``"bigint"``, ``"text[]"`` or ``"shop.mood"``.
+        oid: The OID of the type that the ORM gets: for a domain, its base type.
+        base: The SQL name of that type.
+        record_oid: The OID of the type whose loader reads the values for records. It
+            is known to psycopg.
     """
 
     name: str
@@ -35,33 +36,33 @@ class ColumnType:
 
     @classmethod
     def known(cls, oid: int, name: str) -> ColumnType:
-        """Return a type that is read as itself."""
+        """Return a type that has its own loader."""
         return cls(name, oid, name, oid)
 
 
 class ColumnTypes:
     """
-    The types of a database, those included that its users have made.
+    The types of a database, including user-defined ones.
 
-    Each is asked for once, with an ordinary query.
+    Each type is looked up once, with an ordinary query.
 
     Args:
-        alias: of the database.
+        alias: The database alias.
     """
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
-        self._told: dict[int, Type] = {}
+        self._messages: dict[int, Type] = {}
         self._types: dict[int, ColumnType] = {}
 
     def add(self, message: Type) -> None:
-        """Take in what the stream says of a type, before its first use."""
-        if self._told.get(message.oid) != message:
-            self._told[message.oid] = message
+        """Record a type message, which the stream sends before the type's first use."""
+        if self._messages.get(message.oid) != message:
+            self._messages[message.oid] = message
             self._types.pop(message.oid, None)
 
     def resolve(self, oids: Collection[int]) -> list[ColumnType]:
-        """Return types by their OIDs, in that order."""
+        """Return the types with these OIDs, in the same order."""
         unknown = set(oids) - self._types.keys()
         if unknown:
             self._resolve(unknown)
@@ -70,12 +71,12 @@ class ColumnTypes:
     def _resolve(self, oids: set[int]) -> None:
         rows: dict[int, _Row] = {}
         seen: set[int] = set()
-        asked = oids
-        while asked := {oid for oid in asked - seen if not known_type(oid)}:
-            seen |= asked
-            found = query(self._alias, _TYPES, [[*asked]])
+        pending = oids
+        while pending := {oid for oid in pending - seen if not known_type(oid)}:
+            seen |= pending
+            found = query(self._alias, _TYPES, [[*pending]])
             rows |= {oid: _Row(*row) for oid, *row in found}
-            asked = {row.part for row in rows.values() if row.part}
+            pending = {row.part for row in rows.values() if row.part}
         for oid in oids:
             self._types[oid] = self._type(oid, rows)
 
@@ -84,7 +85,7 @@ class ColumnTypes:
             return known
         row = rows.get(oid)
         if row is None:
-            return self._gone(oid)
+            return self._dropped_type(oid)
         if not row.part:
             return ColumnType(row.name, oid, row.name, _TEXT)
         part = self._type(row.part, rows)
@@ -92,24 +93,25 @@ class ColumnTypes:
             return ColumnType(row.name, part.oid, part.base, part.record_oid)
         return ColumnType(row.name, oid, row.name, _array_of(part, row.delimiter))
 
-    def _gone(self, oid: int) -> ColumnType:
-        """Return what the stream has told of a type that was dropped since."""
-        told = self._told.get(oid)
-        if told is None:
+    def _dropped_type(self, oid: int) -> ColumnType:
+        """Return a type that was dropped since, as the stream described it."""
+        message = self._messages.get(oid)
+        if message is None:
             return ColumnType(f"oid {oid}", oid, f"oid {oid}", _TEXT)
-        if told.schema == "pg_catalog":  # of a domain, only its base is told
-            element, array = told.name.removeprefix("_"), told.name.startswith("_")
+        if message.schema == "pg_catalog":  # for a domain, only its base type is sent
+            name = message.name
+            element, array = name.removeprefix("_"), name.startswith("_")
             if info := psycopg.adapters.types.get(element):
                 base = info.array_oid if array else info.oid
-                return known_type(base) or ColumnType.known(base, told.name)
-        return ColumnType(told.name, oid, told.name, _TEXT)
+                return known_type(base) or ColumnType.known(base, name)
+        return ColumnType(message.name, oid, message.name, _TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     name: str
     is_domain: bool
-    part: int  # the domain's base, or the array's element, or 0
+    part: int  # the OID of a domain's base or an array's element type, or 0
     delimiter: str
 
 
@@ -123,21 +125,21 @@ FROM pg_catalog.pg_type AS type WHERE type.oid = ANY(%s::oid[])
 
 
 def known_type(oid: int) -> ColumnType | None:
-    """Return a type that psycopg knows, by itself or because it was taught to."""
+    """Return a type that is built into psycopg or registered with it."""
     info = psycopg.adapters.types.get(oid)
     if info is None:
         return None
     if oid >= _FIRST_USER_OID and not psycopg.adapters.get_loader(oid, Format.TEXT):
-        return None  # its name was registered, and no loader
+        return None  # only its name was registered, not a loader
     return ColumnType.known(
         oid, info.regtype if oid == info.oid else f"{info.regtype}[]"
     )
 
 
 def _array_of(element: ColumnType, delimiter: str) -> int:
-    """Return the type whose loader reads an array; text where there is none."""
+    """Return the OID of the type whose loader reads an array, or that of text."""
     info = psycopg.adapters.types.get(element.record_oid)
     assert info
-    if info.oid != element.record_oid:  # of arrays: their text is what an array holds
+    if info.oid != element.record_oid:  # elements that are arrays are loaded as text
         info = psycopg.adapters.types["text"]
     return info.array_oid if info.delimiter == delimiter else _TEXT

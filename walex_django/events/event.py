@@ -1,4 +1,4 @@
-"""What receivers get: one event for each changed row."""
+"""The event that receivers get for each changed row."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from .table import Source, Table
 
 
 class EventType(StrEnum):
-    """What was done to the row, or with TRUNCATE to the table."""
+    """The operation on the row, or with TRUNCATE on the table."""
 
     INSERT = "insert"
     UPDATE = "update"
     DELETE = "delete"
     TRUNCATE = "truncate"
 
-    # The enum's own is Python code, and runs for each event.
+    # Enum's own is implemented in Python and too slow to run for each event.
     __hash__ = str.__hash__
 
 
 class Change(NamedTuple):
-    """A column's values before and after."""
+    """A column's values before and after the change."""
 
     old_value: Any
     new_value: Any
@@ -49,10 +49,10 @@ class Change(NamedTuple):
 @dataclass(slots=True)
 class BeginWithContext(Begin):
     """
-    A transaction whose writer attached a context.
+    The start of a transaction with a context.
 
     Attributes:
-        context: What the writer attached; see `walex_django.context`.
+        context: The context that the writer attached; see `walex_django.context`.
     """
 
     context: dict[str, Any]
@@ -62,13 +62,13 @@ class Event:
     """
     A change of one row, or the TRUNCATE of one table.
 
-    Values are loaded when they are first asked for. The attributes follow WalEx's
-    ``WalEx.Event``; what only walex_django has says so.
+    Values are loaded on first access. The attributes follow those of WalEx's
+    ``WalEx.Event``.
 
     Attributes:
-        type: what was done.
-        ordinal: place of the change in its transaction, from 1.
-        model: the concrete model of the table, or `None`.
+        type: The operation.
+        ordinal: The position of the change in its transaction, starting at 1.
+        model: The concrete model of the table, or `None`.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class Event:
         return f"<Event {self.id} {self.type} {self._table.name}>"
 
     def __eq__(self, other: object) -> bool:
-        """Return whether it is the same change, perhaps delivered another time."""
+        """Return whether both are the same change, even from separate deliveries."""
         return (
             isinstance(other, Event)
             and (self.id, self.type) == (other.id, other.type)
@@ -116,48 +116,48 @@ class Event:
         return hash((self._begin.commit_lsn, self.ordinal))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Messages and loaders stay here: what travels is what JSON has.
+        # Pickle the JSON form; messages and loaders can't be pickled.
         return _from_json, (self.as_json(),)
 
     @property
     def name(self) -> str:
-        """Name of the table, without its schema."""
+        """The table's name without its schema."""
         return self._table.name.name
 
     @property
     def source(self) -> Source:
-        """Where it comes from."""
+        """The origin of the event."""
         return self._table.source
 
     @property
     def model(self) -> type[Model] | None:
-        """The concrete model of the table, or `None` where it has none."""
+        """The concrete model of the table, or `None` if it has none."""
         return self._table.model
 
     @property
     def timestamp(self) -> datetime:
-        """When the transaction committed: aware, in UTC."""
+        """The commit time of the transaction, as an aware datetime in UTC."""
         return self._begin.timestamp
 
     @property
     def lsn(self) -> Lsn:
-        """Position of the transaction's COMMIT in the log."""
+        """The position of the transaction's COMMIT in the WAL."""
         return self._begin.commit_lsn
 
     @property
     def xid(self) -> int:
-        """Id of the transaction, of 32 bits: they are used again after a while."""
+        """The 32-bit transaction ID; PostgreSQL reuses IDs eventually."""
         return self._begin.xid
 
     @property
     def id(self) -> str:
-        """The same whenever this change is delivered: ``"0/16B3748:3"``."""
+        """The event's ID, the same for each delivery, such as ``"0/16B3748:3"``."""
         return f"{self._begin.commit_lsn}:{self.ordinal}"
 
     @property
     def context(self) -> dict[str, Any] | None:
-        """Who made the change, and why, if that was said: `walex_django.context`."""
-        # An empty one says that what was said no longer holds.
+        """The context that was set with `walex_django.context`, or `None`."""
+        # An empty context revokes an earlier one.
         return (
             isinstance(self._begin, BeginWithContext) and self._begin.context
         ) or None
@@ -165,10 +165,10 @@ class Event:
     @property
     def new_record(self) -> dict[str, Any] | None:
         """
-        The new row, by column; `None` for DELETE and TRUNCATE.
+        The new row by column; `None` for DELETE and TRUNCATE.
 
-        A TOASTed value that did not change is `UNCHANGED`, unless the table has
-        REPLICA IDENTITY FULL.
+        An unchanged TOASTed value is `UNCHANGED`, unless the table has REPLICA IDENTITY
+        FULL.
         """
         if self._new_record is None and (row := self._new_row()) is not None:
             self._new_record = self._table.record(row)
@@ -177,10 +177,10 @@ class Event:
     @property
     def old_record(self) -> dict[str, Any] | None:
         """
-        What the server sent of the old row, by column.
+        The part of the old row that the server sent, by column.
 
-        All of it under REPLICA IDENTITY FULL; else the key, for DELETE and for an
-        UPDATE that changed the key; else `None`.
+        With REPLICA IDENTITY FULL this is the complete row. Otherwise it is the key for
+        DELETE and for an UPDATE that changed the key, and `None` in all other cases.
         """
         if self._old_record is None and (row := self._old_row()) is not None:
             self._old_record = {
@@ -193,10 +193,10 @@ class Event:
     @property
     def changes(self) -> dict[str, Change] | None:
         """
-        What an UPDATE changed, by column; `{}` if nothing.
+        The changes that an UPDATE made, by column; `{}` if it made none.
 
-        `None` for other types, and where the server did not say: it does under
-        REPLICA IDENTITY FULL only.
+        `None` for other types, and if the table doesn't have REPLICA IDENTITY FULL,
+        because then the old values are unknown.
         """
         message = self._message
         if not isinstance(message, Update) or message.old is None:
@@ -208,13 +208,13 @@ class Event:
         return {
             name: Change(table.value(place, old), table.value(place, new))
             for place, name in enumerate(table.column_names)
-            # Settings that shape the text are pinned: same text, same value.
+            # Settings that affect the text are pinned: equal texts mean equal values.
             if new[place] != old[place]
         }
 
     @property
     def unchanged(self) -> tuple[str, ...]:
-        """Columns of the new row whose TOASTed value was not sent."""
+        """The columns of the new row whose TOASTed value wasn't sent."""
         if not isinstance(self._message, Update):
             return ()
         row = self._new_row()
@@ -228,10 +228,10 @@ class Event:
     @property
     def instance(self) -> Model | None:
         """
-        The row as an instance of `model`: the new one, for DELETE the deleted one.
+        The new row, or for DELETE the deleted one, as an instance of `model`.
 
-        Made as the ORM does, with ``_state.db`` set. Fields whose value did not come
-        are deferred. `None` for TRUNCATE and where the table has no model.
+        It is created as the ORM does, with ``_state.db`` set. Fields without a value
+        are deferred. `None` for TRUNCATE and if the table has no model.
         """
         if self._instance is None:
             if self.type is EventType.DELETE:
@@ -242,28 +242,29 @@ class Event:
 
     @property
     def old_instance(self) -> Model | None:
-        """The old row as an instance: what `old_record` lacks is deferred."""
+        """The old row as an instance; fields missing from `old_record` are deferred."""
         if self._old_instance is None and (row := self._old_row()) is not None:
             self._old_instance = self._table.instance(row)
         return self._old_instance
 
     @property
     def cascade(self) -> bool:
-        """Whether TRUNCATE said CASCADE."""
+        """Whether the TRUNCATE used CASCADE."""
         return isinstance(self._message, Truncate) and self._message.cascade
 
     @property
     def restart_identity(self) -> bool:
-        """Whether TRUNCATE said RESTART IDENTITY."""
+        """Whether the TRUNCATE used RESTART IDENTITY."""
         return isinstance(self._message, Truncate) and self._message.restart_identity
 
     def as_dict(self) -> dict[str, Any]:
         """
-        Return the event as values that `json.dumps` takes, for queues and webhooks.
+        Return the event as JSON-serializable values, for queues and webhooks.
 
-        Numbers, booleans, text, JSON and arrays of them are themselves, whatever else
-        is its text in PostgreSQL: ``"12.50"``, ``"2026-11-22 10:00:00+00"``. Where
-        the text says more than the value, as of ``1.10`` in JSON, it is in ``exact``.
+        Numbers, booleans, text, JSON and arrays of them are kept as they are. Other
+        values become their text in PostgreSQL, such as ``"12.50"`` or
+        ``"2026-11-22 10:00:00+00"``. If the text carries more information than the
+        value, as ``1.10`` in JSON does, it is included in ``exact``.
         """
         old, old_exact = json_form.dump_row(self._table, self._old_row())
         new, new_exact = json_form.dump_row(self._table, self._new_row())
@@ -295,16 +296,16 @@ class Event:
         }
 
     def as_json(self) -> str:
-        """Return `as_dict` as JSON."""
+        """Return the result of `as_dict` as JSON."""
         return json.dumps(self.as_dict(), allow_nan=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Event:
         """
-        Return the event that `as_dict` was called on: equal in all its values.
+        Restore an event, equal in all its values, from the result of `as_dict`.
 
         Raises:
-            ValueError: the data did not come from there.
+            ValueError: The data isn't a result of `as_dict`.
         """
         try:
             table, begin, message = json_form.restore(data)
@@ -317,7 +318,9 @@ class Event:
             *(LookupError, TypeError, AttributeError),
             *(psycopg.Error, ConnectionDoesNotExist),
         ) as error:
-            raise ValueError(f"not the dict of an event: {error!r}") from error
+            raise ValueError(
+                f"not a dict returned by Event.as_dict(): {error!r}"
+            ) from error
 
     def _old_row(self) -> Row | None:
         return self._table.old_row(self._message)
@@ -327,5 +330,5 @@ class Event:
 
 
 def _from_json(text: str) -> Event:
-    # Which takes deeper JSON than pickle does.
+    # The json module supports deeper nesting than pickle does.
     return Event.from_dict(json.loads(text))

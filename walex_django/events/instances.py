@@ -1,4 +1,4 @@
-"""Rows to model instances."""
+"""Convert rows to model instances."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from .catalogue import column_fields
 
 class InstanceLoader:
     """
-    Makes model instances of rows, with the values that the ORM would have loaded.
+    Creates model instances from rows, with the values that the ORM would load.
 
     Args:
-        model: a concrete model.
-        columns: of the relation, with the OIDs of their types; in any order, with more
-            or fewer than the fields.
-        alias: of the database that the instances belong to.
+        model: A concrete model.
+        columns: The relation's columns with the OIDs of their types, in any order. They
+            may be more or fewer than the model's fields.
+        alias: The alias of the database that the instances belong to.
     """
 
     def __init__(
@@ -43,28 +43,28 @@ class InstanceLoader:
         self._connection = connections[alias]
         places = {column: place for place, column in enumerate(columns)}
         fields, picked, oids = [], [], []
-        for column, each in column_fields(model).items():
+        for column, field in column_fields(model).items():
             place = places.get(column)
             if place is not None:
-                fields.append(each)
+                fields.append(field)
                 picked.append(place)
                 oids.append(columns[column])
-        self._names = [each.attname for each in fields]
+        self._names = [field.attname for field in fields]
         self._pick = _picker(picked, len(columns))
         self._picked = picked
         self._loader = RowLoader(oids, orm_adapters(alias))
         self._converters = [
             (place, function, column)
-            for place, each in enumerate(fields)
-            for column in [each.get_col(model._meta.db_table)]
+            for place, field in enumerate(fields)
+            for column in [field.get_col(model._meta.db_table)]
             for function in _converters(column, oids[place], self._connection)
         ]
 
     def load(self, row: Row) -> Model:
-        """Return an instance; fields whose value is `UNCHANGED` are deferred."""
+        """Return an instance, with the fields whose value is `UNCHANGED` deferred."""
         picked = self._pick(row)
         if type(row) is PartialRow:
-            return self._load_each(PartialRow(picked))
+            return self._load_partial(PartialRow(picked))
         try:
             values: Sequence[Any] = self._loader.load_quickly(picked)
             if self._converters:
@@ -73,22 +73,22 @@ class InstanceLoader:
                     values[place] = function(
                         values[place], expression, self._connection
                     )
-        except Exception:  # noqa: BLE001 - see RowLoader; converters raise likewise
-            return self._load_each(picked)
+        except Exception:  # noqa: BLE001 - see RowLoader; converters may raise, too
+            return self._load_partial(picked)
         return self._from_db(self._alias, self._names, values)
 
     def load_one(self, index: int, value: Value) -> list[Any]:
-        """Return the value of one of the columns, or nothing if no field has it."""
+        """Return a list with the value of a column; an empty one if no field has it."""
         if index not in self._picked:
             return []
         place = self._picked.index(index)
         return [self._converted(place, self._loader.load_one(place, value), value)]
 
     def _converted(self, place: int, value: Any, text: Value) -> Any:
-        """Return a value as its field has it, or the text that this refuses."""
-        for at, function, expression in self._converters:
-            # Neither is a value that a converter expects.
-            if at != place or value is UNCHANGED or isinstance(value, ExactText):
+        """Return a value as its field has it, or its text if a converter fails."""
+        for index, function, expression in self._converters:
+            # Converters expect neither UNCHANGED nor an ExactText.
+            if index != place or value is UNCHANGED or isinstance(value, ExactText):
                 continue
             try:
                 value = function(value, expression, self._connection)
@@ -98,7 +98,7 @@ class InstanceLoader:
                 value = ExactText.of(text)
         return value
 
-    def _load_each(self, picked: Sequence[Value]) -> Model:
+    def _load_partial(self, picked: Sequence[Value]) -> Model:
         values = [
             self._converted(place, value, text)
             for place, (value, text) in enumerate(
@@ -114,7 +114,7 @@ class InstanceLoader:
 
 
 def _picker(places: list[int], count: int) -> Callable[[Row], Sequence[Value]]:
-    """Return a function that picks from ``count`` values those at ``places``."""
+    """Return a function that picks the values at ``places`` from ``count`` values."""
     if places == list(range(count)):
         return lambda row: row
     if len(places) > 1:
@@ -125,7 +125,7 @@ def _picker(places: list[int], count: int) -> Callable[[Row], Sequence[Value]]:
 def _converters(
     column: Col, oid: int, connection: BaseDatabaseWrapper
 ) -> list[Callable[..., Any]]:
-    """Return what the ORM would run on a column's value, in order."""
+    """Return the converters that the ORM would apply to a column's value, in order."""
     field = column.target
     if (
         isinstance(field, JSONField)
@@ -141,12 +141,12 @@ def _converters(
 
 
 def _json_value(value: str | None, *context: object) -> Any:
-    """Do what `JSONField.from_db_value` does without a decoder, at half the cost."""
+    """Convert as `JSONField.from_db_value` without a decoder, at half the cost."""
     if value is None:
         return None
     try:
         return decode_json(value)
-    except (ValueError, RecursionError):  # more digits or depth than Python takes
+    except (ValueError, RecursionError):  # exceeds Python's limits on digits or depth
         return ExactText(value)
 
 
@@ -156,7 +156,7 @@ def orm_adapters(alias: str) -> AdaptersMap:
         asyncio.get_running_loop()
     except RuntimeError:
         return _orm_adapters(alias)
-    # A coroutine asks, in whose thread Django does not connect.
+    # Django doesn't connect in a thread that runs an event loop.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(_orm_adapters, alias, close=True).result()
 
@@ -165,8 +165,8 @@ def _orm_adapters(alias: str, *, close: bool = False) -> AdaptersMap:
     wrapper = cast("DatabaseWrapper", connections[alias])
     wrapper.ensure_connection()
     adapters = AdaptersMap(wrapper.connection.adapters)
-    # Django's loader sets the zone without converting: it counts on a connection
-    # that prints in that zone, and the stream prints in UTC.
+    # Django's loader sets the time zone without converting, because it relies on a
+    # connection that prints times in that zone. The stream prints times in UTC.
     adapters.register_loader("timestamptz", _timestamptz_loader(wrapper))
     if close:
         wrapper.close()

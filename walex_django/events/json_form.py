@@ -1,8 +1,8 @@
 """
-Rows and messages as JSON and back.
+Convert rows and messages to JSON and back.
 
-What is restored is the message itself, so that all of an event's values, which are made
-from it, come out as before.
+The message itself is restored. All values of an event derive from it, so they are the
+same as before.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def dump_row(
     table: Table, row: Row | None
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """
-    Return what JSON can hold of a row, by column; `UNCHANGED` is left out.
+    Return the JSON-serializable values of a row and the texts that they don't preserve.
 
-    And the text of those columns where that does not tell what the text is.
+    Both are dicts by column. `UNCHANGED` values are omitted. The second has the text of
+    each column whose text can't be restored from the value in the first.
     """
     if row is None:
         return None, {}
@@ -73,7 +74,7 @@ def dump_row(
 
 
 def dump_types(table: Table) -> dict[str, list[str]]:
-    """Return how columns are read whose types are no built-in ones, by column."""
+    """Return the base and record types of columns whose type isn't built in."""
     return {
         name: [type.base, _record_type(type)]
         for name, type in zip(table.column_names, table.types, strict=True)
@@ -87,7 +88,7 @@ def _record_type(type: ColumnType) -> str:
 
 
 def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncate]:
-    """Return the parts of the event that ``data`` was made of by `Event.as_dict`."""
+    """Return the parts of the event that `Event.as_dict` converted to ``data``."""
     _validate(data)
     source = data["source"]
     table = _table(
@@ -122,18 +123,18 @@ def restore(data: Mapping[str, Any]) -> tuple[Table, Begin, RowMessage | Truncat
 
 
 def _validate(data: Mapping[str, Any]) -> None:
-    """Raise what `Event.from_dict` turns into its own where nothing else would."""
+    """Raise the errors for `Event.from_dict` that `restore` wouldn't raise itself."""
     if not (isinstance(data["ordinal"], int) and isinstance(data["xid"], int)):
         raise TypeError("ordinal and xid must be integers")
     if datetime.fromisoformat(data["timestamp"]).tzinfo is None:
-        raise TypeError("timestamp must have a zone")
-    needs = {"insert": "new_record", "update": "new_record", "delete": "old_record"}
+        raise TypeError("timestamp must have a time zone")
+    required = {"insert": "new_record", "update": "new_record", "delete": "old_record"}
     for name in ("new_record", "old_record"):
-        absent = data[name] is None and needs.get(data["type"]) != name
+        absent = data[name] is None and required.get(data["type"]) != name
         if not (absent or isinstance(data[name], Mapping)):
             raise TypeError(f"{name} must be a dict")
     if data["source"]["db"] not in connections:
-        raise LookupError(f"no database {data['source']['db']!r}")
+        raise LookupError(f"unknown database alias {data['source']['db']!r}")
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +163,7 @@ def _table(
 def _oid(type: str, alias: str) -> int:
     with suppress(KeyError):
         return psycopg.adapters.types.get_oid(type)
-    # A type of an extension has its loader on the ORM's connections, if anywhere.
+    # If an extension's type has a loader, it is on the ORM's connections.
     with suppress(KeyError):
         return orm_adapters(alias).types.get_oid(type)
     return 0
@@ -179,7 +180,7 @@ def _dump(value: Any, text: str, *, is_json: bool) -> Any:
 
 
 def _is_native(value: Any) -> bool:
-    """Return whether JSON has the value, and not only something that looks like it."""
+    """Return whether JSON preserves the value, including its type."""
     if isinstance(value, list):
         return all(item is None or _is_native(item) for item in value)
     if isinstance(value, float):
@@ -208,7 +209,7 @@ def _load(exact: str | None, value: Any, *, is_json: bool) -> bytes | None:
 
 
 def _text(value: Any, *, is_json: bool = False) -> str:
-    """Return a value as PostgreSQL is wont to write it."""
+    """Return the text that PostgreSQL usually writes for a value."""
     if is_json:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
@@ -219,18 +220,18 @@ def _text(value: Any, *, is_json: bool = False) -> str:
         return "t" if value else "f"
     if isinstance(value, int | float):
         return repr(value)
-    raise TypeError(f"no value of a column: {value!r}")
+    raise TypeError(f"not a valid column value: {value!r}")
 
 
 def _element(value: Any) -> str:
     if value is None:
         return "NULL"
     text = _text(value)
-    if isinstance(value, str) and (_QUOTED.search(text) or text.upper() in _MEANT):
+    if isinstance(value, str) and (_SPECIAL.search(text) or text.upper() in _AMBIGUOUS):
         text = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{text}"'
     return text
 
 
-_MEANT = {"", "NULL"}  # what these words would be without quotes
-_QUOTED = re.compile(r'[{},"\\ \t\n\r\v\f]')
+_AMBIGUOUS = {"", "NULL"}  # have another meaning without quotes
+_SPECIAL = re.compile(r'[{},"\\ \t\n\r\v\f]')

@@ -1,4 +1,4 @@
-"""Values of sensitive columns, kept out of logs and pages."""
+"""Mask the values of sensitive columns in logs and pages."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from walex_django.pgoutput.messages import UNCHANGED, Value
 from .event import Event
 
 MASK: Final = "••••"
-"""What is shown in the place of a value."""
+"""The replacement for a masked value."""
 
-_WORD = 4  # characters: what is shorter is hidden where it is a word by itself
-_LONG = 32  # characters: of what is longer, a beginning is hidden too
-_BEGINNING = 16
+_MIN_LENGTH = 4  # shorter values are masked only where they are whole words
+_LONG = 32  # of longer values, a truncated beginning is masked, too
+_PREFIX = 16  # the shortest such beginning
 _NESTED = (Mapping, list, tuple, set, frozenset)
 
 
 class Mask:
     """
-    Hides values in texts, however these write them.
+    Masks values in texts, in any of their usual notations.
 
     Args:
-        values: of Python, or texts; also what is in their lists and dicts.
-        is_needed: there are sensitive columns, though perhaps no values.
+        values: Python values or texts to mask, including the items of containers.
+        is_needed: Whether there are sensitive columns, even if they have no values.
     """
 
     def __init__(self, values: Iterable[Any] = (), *, is_needed: bool = False) -> None:
@@ -39,12 +39,12 @@ class Mask:
         self.is_needed = is_needed or bool(self._secrets)
 
     def __call__(self, text: str) -> str:
-        """Return a text without the values."""
+        """Return a text with the values masked."""
         if not self._secrets:
             return text
         folded = _folded(text)
         spans = sorted(
-            span for secret in self._secrets for span in _places(secret, folded)
+            span for secret in self._secrets for span in _spans(secret, folded)
         )
         pieces, done = [], 0
         for start, end in spans:
@@ -55,10 +55,10 @@ class Mask:
 
     def log(self, error: BaseException) -> tuple[str, BaseException | None]:
         """
-        Return what a log message ends with, and its ``exc_info``.
+        Return the suffix of a log message about the error, and its ``exc_info``.
 
-        Where there are sensitive columns, the traceback is text in the message: those
-        who get the error itself would show what it was raised with.
+        If there are sensitive columns, the suffix is the masked traceback and there is
+        no ``exc_info``, because log handlers would show the error's arguments.
         """
         if not self.is_needed:
             return "", error
@@ -67,30 +67,34 @@ class Mask:
 
 
 def of_events(events: Iterable[Event]) -> Mask:
-    """Return what hides the sensitive values of events."""
-    chosen = [event for event in events if event._table.sensitive]
+    """Return the mask for the sensitive values of events."""
+    sensitive = [event for event in events if event._table.sensitive]
     return Mask(
-        (value for event in chosen for value in values(event, event._table.sensitive)),
-        is_needed=bool(chosen),
+        (
+            value
+            for event in sensitive
+            for value in values(event, event._table.sensitive)
+        ),
+        is_needed=bool(sensitive),
     )
 
 
 def is_needed(arguments: Mapping[str, Any]) -> bool:
-    """Return whether a receiver is called with sensitive values."""
+    """Return whether the arguments of a receiver call contain sensitive values."""
     if "event" in arguments:
         return bool(arguments["event"]._table.sensitive)
     return any(event._table.sensitive for event in arguments.get("events", ()))
 
 
 def of_call(arguments: Mapping[str, Any]) -> Mask:
-    """Return what hides the sensitive values that a receiver is called with."""
+    """Return the mask for the sensitive values in the arguments of a receiver call."""
     if "event" in arguments:
         return of_events([arguments["event"]])
     return of_events(arguments.get("events", ()))
 
 
 def values(event: Event, columns: frozenset[str]) -> Iterator[Any]:
-    """Return the values of an event's columns: the server's text, ours, the ORM's."""
+    """Yield the values of columns: the server's text, the Python and field values."""
     table = event._table
     places = [p for p, name in enumerate(table.column_names) if name in columns]
     for row in (event._old_row(), event._new_row()):
@@ -100,7 +104,7 @@ def values(event: Event, columns: frozenset[str]) -> Iterator[Any]:
             if raw is None or raw is UNCHANGED:
                 continue
             yield _text(raw)
-            with suppress(Exception):  # whatever the loaders of others raise
+            with suppress(Exception):  # custom loaders may raise anything
                 yield table.value(place, row)
             with suppress(Exception):
                 yield table.field_value(place, raw)
@@ -112,29 +116,29 @@ def _text(raw: Value) -> str:
 
 
 def _forms(value: object) -> Iterator[str]:
-    """Return how people and programs write a value."""
-    waiting = [value]
-    while waiting:
-        each = waiting.pop()
-        if each is None or each is UNCHANGED:
+    """Yield the notations in which people and programs write a value."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if item is None or item is UNCHANGED:
             continue
-        if isinstance(each, str):
-            yield from _spellings(each)
+        if isinstance(item, str):
+            yield from _spellings(item)
             continue
-        if each is value or not isinstance(each, _NESTED):
-            with suppress(Exception):  # of types of others, and of deep nesting
-                yield from (str(each), repr(each))
-        if isinstance(each, Mapping):
-            waiting += each.values()
-        elif isinstance(each, _NESTED):
-            waiting += each
-        elif isinstance(each, bytes | bytearray | memoryview):
-            yield bytes(each).hex()
-            waiting.append(bytes(each).decode(errors="replace"))
-        elif isinstance(each, date | time):
-            yield each.isoformat()
-        elif isinstance(each, UUID):
-            yield each.hex
+        if item is value or not isinstance(item, _NESTED):
+            with suppress(Exception):  # custom types and deep nesting may raise
+                yield from (str(item), repr(item))
+        if isinstance(item, Mapping):
+            pending += item.values()
+        elif isinstance(item, _NESTED):
+            pending += item
+        elif isinstance(item, bytes | bytearray | memoryview):
+            yield bytes(item).hex()
+            pending.append(bytes(item).decode(errors="replace"))
+        elif isinstance(item, date | time):
+            yield item.isoformat()
+        elif isinstance(item, UUID):
+            yield item.hex
 
 
 def _spellings(text: str) -> Iterator[str]:
@@ -143,42 +147,41 @@ def _spellings(text: str) -> Iterator[str]:
     yield json.dumps(text)[1:-1]
     with suppress(UnicodeError):
         yield from (quote(text), quote_plus(text))
-    # Tracebacks of groups of errors indent each line.
-    yield from (line.strip() for line in text.splitlines() if len(line) >= _WORD)
+    # Tracebacks of exception groups indent each line.
+    yield from (line.strip() for line in text.splitlines() if len(line) >= _MIN_LENGTH)
 
 
-def _places(secret: str, text: str) -> Iterator[tuple[int, int]]:
-    """Return where a text has a secret, or enough of its beginning."""
-    sought = secret[:_BEGINNING] if len(secret) > _LONG else secret
-    start = text.find(sought)
+def _spans(secret: str, text: str) -> Iterator[tuple[int, int]]:
+    """Yield the spans of a text with a secret, or with a long secret's beginning."""
+    prefix = secret[:_PREFIX] if len(secret) > _LONG else secret
+    start = text.find(prefix)
     while start >= 0:
-        end = start + len(sought)
-        if len(sought) < len(secret):
+        end = start + len(prefix)
+        if len(prefix) < len(secret):
             rest = text[start : start + len(secret)]
-            end = start + _common(secret, rest)
-        if _is_anywhere(secret) or _is_word(text, start, end):
+            end = start + _common_length(secret, rest)
+        if _is_masked_within_words(secret) or _is_word(text, start, end):
             yield start, end
-        start = text.find(sought, end)
+        start = text.find(prefix, end)
 
 
-def _common(a: str, b: str) -> int:
-    """Return how many characters two texts begin with that are the same."""
+def _common_length(a: str, b: str) -> int:
+    """Return the length of the common prefix of two texts."""
     pairs = enumerate(zip(a, b, strict=False))
-    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
+    return next((index for index, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _is_anywhere(secret: str) -> bool:
-    """Return whether a text is told by a secret within a word."""
-    return len(secret) >= _WORD and secret not in {"true", "false"}
+def _is_masked_within_words(secret: str) -> bool:
+    return len(secret) >= _MIN_LENGTH and secret not in {"true", "false"}
 
 
 def _is_word(text: str, start: int, end: int) -> bool:
     before, after = text[max(start - 1, 0) : start], text[end : end + 1]
-    return not any(each.isalnum() or each == "_" for each in (before, after))
+    return not any(char.isalnum() or char == "_" for char in (before, after))
 
 
 def _folded(text: str) -> str:
-    """Return a text in lower case, as long as before."""
+    """Return a text in lower case, with the same length."""
     folded = text.lower()
     if len(folded) == len(text):
         return folded

@@ -1,4 +1,4 @@
-"""Relations to models, rows to records and instances."""
+"""Tables of the stream, and the conversion of their rows."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from .instances import InstanceLoader
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """
-    Where an event comes from.
+    The origin of an event.
 
     Attributes:
         name: ``"walex_django"``.
-        version: of walex_django.
-        db: alias of the database in ``DATABASES``.
-        schema, table: as in the catalogue, unquoted.
-        columns: the SQL name of each column's type, by column.
+        version: The version of walex_django.
+        db: The alias of the database in ``DATABASES``.
+        schema, table: The unquoted names, as in the system catalog.
+        columns: The SQL name of each column's type, by column.
     """
 
     name: str = "walex_django"
@@ -51,7 +51,7 @@ class Source:
     columns: Mapping[str, str] = field(hash=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the attributes by name."""
+        """Return the attributes as a dict."""
         return {
             "name": self.name,
             "version": self.version,
@@ -64,21 +64,21 @@ class Source:
 
 class Table:
     """
-    One table as a RELATION message described it.
+    A table as described by a Relation message.
+
+    Everything that is the same for all rows is computed once, on first use.
 
     Args:
-        relation: the message.
-        model: the concrete model of the table, if it has one.
-        lineage: whose it is, where that is known.
-        is_whole: its old rows are whole if they are marked so.
-        alias: of the database, for instances.
-        types: of the columns.
-        version: of the walex_django that made the events.
+        relation: The message.
+        model: The concrete model of the table, if it has one.
+        lineage: The lineage of the table, if known.
+        is_whole: Whether old rows that are marked as complete are complete.
+        alias: The database alias for instances.
+        types: The types of the columns.
+        version: The version of walex_django that created the events.
 
     Attributes:
-        sensitive: the columns whose values are not shown.
-
-    What is the same for all rows is worked out once, when first needed.
+        sensitive: The columns whose values are masked.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Table:
         self._instances: InstanceLoader | None = None
 
     def record(self, row: Row) -> dict[str, Any]:
-        """Return the Python values of a whole row by column."""
+        """Return the Python values of a complete row by column."""
         return dict(zip(self.column_names, self.load(row), strict=True))
 
     def load(self, row: Row) -> tuple[Any, ...]:
@@ -129,28 +129,28 @@ class Table:
         return self._records.load_one(index, row[index])
 
     def old_row(self, message: RowMessage | Truncate) -> Row | None:
-        """Return the old row with `UNCHANGED` where the server told nothing."""
+        """Return the old row, with `UNCHANGED` for values that weren't sent."""
         if not isinstance(message, Update | Delete):
             return None
         if message.old is not None and not self.is_whole:
             return PartialRow(UNCHANGED if v is None else v for v in message.old)
         if message.old is not None or message.key is None:
             return message.old
-        # The NULLs of what is not the key tell nothing.
+        # In columns outside the key, NULL only means that the value wasn't sent.
         return PartialRow(
             value if column.is_key else UNCHANGED
             for value, column in zip(message.key, self.columns, strict=True)
         )
 
     def new_row(self, message: RowMessage | Truncate) -> Row | None:
-        """Return the new row with `UNCHANGED` where the server told nothing."""
+        """Return the new row, with `UNCHANGED` for values that weren't sent."""
         if isinstance(message, Insert):
             return message.new
         if not isinstance(message, Update):
             return None
         if message.old is None or type(message.new) is not PartialRow:
             return message.new
-        # REPLICA IDENTITY FULL: the old row has what was not sent with the new.
+        # With REPLICA IDENTITY FULL, the old row has the values missing from the new.
         old_row = self.old_row(message)
         assert old_row is not None
         return PartialRow(
@@ -159,14 +159,14 @@ class Table:
         )
 
     def field_value(self, index: int, value: Value) -> Any:
-        """Return the value of one column as the model's field has it, if any has."""
+        """Return a column's value as its field has it; without a field, as in a record."""
         loader = self._instance_loader()
         if loader and (found := loader.load_one(index, value)):
             return found[0]
         return self._records.load_one(index, value)
 
     def instance(self, row: Row) -> Model | None:
-        """Return a model instance; what is `UNCHANGED` in the row is deferred."""
+        """Return a model instance, with the fields that are `UNCHANGED` deferred."""
         loader = self._instance_loader()
         return loader.load(row) if loader else None
 

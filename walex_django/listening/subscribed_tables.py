@@ -108,7 +108,7 @@ class SubscribedTables:
                 )
             return None
         if lineage.model:
-            self._models.warn_of_misfit(
+            self._models.warn_of_missing_columns(
                 lineage.model,
                 relation.oid,
                 [column.name for column in relation.columns],
