@@ -28,13 +28,13 @@ from .signals import ALL
 def check_settings(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Check the shape of ``WALEX``; asks no server."""
+    """Check the structure of ``WALEX``, without connecting to a server."""
     configs, problems = reader.read(getattr(settings, "WALEX", None))
     found = list(problems)
     for config in configs.values():
         found += unknown_names(config)
     if not problems:
-        found += _stream_problems(configs)
+        found += _unknown_streams(configs)
     return [_message(problem) for problem in found]
 
 
@@ -44,51 +44,52 @@ def check_databases(
     **kwargs: Any,
 ) -> list[CheckMessage]:
     """
-    Check what the streams find on their servers.
+    Check the servers of the streams.
 
-    There are no errors among it: ``migrate`` runs these checks too, and would stop.
+    None of the results is an error: ``migrate`` runs these checks too, and an error
+    would stop it.
 
     Args:
-        app_configs: of no account.
-        databases: aliases; the streams on others are not looked at.
+        app_configs: Ignored.
+        databases: The aliases of the databases whose streams are checked.
     """
     configs, _ = reader.read(getattr(settings, "WALEX", None))
     found: dict[object, tuple[Problem, str]] = {}
-    for written in configs.values():
-        if written.database in (databases or ()):
-            for problem in _database_problems(written):
-                # One of the server is that of all its streams.
-                same = _identity(problem, written)
-                found.setdefault(same, (problem, f"WALEX[{written.name!r}]"))
+    for config in configs.values():
+        if config.database in (databases or ()):
+            for problem in _database_problems(config):
+                # Report a problem of the server once, not for each of its streams.
+                same = _identity(problem, config)
+                found.setdefault(same, (problem, f"WALEX[{config.name!r}]"))
     return [_message(problem, stream) for problem, stream in found.values()]
 
 
-def _identity(problem: Problem, written: StreamConfig) -> object:
-    """Return what two streams' problems have in common if they are the same one."""
+def _identity(problem: Problem, config: StreamConfig) -> object:
+    """Return what the same problem has in common in two streams."""
     if problem.id == LEFT_BEHIND:
         # The message contains a size, which grows from one query to the next.
-        return problem.id, problem.hint, written.database
+        return problem.id, problem.hint, config.database
     return problem
 
 
-def _database_problems(written: StreamConfig) -> list[Problem]:
-    config = written
-    with suppress(ImproperlyConfigured, DatabaseError):  # the commands tell
-        config = stored.refreshed(written)
+def _database_problems(config: StreamConfig) -> list[Problem]:
+    with suppress(ImproperlyConfigured, DatabaseError):  # the commands report these
+        config = stored.refreshed(config)
     found = diagnose(config)
     ids = {problem.id for problem in found}
-    # Each run of the tests makes such a database, perhaps beside the one with the slot.
+    # A test run creates such a database, perhaps on the same server as the real one,
+    # whose slot then has the expected name.
     unprepared = "W030" in ids and (
         not config.durable_slot or not ids.isdisjoint({"W040", "W041"})
     )
     if unprepared and hasattr(mail, "outbox"):
         return []
-    if NO_TABLE in ids and _awaits_migrations(config.database):
+    if NO_TABLE in ids and _has_unapplied_migrations(config.database):
         return [problem for problem in found if problem.id != NO_TABLE]
     return found
 
 
-def _awaits_migrations(alias: str) -> bool:
+def _has_unapplied_migrations(alias: str) -> bool:
     executor = MigrationExecutor(connections[alias])
     return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
@@ -106,21 +107,25 @@ def _message(problem: Problem, stream: str | None = None) -> CheckMessage:
 _KINDS = {"E": checks.Error, "W": checks.Warning, "I": checks.Info}
 
 
-def _stream_problems(configs: Mapping[str, StreamConfig]) -> list[Problem]:
-    """Return who hears of a stream that there is not, and so of nothing."""
-    waiting = [
+def _unknown_streams(configs: Mapping[str, StreamConfig]) -> list[Problem]:
+    """Return the handlers and receivers of streams that ``WALEX`` does not define."""
+    named = [
         (f"{handler.where}: the handler", handler.stream)
         for handler in [*registry.handlers.values()]
         if handler.stream is not None
     ]
-    waiting += [
+    named += [
         (f"A receiver of {signal.name}", stream)
         for signal in ALL
         for stream in signal.streams()
     ]
-    hint = f"There are: {', '.join(configs)}."
+    hint = f"Streams in WALEX: {', '.join(configs)}."
     return [
-        Problem("E010", f"{who} names the stream {stream!r}, which WALEX lacks.", hint)
-        for who, stream in waiting
+        Problem(
+            "E010",
+            f"{receiver} names the stream {stream!r}, which is not in WALEX.",
+            hint,
+        )
+        for receiver, stream in named
         if stream not in configs
     ]

@@ -74,7 +74,7 @@ def test_a_typo_in_a_label_is_told_here_too(
 
     assert found.keys() <= {"W048", "I032", "I047"}
     assert found["W048"].message.startswith("The app 'zoo' has no model 'Keper'; it")
-    assert found["W048"].hint == "Mend the name."
+    assert found["W048"].hint == "Correct the name."
 
 
 def test_a_stream_whose_settings_are_wrong_leaves_the_others_to_be_looked_at(

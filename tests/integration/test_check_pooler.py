@@ -71,7 +71,9 @@ def test_w021_and_w027_one_that_lets_sessions_through(
 ) -> None:
     with pooled(environment, "ignore_startup_parameters = options") as env:
         found = checked(env)
-        assert found["W021"].message.startswith("What answers is not the server itself")
+        assert found["W021"].message.startswith(
+            "A pooler or proxy answers instead of the server itself"
+        )
         assert URL in found["W021"].hint
         assert "replication" in found["W027"].message
         assert URL in found["W027"].hint

@@ -14,7 +14,7 @@ from tests.listening import Connect
 from tests.zoo.models import Keeper
 from walex_django import Event, on_event, on_update
 from walex_django.conf.stream import StreamConfig
-from walex_django.diagnosis.old_rows import names_read
+from walex_django.diagnosis.old_rows import attributes_read
 from walex_django.signals import post_db_change, post_db_delete, post_db_update
 
 from .checking import change_stream, diagnosed, run_command_of, write_settings_of
@@ -49,7 +49,7 @@ def test_w036_a_filter(chosen: dict[str, Any], type_: str, settings: Any) -> Non
     change_stream(settings, FILTERS={"zoo.Keeper": chosen})
     found = diagnosed()["W036"]
     assert found.message.startswith("WALEX['default']['FILTERS']['zoo.Keeper']: ")
-    assert f"lets each {type_} of public.zoo_keeper pass" in found.message
+    assert f"lets every {type_} of public.zoo_keeper pass" in found.message
 
     mend(found.hint, settings)
     assert "W036" not in diagnosed()
@@ -229,7 +229,7 @@ def _captured(event: Event, **kwargs: Any) -> Any:
     ],
 )
 def test_what_is_read_is_found_in(receiver: Any) -> None:
-    assert "changes" in names_read(receiver)
+    assert "changes" in attributes_read(receiver)
 
 
 class Form:
@@ -264,7 +264,7 @@ def _written(event: Any, **kwargs: Any) -> None:
     ],
 )
 def test_what_others_have_of_that_name_is_not_read_of_the_event(receiver: Any) -> None:
-    read = names_read(receiver)
+    read = attributes_read(receiver)
     assert read.isdisjoint({"changes", "old_record", "old_instance"})
 
 
@@ -282,6 +282,8 @@ def test_what_is_only_called_so_is_not_read() -> None:
     def old_record(event: Event) -> type[Model] | None:
         return event.model
 
-    assert names_read(receiver).isdisjoint({"changes", "old_record", "old_instance"})
+    assert attributes_read(receiver).isdisjoint(
+        {"changes", "old_record", "old_instance"}
+    )
     # What has no code of its own is no reason to fail.
-    assert names_read(print) == frozenset()
+    assert attributes_read(print) == frozenset()

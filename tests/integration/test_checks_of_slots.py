@@ -132,8 +132,8 @@ def test_w045_a_slot_left_behind(
     left_behind: str, sql: psycopg.Connection[Any]
 ) -> None:
     found = diagnosed()["W045"]
-    assert 'Nobody reads the slot "old_walex"' in found.message
-    assert re.search(r"keeps [\d.]+ \w+ of its log", found.message)
+    assert 'Nothing reads the slot "old_walex"' in found.message
+    assert re.search(r"retains [\d.]+ \w+ of WAL", found.message)
 
     assert run_command_of(found.hint, "--dry-run") == (
         "SELECT pg_catalog.pg_drop_replication_slot('old_walex');\n"

@@ -50,8 +50,8 @@ def test_w039_another_identity(sql: psycopg.Connection[Any], settings: Any) -> N
     change_stream(settings, REPLICA_IDENTITY={"zoo.Keeper": "full"})
     found = diagnosed()["W039"]
     assert found.message == (
-        "The replica identity of public.zoo_keeper is DEFAULT, and REPLICA_IDENTITY"
-        " wants FULL."
+        "The replica identity of public.zoo_keeper is DEFAULT, but REPLICA_IDENTITY"
+        " specifies FULL."
     )
     assert run_command_of(found.hint, "--dry-run", *ONE) == (
         'ALTER TABLE "public"."zoo_keeper" REPLICA IDENTITY FULL;\n'

@@ -133,7 +133,7 @@ def test_a_handler_of_a_stream_that_is_not_there(settings: Settings) -> None:
     assert id == "E010"
     assert message.startswith(f"{__file__}:")
     assert message.endswith(
-        ", @on_insert: the handler names the stream 'crm', which WALEX lacks."
+        ", @on_insert: the handler names the stream 'crm', which is not in WALEX."
     )
     settings.WALEX = {"default": {}, "crm": {}}
     assert check_settings() == []

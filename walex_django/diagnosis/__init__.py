@@ -1,1 +1,1 @@
-"""Problems between the settings and the server, and the command that fixes each."""
+"""Find problems between settings and server, and the command that fixes each."""

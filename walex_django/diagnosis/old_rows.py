@@ -1,4 +1,4 @@
-"""Who needs old rows of tables that do not tell them."""
+"""Filters, receivers and handlers that need old values missing from the WAL."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ from walex_django.signals import (
 )
 from walex_django.subscriptions import Subscriptions
 
-_ALWAYS = frozenset({"changes"})
-# Of a DELETE there is always some of the old row.
-_OF_UPDATES = _ALWAYS | {"old_instance", "old_record"}
+# Receivers of several event types read `changes` for an UPDATE only, and the other two
+# perhaps for a DELETE only, whose old row always contains at least the key.
+_UPDATE_ATTRIBUTES = frozenset({"changes"})
+_OLD_ROW_ATTRIBUTES = _UPDATE_ATTRIBUTES | {"old_instance", "old_record"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedRows:
+class TableIdentities:
     """
-    A table that is published, and what it tells of its old rows.
+    A table, and the replica identities that decide which old values it sends.
 
     Attributes:
-        name: as it is published.
-        lineage: whose it is.
-        identities: its own, or those of its partitions.
+        name: The name under which the table is published.
+        lineage: The table's model, and the tables that it is a part of.
+        identities: The table's own identity, or those of its partitions.
     """
 
     name: TableName
@@ -57,26 +58,26 @@ class PublishedRows:
 
     @property
     def model(self) -> type[Model] | None:
-        """The model, or `None`."""
+        """The table's model, or `None`."""
         return self.lineage.model
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the old rows come whole."""
-        return all(each.is_full for each in self.identities)
+    def is_full(self) -> bool:
+        """Whether the old rows contain all columns."""
+        return all(identity.is_full for identity in self.identities)
 
     @property
     def columns(self) -> frozenset[str]:
-        """All that it has."""
-        return frozenset().union(*(each.every for each in self.identities))
+        """All columns of the table."""
+        return frozenset().union(*(identity.every for identity in self.identities))
 
-    def tells(self, columns: Iterable[str]) -> bool:
-        """Return whether these columns come of old rows."""
-        asked = frozenset(columns)
-        return all(asked <= each.columns for each in self.identities)
+    def includes(self, columns: Iterable[str]) -> bool:
+        """Return whether the old rows contain all of these columns."""
+        needed = frozenset(columns)
+        return all(needed <= identity.columns for identity in self.identities)
 
     def column(self, name: str) -> str:
-        """Return the column of a field, or of that name."""
+        """Return the column of the field with this name, or else the name itself."""
         fields = column_fields(self.model) if self.model else {}
         for column, field in fields.items():
             if name in {field.name, field.attname}:
@@ -85,48 +86,48 @@ class PublishedRows:
 
     @property
     def entry(self) -> str:
-        """What names it in the settings."""
+        """The entry that names the table in the settings."""
         return self.model._meta.label if self.model else str(self.name)
 
 
 def remedy(
     config: StreamConfig,
-    tables: Collection[PublishedRows],
+    tables: Collection[TableIdentities],
     entry: str | None = None,
 ) -> str:
     """
-    Return what lets tables tell all of their old rows.
+    Return a hint that says how to set the replica identity of tables to ``FULL``.
 
     Args:
-        config: of the stream.
-        tables: these.
-        entry: what names them all in the settings, if something does.
+        config: The stream's configuration.
+        tables: The tables to set.
+        entry: An entry of the settings that names them all, if one exists.
     """
-    missing = _without_wish(config.replica_identity, tables)
+    missing = _not_set_to_full(config.replica_identity, tables)
     if not missing:
         return "run: python manage.py walex_setup"
     entries: list[str] = []
     if entry is not None and entry.endswith("*"):
-        rest = _without_wish({**config.replica_identity, entry: "FULL"}, missing)
+        rest = _not_set_to_full({**config.replica_identity, entry: "FULL"}, missing)
         if len(rest) < len(missing):
             entries, missing = [entry], rest
     entries += sorted({table.entry for table in missing})
-    written = ", ".join(f'"{each}": "FULL"' for each in entries[:LISTED])
+    shown = ", ".join(f'"{shown_entry}": "FULL"' for shown_entry in entries[:LISTED])
     more = len(entries) - LISTED
-    same = f", the same for {more} more," if more > 0 else ""
+    likewise = f", likewise for {more} more tables," if more > 0 else ""
     return (
-        f'add to WALEX[{config.name!r}]: "REPLICA_IDENTITY": {{{written}}}{same} and'
+        f'add "REPLICA_IDENTITY": {{{shown}}} to WALEX[{config.name!r}]{likewise} and'
         " run: python manage.py walex_setup"
     )
 
 
-def _without_wish(
-    entries: Mapping[str, str], tables: Collection[PublishedRows]
-) -> list[PublishedRows]:
-    """Return the tables that entries do not want to be ``FULL``."""
+def _not_set_to_full(
+    entries: Mapping[str, str], tables: Collection[TableIdentities]
+) -> list[TableIdentities]:
+    """Return the tables that ``REPLICA_IDENTITY`` does not set to ``FULL``."""
     try:
         wishes = Wishes(entries)
-    except ImproperlyConfigured:  # told by the check of settings
+    except ImproperlyConfigured:  # reported by the check of the settings
         return list(tables)
     return [
         table
@@ -135,61 +136,65 @@ def _without_wish(
     ]
 
 
-def _only(
+def _remedy_sentence(
     config: StreamConfig,
-    tables: Collection[PublishedRows],
+    tables: Collection[TableIdentities],
     entry: str | None = None,
 ) -> str:
     text = remedy(config, tables, entry)
     return text[0].upper() + text[1:]
 
 
-def problems(config: StreamConfig, tables: Collection[PublishedRows]) -> list[Problem]:
+def problems(
+    config: StreamConfig, tables: Collection[TableIdentities]
+) -> list[Problem]:
     """
-    Return what filters, receivers and handlers ask of old rows that do not come.
+    Return the filters, receivers and handlers that need old values they do not get.
 
     Args:
-        config: of the stream.
-        tables: those that it delivers.
+        config: The stream's configuration.
+        tables: The tables that the stream delivers.
     """
-    thin = [table for table in tables if not table.is_whole]
-    if not thin:
+    incomplete = [table for table in tables if not table.is_full]
+    if not incomplete:
         return []
     found = []
-    for each in filters(config):
-        of = [table for table in thin if each.covers(table.lineage)]
-        found += _filter_problems(config, each, of)
-    return found + _reader_problems(config, thin)
+    for scoped in filters(config):
+        covered = [table for table in incomplete if scoped.covers(table.lineage)]
+        found += _filter_problems(config, scoped, covered)
+    return found + _reader_problems(config, incomplete)
 
 
-class Written(NamedTuple):
+class ScopedFilter(NamedTuple):
     """
-    A filter of a stream or of a handler.
+    A filter of a stream or of a handler, and the events that it applies to.
 
     Attributes:
-        where: it is written.
-        entry: what names its tables in the settings; `None` of a handler.
-        filter: itself.
-        types: the events that it is asked of.
-        covers: whether it is for a table.
+        path: The place where the filter is defined, for messages.
+        entry: The entry that names its tables in the settings; `None` for a handler.
+        filter: The filter.
+        types: The event types that it applies to.
+        covers: A function that returns whether the filter applies to a table.
     """
 
-    where: str
+    path: str
     entry: str | None
     filter: Filter
     types: Collection[EventType]
     covers: Callable[[Lineage], bool]
 
 
-def filters(config: StreamConfig) -> Iterator[Written]:
-    """Yield all filters of a stream, and of those who hear of it."""
-    for entry, chosen in config.filters.items():
+def filters(config: StreamConfig) -> Iterator[ScopedFilter]:
+    """Yield all filters of a stream and of the handlers that get its events."""
+    for entry, filter_ in config.filters.items():
         path = f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]"
-        with suppress(ImproperlyConfigured):  # told by the check of settings
+        with suppress(ImproperlyConfigured):  # reported by the check of the settings
             covers = Subscriptions([entry]).cover
-            yield Written(path, entry, chosen, tuple(EventType), covers)
-    for each in _handlers(config):
-        yield Written(each.where, None, each.filter, each.types, each.covers)
+            yield ScopedFilter(path, entry, filter_, tuple(EventType), covers)
+    for handler in _handlers(config):
+        yield ScopedFilter(
+            handler.where, None, handler.filter, handler.types, handler.covers
+        )
 
 
 def _handlers(config: StreamConfig) -> Iterator[Handler]:
@@ -201,74 +206,76 @@ def _handlers(config: StreamConfig) -> Iterator[Handler]:
 
 
 def _filter_problems(
-    config: StreamConfig, written: Written, tables: Iterable[PublishedRows]
+    config: StreamConfig, scoped: ScopedFilter, tables: Iterable[TableIdentities]
 ) -> list[Problem]:
-    asked: dict[tuple[str, EventType], list[PublishedRows]] = {}
+    affected: dict[tuple[str, EventType], list[TableIdentities]] = {}
     for table in tables:
-        for name, type_, compared in _compared(written.filter, table):
-            if type_ in written.types and not table.tells(compared):
-                asked.setdefault((name, type_), []).append(table)
+        for option, type_, columns in _compared_columns(scoped.filter, table):
+            if type_ in scoped.types and not table.includes(columns):
+                affected.setdefault((option, type_), []).append(table)
     return [
         Problem(
             "W036",
-            f"{written.where}: {name!r} lets each {type_.upper()} of {_names(of)}"
-            " pass, for the server does not tell enough of the old row.",
-            _only(config, of, written.entry),
+            f"{scoped.path}: {option!r} lets every {type_.upper()} of"
+            f" {_names(affected_tables)} pass, because the replica identity does not"
+            " include all columns that it compares.",
+            _remedy_sentence(config, affected_tables, scoped.entry),
         )
-        for (name, type_), of in asked.items()
+        for (option, type_), affected_tables in affected.items()
     ]
 
 
-def _compared(
-    chosen: Filter, table: PublishedRows
+def _compared_columns(
+    filter_: Filter, table: TableIdentities
 ) -> Iterator[tuple[str, EventType, frozenset[str]]]:
-    """Yield the columns of old rows that a filter looks at, on which events."""
-    if chosen.changed:
-        columns = frozenset(map(table.column, chosen.changed))
+    """Yield each option that compares old values, for which events, which columns."""
+    if filter_.changed:
+        columns = frozenset(map(table.column, filter_.changed))
         yield "changed", EventType.UPDATE, columns
-    if chosen.unwatched_fields:
-        others = table.columns - set(map(table.column, chosen.unwatched_fields))
-        yield "unwatched_fields", EventType.UPDATE, others
-    if chosen.unwatched_records:
-        columns = frozenset(map(table.column, chosen.unwatched_records))
+    if filter_.unwatched_fields:
+        watched = table.columns - set(map(table.column, filter_.unwatched_fields))
+        yield "unwatched_fields", EventType.UPDATE, watched
+    if filter_.unwatched_records:
+        columns = frozenset(map(table.column, filter_.unwatched_records))
         yield "unwatched_records", EventType.DELETE, columns
 
 
 def _reader_problems(
-    config: StreamConfig, tables: list[PublishedRows]
+    config: StreamConfig, tables: list[TableIdentities]
 ) -> list[Problem]:
-    sure: dict[tuple[str, str], list[PublishedRows]] = {}
-    unsure: dict[tuple[str, str], list[PublishedRows]] = {}
+    certain: dict[tuple[str, str], list[TableIdentities]] = {}
+    possible: dict[tuple[str, str], list[TableIdentities]] = {}
     for table in tables:
         for name, function, only_updates in _readers(config, table):
-            read = names_read(function)
-            if of_updates := sorted(read & (_OF_UPDATES if only_updates else _ALWAYS)):
-                sure.setdefault((name, of_updates[0]), []).append(table)
-            elif others := sorted(read & _OF_UPDATES):
-                unsure.setdefault((name, others[0]), []).append(table)
+            read = attributes_read(function)
+            missing = _OLD_ROW_ATTRIBUTES if only_updates else _UPDATE_ATTRIBUTES
+            if needed := sorted(read & missing):
+                certain.setdefault((name, needed[0]), []).append(table)
+            elif maybe_needed := sorted(read & _OLD_ROW_ATTRIBUTES):
+                possible.setdefault((name, maybe_needed[0]), []).append(table)
     return [
         Problem(
             "W037",
             f"{name} reads event.{attribute}, which is None for an UPDATE of"
-            f" {_names(of)}.",
-            _only(config, of),
+            f" {_names(affected_tables)}.",
+            _remedy_sentence(config, affected_tables),
         )
-        for (name, attribute), of in sure.items()
+        for (name, attribute), affected_tables in certain.items()
     ] + [
         Problem(
             "I038",
             f"{name} reads event.{attribute}, which is None for an UPDATE of"
-            f" {_names(of)} and has the key alone for a DELETE.",
-            f"If that is not enough: {remedy(config, of)}",
+            f" {_names(affected_tables)} and contains only the key for a DELETE.",
+            f"If you need the complete old row, {remedy(config, affected_tables)}",
         )
-        for (name, attribute), of in unsure.items()
+        for (name, attribute), affected_tables in possible.items()
     ]
 
 
 def _readers(
-    config: StreamConfig, table: PublishedRows
+    config: StreamConfig, table: TableIdentities
 ) -> Iterator[tuple[str, Callable[..., Any], bool]]:
-    """Yield who hears of a table's updates, and whether of nothing else."""
+    """Yield the functions that get a table's updates, and whether only those."""
     for signal in (post_db_update, post_db_change):
         for receiver in signal.receivers_of(table.model, config.name):
             yield receiver_name(receiver), receiver, signal is post_db_update
@@ -281,43 +288,48 @@ def _readers(
                     yield registry.dotted(function), function.function, only
 
 
-def names_read(function: Receiver) -> frozenset[str]:
-    """Return the attributes that a function reads of an event, as its code tells."""
+def attributes_read(function: Receiver) -> frozenset[str]:
+    """Return the attributes that a function's bytecode reads from an event."""
     found: set[str] = set()
-    for code in _codes(function):
+    for code in _code_objects(function):
         found |= _attributes(code)
     return frozenset(found)
 
 
-def _codes(function: Any) -> Iterator[CodeType]:
-    """Yield the code of a function, however it is wrapped."""
-    waiting, seen = [unwrapped(function)], set()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
+def _code_objects(function: Any) -> Iterator[CodeType]:
+    """Yield the code objects of a function and of the functions that it wraps."""
+    pending, seen = [unwrapped(function)], set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
             continue
-        seen.add(id(each))
-        if isinstance(each, functools.partial):
-            waiting.append(each.func)
-        elif isinstance(each, Called):
-            waiting.append(each.function)
-        elif isinstance(code := getattr(each, "__code__", None), CodeType):
+        seen.add(id(current))
+        if isinstance(current, functools.partial):
+            pending.append(current.func)
+        elif isinstance(current, Called):
+            pending.append(current.function)
+        elif isinstance(code := getattr(current, "__code__", None), CodeType):
             yield code
-        elif (method := getattr(each, "__func__", None)) is not None:
-            waiting.append(method)
-        elif not isinstance(each, type):
-            waiting.append(type(each).__call__)
-        if (wrapped := getattr(each, "__wrapped__", None)) is not None:
-            waiting.append(wrapped)
+        elif (method := getattr(current, "__func__", None)) is not None:
+            pending.append(method)
+        elif not isinstance(current, type):
+            pending.append(type(current).__call__)
+        if (wrapped := getattr(current, "__wrapped__", None)) is not None:
+            pending.append(wrapped)
 
 
 @functools.cache
 def _attributes(code: CodeType) -> frozenset[str]:
-    every = [each for each in dis.get_instructions(code) if each.opname not in _NOTHING]
+    instructions = [
+        instruction
+        for instruction in dis.get_instructions(code)
+        if instruction.opname not in _IGNORED
+    ]
     found = {
-        str(each.argval)
-        for place, each in enumerate(every)
-        if each.opname in {"LOAD_ATTR", "LOAD_METHOD"} and _is_event(every[:place][-2:])
+        str(instruction.argval)
+        for index, instruction in enumerate(instructions)
+        if instruction.opname in {"LOAD_ATTR", "LOAD_METHOD"}
+        and _loads_event(instructions[:index][-2:])
     }
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -325,28 +337,28 @@ def _attributes(code: CodeType) -> frozenset[str]:
     return frozenset(found)
 
 
-_NOTHING = {"CACHE", "EXTENDED_ARG", "NOP"}
-# From 3.13 on, one instruction may load two variables, or store one before.
+_IGNORED = {"CACHE", "EXTENDED_ARG", "NOP"}
+# Since Python 3.13, one instruction may load two variables, or store one and load one.
 _LOAD_VARIABLE = re.compile(
     r"(?:.+_)?LOAD_(?:FAST|FAST_CHECK|FAST_BORROW|DEREF|NAME|GLOBAL)"
 )
-_EVENTS = {"e", "ev", "evt", "each", "change"}
+_EVENT_NAMES = {"e", "ev", "evt", "each", "change"}
 
 
-def _is_event(before: Sequence[dis.Instruction]) -> bool:
-    """Return whether instructions end with what is called as events are."""
+def _loads_event(before: Sequence[dis.Instruction]) -> bool:
+    """Return whether instructions end by loading a variable named like an event."""
     if not before:
         return False
     last = before[-1]
     if _LOAD_VARIABLE.fullmatch(last.opname):
         loaded = last.argval[-1] if isinstance(last.argval, tuple) else last.argval
         name = str(loaded).lower()
-        return name in _EVENTS or "event" in name
+        return name in _EVENT_NAMES or "event" in name
     is_item = last.opname == "BINARY_SUBSCR" or (
         last.opname == "BINARY_OP" and last.argrepr == "[]"
     )
     return is_item and (before[0].opname, before[0].argval) == ("LOAD_CONST", "event")
 
 
-def _names(tables: Iterable[PublishedRows]) -> str:
+def _names(tables: Iterable[TableIdentities]) -> str:
     return listed(table.name for table in tables)

@@ -1,4 +1,4 @@
-"""What is wrong between a stream's settings and its server."""
+"""Problems of a stream's server, its slot, and the connection to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from walex_django.replication.slots import Slot
 from walex_django.units import format_size
 
 from . import published_tables
-from .published_tables import caught
+from .published_tables import check_requirement
 
 UNREACHABLE = "W020"
 POOLER = "W021"
@@ -46,10 +46,10 @@ LEFT_BEHIND = "W045"
 
 def diagnose(config: StreamConfig) -> list[Problem]:
     """
-    Return what is wrong, after connecting as a listener does.
+    Connect to a stream's server as a listener does, and return the problems found.
 
     Args:
-        config: of the stream.
+        config: The stream's configuration.
     """
     try:
         parameters = config.connection_parameters()
@@ -60,51 +60,55 @@ def diagnose(config: StreamConfig) -> list[Problem]:
         return [Problem(id, error.reason, error.hint)]
     except psycopg.Error as error:
         known = sql_error(error)
-        hint = known.hint or "Check that the server runs, and look at its log."
+        hint = known.hint or "Check that the server is running, and look at its log."
         return [Problem(UNREACHABLE, known.reason, hint)]
     except (ImproperlyConfigured, DatabaseError) as error:
-        return [_no_answer(config, error)]
+        return [_cannot_query(config, error)]
     if _NO_REPLICATION.isdisjoint(problem.id for problem in found):
-        found += caught("W027", lambda: connect(parameters, replication=True).close())
+        found += check_requirement(
+            "W027", lambda: connect(parameters, replication=True).close()
+        )
     return found
 
 
-# With these it cannot be had, and they tell why.
+# Each of these explains why no replication connection is possible.
 _NO_REPLICATION = {UNREACHABLE, "W022", "W023", "W024", "W026"}
 
 
 def find_problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     """
-    Return what is wrong, as the catalogue has it.
+    Return the problems that queries on an open connection find.
 
     Args:
-        config: of the stream.
-        connection: to its database.
+        config: The stream's configuration.
+        connection: A connection to the stream's database.
 
     Raises:
-        psycopg.Error: the server did not tell.
+        psycopg.Error: A query failed.
     """
     facts = server.read(connection)
-    if found := caught("W022", lambda: server.require_version(facts)):
+    if found := check_requirement("W022", lambda: server.require_version(facts)):
         return found
-    every = slots.every(connection)
-    slot = next((each for each in every if each.name == config.slot_name), None)
+    all_slots = slots.every(connection)
+    slot = next((slot for slot in all_slots if slot.name == config.slot_name), None)
     found = list(_server_problems(config, facts, slot, connection))
     try:
-        found += caught("W028", lambda: require_one_database(config, connection))
+        found += check_requirement(
+            "W028", lambda: require_one_database(config, connection)
+        )
         found += published_tables.problems(config, connection)
         found += _slot_problems(config, slot, connection)
     except DatabaseError as error:
-        found.append(_no_answer(config, error))
-    return found + list(_left_behind(facts, every))
+        found.append(_cannot_query(config, error))
+    return found + list(_slots_left_behind(facts, all_slots))
 
 
-def _no_answer(config: StreamConfig, error: Exception) -> Problem:
-    said = " ".join(str(error).split()).rstrip(".")
+def _cannot_query(config: StreamConfig, error: Exception) -> Problem:
+    reason = " ".join(str(error).split()).rstrip(".")
     return Problem(
         UNREACHABLE,
-        f"The database {config.database!r} does not answer: {said}.",
-        "Check that it runs, and what DATABASES has of it.",
+        f"The database {config.database!r} cannot be queried: {reason}.",
+        "Check that its server is running, and check its settings in DATABASES.",
     )
 
 
@@ -114,25 +118,28 @@ def _server_problems(
     if connection.info.backend_pid != facts.backend_pid:
         yield Problem(
             POOLER,
-            "What answers is not the server itself: its sessions may be shared, and"
-            " what a listener sets for its own may not hold.",
+            "A pooler or proxy answers instead of the server itself: it may share"
+            " sessions, and may not preserve a listener's session settings.",
             PAST_POOLER,
         )
-    yield from caught("W023", lambda: server.require_wal_level(facts))
-    yield from caught("W024", lambda: server.require_role(facts))
+    yield from check_requirement("W023", lambda: server.require_wal_level(facts))
+    yield from check_requirement("W024", lambda: server.require_role(facts))
     if slot is None:
-        yield from caught("W025", lambda: server.require_free_slot(facts))
+        yield from check_requirement("W025", lambda: server.require_free_slot(facts))
     if slot is None or slot.active_pid is None:
-        yield from caught("W026", lambda: server.require_free_sender(facts))
+        yield from check_requirement("W026", lambda: server.require_free_sender(facts))
     if config.failover:
-        yield from caught("W029", lambda: server.require_failover(connection))
+        yield from check_requirement(
+            "W029", lambda: server.require_failover(connection)
+        )
     if config.durable_slot and facts.keep_size < 0:
         yield Problem(
             "I047",
-            "max_slot_wal_keep_size is unlimited: while nobody reads the slot"
-            f' "{config.slot_name}", the server keeps its log until the disk is full.',
-            "If losing the slot is the lesser evil, run as superuser: ALTER SYSTEM SET"
-            " max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf();",
+            "max_slot_wal_keep_size is unlimited: while nothing reads the slot"
+            f' "{config.slot_name}", the server retains WAL until the disk is full.',
+            "If you would rather lose the slot than fill the disk, run as superuser:"
+            " ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; SELECT"
+            " pg_reload_conf();",
         )
 
 
@@ -147,7 +154,7 @@ def _slot_problems(
     except (SlotInUse, SlotWaiting):
         return
     except SlotUnusable as error:
-        yield Problem(_unusable(config, slot, connection), error.reason, error.hint)
+        yield Problem(_unusable_id(config, slot, connection), error.reason, error.hint)
         return
     if not config.durable_slot:
         return
@@ -158,14 +165,16 @@ def _slot_problems(
     except SlotBroken as error:
         yield Problem("W043", error.reason, error.hint)
     except SlotMissing as error:
-        # One that was never there loses nothing.
+        # A slot that never existed has lost nothing.
         id = "W040" if slots.RECREATE not in error.hint else "W043"
         yield Problem(id, error.reason, error.hint)
     if slot and config.failover:
-        yield from caught("W046", lambda: slots.require_copied(slot))
+        yield from check_requirement("W046", lambda: slots.require_copied(slot))
 
 
-def _unusable(config: StreamConfig, slot: Slot | None, connection: Connection) -> str:
+def _unusable_id(
+    config: StreamConfig, slot: Slot | None, connection: Connection
+) -> str:
     assert slot is not None
     if slot.plugin != slots.PLUGIN or slot.database != connection.info.dbname:
         return "W041"
@@ -175,14 +184,14 @@ def _unusable(config: StreamConfig, slot: Slot | None, connection: Connection) -
 def _require_unbroken(
     config: StreamConfig, slot: Slot | None, connection: Connection
 ) -> None:
-    """Raise unless the slot goes on where it was read up to, if that is known."""
+    """Raise if the slot does not continue at the stream's checkpoint, if it has one."""
     try:
         system, _ = server.identity(connection)
-        # In a request all may be one transaction, which an error would break.
+        # With ATOMIC_REQUESTS, an error would break the transaction of the request.
         with transaction.atomic(using=database()):
             checkpoint = checkpoints.find(system, config.slot_name)
     except (ReplicationError, DatabaseError):
-        return  # what is wrong there, others tell
+        return  # other checks report why this fails
     if checkpoint:
         checkpoints.require_unbroken(
             checkpoint,
@@ -194,24 +203,25 @@ def _require_unbroken(
         )
 
 
-def _left_behind(facts: Server, every: Iterable[Slot]) -> Iterator[Problem]:
-    configs, wrong = reader.read(getattr(settings, "WALEX", None))
-    if wrong:
-        return  # one of them may be of a stream that cannot be read
+def _slots_left_behind(facts: Server, all_slots: Iterable[Slot]) -> Iterator[Problem]:
+    configs, invalid = reader.read(getattr(settings, "WALEX", None))
+    if invalid:
+        return  # a slot may belong to a stream whose settings are invalid
     known = {config.slot_name for config in configs.values()}
-    for slot in every:
+    for slot in all_slots:
         if (
             (slot.plugin, slot.database) == (slots.PLUGIN, facts.database)
             and slot.active_pid is None
             and not (slot.temporary or slot.synced)
             and slot.name not in known
         ):
-            size = "some" if slot.retained is None else format_size(slot.retained)
+            wal = "WAL"
+            if slot.retained is not None:
+                wal = f"{format_size(slot.retained)} of WAL"
             yield Problem(
                 LEFT_BEHIND,
-                f'Nobody reads the slot "{slot.name}" and no stream in WALEX has it,'
-                f" and the server keeps {size} of its log for"
-                " it.",
-                "If nobody will read it again, run: python manage.py walex_teardown"
+                f'Nothing reads the slot "{slot.name}", no stream in WALEX uses it, and'
+                f" the server retains {wal} for it.",
+                "If the slot is no longer needed, run: python manage.py walex_teardown"
                 f" --slot {slot.name}",
             )

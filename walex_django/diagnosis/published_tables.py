@@ -1,4 +1,4 @@
-"""What is wrong with the tables that a stream's publications send."""
+"""Problems of a stream's publications and of the tables that they contain."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from walex_django.replication.publications import Publication, TableName
 from walex_django.subscriptions import Subscriptions
 
 from . import filter_names, old_rows
-from .old_rows import PublishedRows, remedy
+from .old_rows import TableIdentities, remedy
 
 NO_TABLE = "W048"
 NO_KEY = "W034"
-SETUP = "Run: python manage.py walex_setup"
+SETUP_COMMAND = "python manage.py walex_setup"
+SETUP = f"Run: {SETUP_COMMAND}"
 
 
-def caught(id: str, require: Callable[[], object]) -> list[Problem]:
-    """Return what a requirement raises, as a problem with that id."""
+def check_requirement(id: str, require: Callable[[], object]) -> list[Problem]:
+    """Return a problem with this id if a function raises `ReplicationError`."""
     try:
         require()
     except ReplicationError as error:
@@ -44,88 +45,95 @@ def caught(id: str, require: Callable[[], object]) -> list[Problem]:
 
 def problems(config: StreamConfig, connection: Connection) -> list[Problem]:
     """
-    Return what is wrong with publications and tables.
+    Return the problems of a stream's publications and tables.
 
     Args:
-        config: of the stream.
-        connection: to its database.
+        config: The stream's configuration.
+        connection: A connection to the stream's database.
     """
     names = config.publications
-    found = caught("W030", lambda: publications.require(connection, names))
+    found = check_requirement("W030", lambda: publications.require(connection, names))
     subscriptions: Subscriptions | None = None
     try:
         subscriptions = Subscriptions(config.subscriptions)
         wanted = subscribed_tables(config, connection)
-        # With all that the publication has, it lacks nothing.
+        # With "*" the stream takes whatever is published, so no table can be missing.
         if not found and not subscriptions.everything:
-            found += caught("W031", lambda: require_covered(config, connection, wanted))
+            found += check_requirement(
+                "W031", lambda: require_covered(config, connection, wanted)
+            )
     except ImproperlyConfigured as error:
-        found.append(_of_settings(error))
+        found.append(_settings_problem(error))
     described = publications.described(connection, names)
-    with suppress(ImproperlyConfigured):  # another stream's, of which that is told
-        found += _surplus(config, connection)
-    found += _unsent(connection, described)
-    published = published_rows(config, connection)
-    sending = [each.name for each in described if each.sends_old_rows]
+    with suppress(ImproperlyConfigured):  # of another stream, whose check reports it
+        found += _unwanted_tables(config, connection)
+    found += _unsent_operations(connection, described)
+    published = _published_identities(config, connection)
+    sending = [
+        publication.name for publication in described if publication.sends_old_rows
+    ]
     updated = set(publications.tables(connection, sending)) if sending else set()
-    found += without_key(config, [each for each in published if each.name in updated])
-    found += _unpublished(config, connection, published, sending)
-    found += _different(config, connection)
-    found += _unknown_filtered(config, connection)
+    found += without_key(
+        config, [table for table in published if table.name in updated]
+    )
+    found += _unpublished_columns(config, connection, published, sending)
+    found += _identity_differences(config, connection)
+    found += _unknown_filter_tables(config, connection)
     found += filter_names.unknown_columns(config, published)
     if subscriptions is not None:
-        delivered = [each for each in published if subscriptions.cover(each.lineage)]
+        delivered = [table for table in published if subscriptions.cover(table.lineage)]
         found += old_rows.problems(config, delivered)
     return found
 
 
-def _of_settings(error: ImproperlyConfigured) -> Problem:
+def _settings_problem(error: ImproperlyConfigured) -> Problem:
     message, _, hint = str(error).partition(". ")
-    return Problem(NO_TABLE, f"{message.rstrip('.')}.", hint or "Mend the name.")
+    return Problem(NO_TABLE, f"{message.rstrip('.')}.", hint or "Correct the name.")
 
 
-def _surplus(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
+def _unwanted_tables(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
     for name, tables in unwanted_tables.find(config, connection).items():
         yield Problem(
             "I032",
-            f'The publication "{name}" has tables that no stream wants:'
-            f" {listed(tables)}.",
+            f'The publication "{name}" contains tables that no stream subscribes'
+            f" to: {listed(tables)}.",
             f"{SETUP} --stream {config.name} --prune",
         )
 
 
-def _unsent(
+def _unsent_operations(
     connection: Connection, described: Collection[Publication]
 ) -> Iterator[Problem]:
-    for each in described:
-        if each.unsent:
-            mend = publications.send_all_statement(each.name).as_string(connection)
+    for publication in described:
+        if publication.unsent:
+            statement = publications.send_all_statement(publication.name)
             yield Problem(
                 "W033",
-                f'The publication "{each.name}" does not send'
-                f" {', '.join(each.unsent).upper()}.",
-                f"Run: {mend};",
+                f'The publication "{publication.name}" does not send'
+                f" {', '.join(publication.unsent).upper()}.",
+                f"Run: {statement.as_string(connection)};",
             )
 
 
-def published_rows(config: StreamConfig, connection: Connection) -> list[PublishedRows]:
-    """Return what the tables of a stream's publications tell of their old rows."""
-    return rows_of(
+def _published_identities(
+    config: StreamConfig, connection: Connection
+) -> list[TableIdentities]:
+    return table_identities(
         config, connection, publications.tables(connection, config.publications)
     )
 
 
-def rows_of(
+def table_identities(
     config: StreamConfig, connection: Connection, tables: Collection[TableName]
-) -> list[PublishedRows]:
-    """Return what tables tell of their old rows."""
+) -> list[TableIdentities]:
+    """Return the replica identities of tables and of their partitions."""
     lineages = ModelTables(config.database).lineages(tables)
     parts: dict[TableName, list[Identity]] = {table: [] for table in tables}
-    for each in identities.find(connection, tables):
-        if each.has_rows:
-            parts[each.table].append(each)
+    for identity in identities.find(connection, tables):
+        if identity.has_rows:
+            parts[identity.table].append(identity)
     return [
-        PublishedRows(
+        TableIdentities(
             name=table, lineage=lineages[table], identities=tuple(parts[table])
         )
         for table in tables
@@ -133,56 +141,58 @@ def rows_of(
 
 
 def without_key(
-    config: StreamConfig, published: Collection[PublishedRows]
+    config: StreamConfig, published: Collection[TableIdentities]
 ) -> list[Problem]:
-    """Return the tables on which PostgreSQL refuses UPDATE and DELETE if published."""
+    """Return a problem that lists the tables without a replica identity, if any."""
     keyless = [
-        each for each in published if any(not of.columns for of in each.identities)
+        table
+        for table in published
+        if any(not identity.columns for identity in table.identities)
     ]
     if not keyless:
         return []
-    mends = [
-        f"{identities.statement(of.part, 'FULL').as_string()};"
-        for each in keyless
-        for of in each.identities
-        if not of.columns
+    statements = [
+        f"{identities.statement(identity.part, 'FULL').as_string()};"
+        for table in keyless
+        for identity in table.identities
+        if not identity.columns
     ]
-    more = f" and {len(mends) - LISTED} more" if len(mends) > LISTED else ""
-    names = listed(each.name for each in keyless)
+    more = f" and {len(statements) - LISTED} more" if len(statements) > LISTED else ""
+    names = listed(table.name for table in keyless)
     has, it = ("has", "it") if len(keyless) == 1 else ("have", "them")
     return [
         Problem(
             NO_KEY,
-            f"{names} {has} no primary key and no other replica identity, and"
-            f" PostgreSQL refuses UPDATE and DELETE on {it} once published.",
+            f"{names} {has} no primary key or other replica identity, so PostgreSQL"
+            f" refuses UPDATE and DELETE on {it} once published.",
             f"Give {it} a primary key, or {remedy(config, keyless)}; or run:"
-            f" {' '.join(mends[:LISTED])}{more}",
+            f" {' '.join(statements[:LISTED])}{more}",
         )
     ]
 
 
-def _unpublished(
+def _unpublished_columns(
     config: StreamConfig,
     connection: Connection,
-    published: Collection[PublishedRows],
+    published: Collection[TableIdentities],
     sending: Collection[str],
 ) -> Iterator[Problem]:
-    every = [identity for each in published for identity in each.identities]
-    by_name = {each.name: each for each in published}
-    for each in identities.unpublished(connection, sending, every):
+    all_identities = [identity for table in published for identity in table.identities]
+    by_name = {table.name: table for table in published}
+    for each in identities.unpublished(connection, sending, all_identities):
         if each.listed:
             without = publications.remove_statement(each.publication, [each.table])
-            hint = f"Run: {without.as_string(connection)}; and then: {SETUP[5:]}"
+            hint = f"Run: {without.as_string(connection)}; then run: {SETUP_COMMAND}"
         elif each.virtual:
             entry = by_name[each.table].entry
             hint = (
-                "Virtual columns cannot be published. Write in"
-                f' WALEX[{config.name!r}]: "REPLICA_IDENTITY": {{"{entry}": "DEFAULT"}}'
-                f" (or a unique index) and run: {SETUP[5:]}"
+                "Virtual columns cannot be published. Add"
+                f' "REPLICA_IDENTITY": {{"{entry}": "DEFAULT"}} (or the name of a'
+                f" unique index) to WALEX[{config.name!r}] and run: {SETUP_COMMAND}"
             )
         else:
-            mend = publications.send_generated_statement(each.publication)
-            hint = f"Run: {mend.as_string(connection)};"
+            statement = publications.send_generated_statement(each.publication)
+            hint = f"Run: {statement.as_string(connection)};"
         lacking = f": {', '.join(each.columns)}" if each.columns else ""
         yield Problem(
             "W035",
@@ -193,27 +203,29 @@ def _unpublished(
         )
 
 
-def _different(config: StreamConfig, connection: Connection) -> Iterator[Problem]:
+def _identity_differences(
+    config: StreamConfig, connection: Connection
+) -> Iterator[Problem]:
     parts: dict[tuple[str, str], list[TableName]] = {}
     try:
-        for each in replica_identity.differences(config, connection):
-            parts.setdefault((each.now, each.identity), []).append(each.part)
+        for part, now, identity in replica_identity.differences(config, connection):
+            parts.setdefault((now, identity), []).append(part)
     except ImproperlyConfigured as error:
-        yield _of_settings(error)
-    for (now, identity), of in parts.items():
+        yield _settings_problem(error)
+    for (now, identity), tables in parts.items():
         yield Problem(
             "W039",
-            f"The replica identity of {listed(of)} is {now}, and"
-            f" {replica_identity.KEY} wants {identity}.",
+            f"The replica identity of {listed(tables)} is {now}, but"
+            f" {replica_identity.KEY} specifies {identity}.",
             SETUP,
         )
 
 
-def _unknown_filtered(
+def _unknown_filter_tables(
     config: StreamConfig, connection: Connection
 ) -> Iterator[Problem]:
     if config.filters:
         try:
             named_tables("FILTERS", config.filters, config, connection)
         except ImproperlyConfigured as error:
-            yield _of_settings(error)
+            yield _settings_problem(error)

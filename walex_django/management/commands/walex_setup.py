@@ -126,7 +126,7 @@ class Command(BaseCommand):
         """Warn of problems that remain, or that will remain after the planned steps."""
         pending = replica_identity.differences(config, connection)
         changed = {difference.part for difference in pending}
-        tables = published_tables.rows_of(
+        tables = published_tables.table_identities(
             config, connection, subscribed_tables(config, connection)
         )
         problems = published_tables.without_key(
