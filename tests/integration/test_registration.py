@@ -232,4 +232,4 @@ class TestListener:
         with Process("walex_listen", *ONE, env=stream.env) as listener:
             assert listener.wait() == 1
         assert "walex_django.E009" in listener.output
-        assert "['MODULES']: there is no module 'zoo.nowhere'." in listener.output
+        assert "['MODULES']: No module named 'zoo.nowhere'." in listener.output

@@ -302,5 +302,5 @@ def test_settings_that_do_not_fit_end_the_listener_that_is_told(
         error = listening.wait_for_end()
 
     assert isinstance(error, ImproperlyConfigured)
-    assert "there is no module 'gone.handlers'" in str(error)
+    assert "No module named 'gone.handlers'" in str(error)
     assert str(error).endswith("manage.py walex_config default reset MODULES")

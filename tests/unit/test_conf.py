@@ -256,7 +256,7 @@ def test_e003_subscription_that_names_no_table(settings: Settings, entry: str) -
             f"WALEX['default']['SUBSCRIPTIONS'] contains {entry!r},"
             " which is not the name of a table."
         ),
-        "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'.",
+        "Use 'app.Model', 'app.*', 'schema.table' or 'schema.*'.",
     )
 
 

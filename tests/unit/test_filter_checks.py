@@ -121,7 +121,7 @@ def test_a_right_filter(settings: Settings, table: str, options: Any) -> None:
 def test_modules(settings: Settings) -> None:
     modules = ["tests.zoo.walex", "tests.zoo.nowhere", "nowhere.at_all", ""]
     assert problems(settings, MODULES=modules) == [
-        ("E009", f"WALEX['default']['MODULES']: there is no module {name!r}.")
+        ("E009", f"WALEX['default']['MODULES']: No module named {name!r}.")
         for name in modules[1:]
     ]
 

@@ -37,7 +37,7 @@ def unknown_fields(config: StreamConfig) -> list[Problem]:
         Problem(
             "E008",
             f"WALEX[{config.name!r}]['FILTERS'][{entry!r}]: {error}",
-            "Filters name fields of the model, or columns of its table.",
+            "Use fields of the model, or columns of its table.",
         )
         for entry, filter_ in config.filters.items()
         for error in errors_by_name(entry, filter_).values()
