@@ -159,7 +159,7 @@ class Table:
         )
 
     def field_value(self, index: int, value: Value) -> Any:
-        """Return a column's value as its field has it; without a field, as in a record."""
+        """Return a column's value as its field (or, without one, a record) has it."""
         loader = self._instance_loader()
         if loader and (found := loader.load_one(index, value)):
             return found[0]
