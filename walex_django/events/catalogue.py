@@ -120,10 +120,7 @@ class ModelTables:
         deadline = time.monotonic() + _VISIBILITY_TIMEOUT
         while not self._is_visible(xid) and time.monotonic() < deadline:
             ((xmax, running),) = query(self.alias, _SNAPSHOT, [])
-            self._snapshot = (
-                int(xmax),
-                {int(running_xid) % _XIDS for running_xid in running},
-            )
+            self._snapshot = int(xmax), {int(other) % _XIDS for other in running}
             if not self._is_visible(xid):
                 time.sleep(_POLL_INTERVAL)
 

@@ -116,7 +116,7 @@ class Event:
         return hash((self._begin.commit_lsn, self.ordinal))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickle the JSON form; messages and loaders can't be pickled.
+        # Pickle the JSON form instead of messages and loaders.
         return _from_json, (self.as_json(),)
 
     @property
@@ -230,8 +230,8 @@ class Event:
         """
         The new row, or for DELETE the deleted one, as an instance of `model`.
 
-        It is created as the ORM does, with ``_state.db`` set. Fields without a value
-        are deferred. `None` for TRUNCATE and if the table has no model.
+        It is created as the ORM does, with ``_state.db`` set. Fields whose value wasn't
+        sent are deferred. `None` for TRUNCATE and if the table has no model.
         """
         if self._instance is None:
             if self.type is EventType.DELETE:

@@ -64,7 +64,7 @@ class InstanceLoader:
         """Return an instance, with the fields whose value is `UNCHANGED` deferred."""
         picked = self._pick(row)
         if type(row) is PartialRow:
-            return self._load_partial(PartialRow(picked))
+            return self._load_one_by_one(PartialRow(picked))
         try:
             values: Sequence[Any] = self._loader.load_quickly(picked)
             if self._converters:
@@ -74,7 +74,7 @@ class InstanceLoader:
                         values[place], expression, self._connection
                     )
         except Exception:  # noqa: BLE001 - see RowLoader; converters may raise, too
-            return self._load_partial(picked)
+            return self._load_one_by_one(picked)
         return self._from_db(self._alias, self._names, values)
 
     def load_one(self, index: int, value: Value) -> list[Any]:
@@ -98,7 +98,7 @@ class InstanceLoader:
                 value = ExactText.of(text)
         return value
 
-    def _load_partial(self, picked: Sequence[Value]) -> Model:
+    def _load_one_by_one(self, picked: Sequence[Value]) -> Model:
         values = [
             self._converted(place, value, text)
             for place, (value, text) in enumerate(

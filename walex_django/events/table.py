@@ -72,7 +72,7 @@ class Table:
         relation: The message.
         model: The concrete model of the table, if it has one.
         lineage: The lineage of the table, if known.
-        is_whole: Whether old rows that are marked as complete are complete.
+        is_whole: Whether old rows that are marked as complete really are.
         alias: The database alias for instances.
         types: The types of the columns.
         version: The version of walex_django that created the events.
