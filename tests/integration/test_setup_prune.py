@@ -46,7 +46,9 @@ def test_what_another_stream_wants_stays(
     other = {"PUBLICATION": ["zoo_events"], "SUBSCRIPTIONS": ["auth.Group"]}
     settings.WALEX = {**settings.WALEX, "other": other}
 
-    assert diagnosed()["I032"].message.endswith("wants: public.auth_permission.")
+    assert diagnosed()["I032"].message.endswith(
+        "subscribes to: public.auth_permission."
+    )
     run("walex_setup", "--prune", *ONE)
     assert "public.auth_group" in published(sql)
     assert "public.auth_permission" not in published(sql)

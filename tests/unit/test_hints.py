@@ -29,6 +29,10 @@ WAL = "ALTER SYSTEM SET max_wal_senders = 20"
             f"Run: <code>DROP PUBLICATION a</code>; and then: <code>{SETUP}</code>",
         ),
         (
+            f"Run: DROP PUBLICATION a; then run: {SETUP}",
+            f"Run: <code>DROP PUBLICATION a</code>; then run: <code>{SETUP}</code>",
+        ),
+        (
             f"Let another do it: {SETUP} --dry-run prints the SQL.",
             f"Let another do it: <code>{SETUP} --dry-run</code> prints the SQL.",
         ),

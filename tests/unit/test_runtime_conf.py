@@ -130,7 +130,10 @@ def test_a_configuration_follows_what_was_changed_alone() -> None:
             lambda: add_config("shop", "FILTERS", {"zoo.*": {"where": "zoo.no.way"}}),
             "where: No module named 'zoo'",
         ),
-        (lambda: add_config("shop", "MODULES", "zoo.walex"), "no module 'zoo.walex'"),
+        (
+            lambda: add_config("shop", "MODULES", "zoo.walex"),
+            "No module named 'zoo.walex'",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_and_changes_nothing(change: Any, told: str) -> None:

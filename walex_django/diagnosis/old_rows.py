@@ -35,8 +35,8 @@ from walex_django.signals import (
 )
 from walex_django.subscriptions import Subscriptions
 
-# Only UPDATE events have `changes`. A receiver of several event types may read the others
-# for a DELETE alone, whose old row always contains at least the key.
+# Only UPDATE events have `changes`. A receiver of several event types may read the
+# other two for a DELETE alone, whose old row always contains at least the key.
 _UPDATE_ATTRIBUTES = frozenset({"changes"})
 _OLD_ROW_ATTRIBUTES = _UPDATE_ATTRIBUTES | {"old_instance", "old_record"}
 
