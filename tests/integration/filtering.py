@@ -12,7 +12,7 @@ import psycopg
 
 from tests.listening import Listening
 from walex_django import Event, on_event
-from walex_django.conf.reader import read_filter
+from walex_django.conf.parsers import read_filter
 from walex_django.conf.stream import StreamConfig
 
 from .handling import Heard, label, wait_until_done

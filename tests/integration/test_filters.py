@@ -13,7 +13,7 @@ import pytest
 from tests.listening import Listening
 from tests.zoo.models import Animal, Building, Keeper
 from walex_django import Event, EventType, on_event, on_update
-from walex_django.conf.reader import read_filter
+from walex_django.conf.parsers import read_filter
 from walex_django.conf.stream import StreamConfig
 from walex_django.filters import matches
 

@@ -198,7 +198,7 @@ def test_what_is_wrong_is_refused_and_not_kept(keepers: Stream) -> None:
             ["remove", "SUBSCRIPTIONS", "zoo.Building"],
             "does not contain 'zoo.Building'",
         ),
-        (["add", "MODULES", "zoo.gone"], "there is no module 'zoo.gone'"),
+        (["add", "MODULES", "zoo.gone"], "No module named 'zoo.gone'"),
         (["replace", "MAX_BATCH", "none"], "at least 1, not 'none'"),
         (["add", "FILTERS", "zoo.Keeper"], "zoo.Keeper is not valid JSON"),
         (
@@ -228,7 +228,7 @@ def test_what_is_kept_and_fits_no_longer_is_told_with_its_mend(
     StreamSetting.objects.create(stream="default", key="DATABASE", value="second")
     for key, told in (
         ("DATABASE", "DATABASE can't be changed at runtime. These settings can: "),
-        ("MODULES", "there is no module 'zoo.gone'."),
+        ("MODULES", "No module named 'zoo.gone'."),
     ):
         mend = f"Run: python manage.py walex_config default reset {key}"
         for command in ("walex_listen", "walex_setup"):

@@ -11,9 +11,9 @@ from django.db import connections
 from pytest_django import Settings
 
 from walex_django.checks import check_settings
-from walex_django.conf import reader
+from walex_django.conf import parsers, reader
 from walex_django.conf.configs import get_config, get_configs
-from walex_django.conf.reader import slot_name
+from walex_django.conf.parsers import slot_name
 from walex_django.conf.stream import StreamConfig
 
 
@@ -180,8 +180,8 @@ def test_e001_wrong_shape(
     ("key", "hint"),
     [
         ("PUBLCATION", "Did you mean 'PUBLICATION'?"),
-        ("xyz", f"Choices are: {', '.join(reader.KEYS)}."),
-        (1, f"Choices are: {', '.join(reader.KEYS)}."),
+        ("xyz", f"Choices are: {', '.join(parsers.KEYS)}."),
+        (1, f"Choices are: {', '.join(parsers.KEYS)}."),
     ],
 )
 def test_e002_unknown_key(settings: Settings, key: object, hint: str) -> None:
@@ -256,7 +256,7 @@ def test_e003_subscription_that_names_no_table(settings: Settings, entry: str) -
             f"WALEX['default']['SUBSCRIPTIONS'] contains {entry!r},"
             " which is not the name of a table."
         ),
-        "Use 'app.Model', 'app.*', 'schema.table' or 'schema.*'.",
+        "Write 'app.Model', 'app.*', 'schema.table' or 'schema.*'.",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from walex_django.conf import reader
+from walex_django.conf import parsers
 from walex_django.signals import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ CHECKS = (ROOT / "docs/checks.md").read_text()
 def test_each_key_of_the_settings_has_its_row() -> None:
     documented = re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE)
 
-    assert sorted(documented) == sorted(reader.KEYS)
+    assert sorted(documented) == sorted(parsers.KEYS)
 
 
 def test_each_check_has_its_row() -> None:

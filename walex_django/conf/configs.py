@@ -15,14 +15,8 @@ from django.core.signals import setting_changed
 from walex_django.subscriptions import ALL_TABLES
 
 from .names import unknown_names
-from .reader import (
-    KEYS,
-    Problem,
-    did_you_mean,
-    read,
-    read_filters_by_table,
-    read_strings,
-)
+from .parsers import KEYS, did_you_mean, read_filters_by_table, read_strings
+from .reader import Problem, read
 from .stream import StreamConfig
 
 

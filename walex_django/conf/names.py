@@ -65,7 +65,7 @@ def _path_problems(config: StreamConfig) -> list[Problem]:
     hint = "Correct the dotted path."
     path = f"WALEX[{config.name!r}]"
     problems = [
-        Problem("E009", f"{path}['MODULES']: there is no module {module!r}.", hint)
+        Problem("E009", f"{path}['MODULES']: No module named {module!r}.", hint)
         for module in config.modules
         if not module_exists(module)
     ]

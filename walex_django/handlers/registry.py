@@ -19,7 +19,7 @@ from django.db.models import Model
 from django.utils.module_loading import autodiscover_modules
 
 from walex_django.conf.names import module_exists
-from walex_django.conf.reader import read_filter
+from walex_django.conf.parsers import read_filter
 from walex_django.events.catalogue import Lineage
 from walex_django.events.event import EventType
 from walex_django.filters import Filter, Where
