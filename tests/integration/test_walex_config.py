@@ -278,7 +278,7 @@ def test_help_tells_how() -> None:
         assert process.wait() == 0
         text = " ".join(process.output.split())
     assert "STREAM {show,add,remove,replace,reset} [KEY] [VALUE ...]" in text
-    assert "reset: back to what settings.WALEX has" in text
+    assert "reset: restore the value from settings.WALEX" in text
     assert "walex_config default add SUBSCRIPTIONS shop.Order shop.Item" in text
 
 
