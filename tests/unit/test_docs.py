@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from walex_django.conf import parsers
+from walex_django.conf import parsers, reader
 from walex_django.signals import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
