@@ -98,7 +98,7 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["shared"] = config.stash[_SHARED].name
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that needs a program which is not there."""
     for marker in item.iter_markers("services"):
