@@ -18,7 +18,7 @@ from walex_django.signals import post_db_change
 Connect = Callable[..., None]
 """The type of the fixture `connect`: signal, receiver and perhaps a sender."""
 
-TIMEOUT = 20  # seconds, for what takes milliseconds
+TIMEOUT = 60  # seconds, for what takes milliseconds on an idle machine
 
 
 class Listening:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from .forks import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 30  # seconds, for what takes one
+TIMEOUT = 120  # seconds, for what takes one on an idle machine
 
 
 class Process:
