@@ -94,7 +94,7 @@ class Filter:
         ):
             if name not in _field_names(model):
                 raise ImproperlyConfigured(
-                    f"{model._meta.label} has no field {name!r}. Choices are:"
+                    f"{model._meta.label} has no field {name!r}; its fields are"
                     f" {', '.join(_field_names(model))}."
                 )
         for name, value in self.unwatched_records.items():

@@ -90,12 +90,12 @@ def _model(label: str, name: str) -> type[Model]:
     try:
         model = apps.get_model(label, name)
     except LookupError:
-        choices = sorted(
+        models = sorted(
             model.__name__ for model in apps.get_app_config(label).get_models()
         )
         raise ImproperlyConfigured(
-            f"The app {label!r} has no model {name!r}."
-            f" Choices are: {', '.join(choices)}."
+            f"The app {label!r} has no model {name!r};"
+            f" its models are {', '.join(models)}."
         ) from None
     concrete: type[Model] = model._meta.concrete_model
     return concrete

@@ -132,7 +132,7 @@ def test_w028_two_databases(durable: StreamConfig, settings: Any) -> None:
     change_stream(settings, URL=url)
     found = diagnosed()["W028"]
     assert found.message.startswith("URL leads to a different database than DATABASE")
-    assert found.hint.startswith("Let both name the same")
+    assert found.hint.startswith("Make both name the same database")
 
     change_stream(settings, URL=url.replace(second["NAME"], "test_postgres"))
     assert "W028" not in diagnosed()

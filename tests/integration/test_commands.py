@@ -163,7 +163,10 @@ def test_teardown_asks_first(
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
-        ({"SUBSCRIPTIONS": ["legacy.nothing"]}, "SUBSCRIPTIONS has 'legacy.nothing'"),
+        (
+            {"SUBSCRIPTIONS": ["legacy.nothing"]},
+            "SUBSCRIPTIONS contains 'legacy.nothing'",
+        ),
         ({"SUBSCRIPTIONS": ["zoo.Keeper"], "DATABASE": "second"}, "zoo_walex"),
         ({"DURABLE_SLOT": False}, "would create a temporary one"),
     ],

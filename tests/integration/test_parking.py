@@ -302,7 +302,7 @@ class TestReplay:
         assert Keeper.objects.filter(name__startswith="written").count() == 3
 
     def test_a_wrong_age_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(CommandError, match="'soon' is no age"):
+        with pytest.raises(CommandError, match="'soon' is not a valid age"):
             call_command("walex_replay", "--older-than=soon")
 
 

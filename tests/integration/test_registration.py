@@ -67,7 +67,7 @@ class TestWrong:
     @pytest.mark.parametrize(
         ("tables", "problem"),
         [
-            ("zoo.Kepper", "The app 'zoo' has no model 'Kepper'. Choices are: "),
+            ("zoo.Kepper", "The app 'zoo' has no model 'Kepper'; its models are "),
             ("Keeper", "a table must be a model or 'app.Model', not 'Keeper'"),
             ("zoo.", "a table must be a model or 'app.Model', not 'zoo.'"),
             (".keeper", "a table must be a model or 'app.Model', not '.keeper'"),
@@ -93,11 +93,11 @@ class TestWrong:
         [
             (
                 {"unwatched_fields": ["nmae"]},
-                "zoo.Keeper has no field 'nmae'. Choices are: ",
+                "zoo.Keeper has no field 'nmae'; its fields are ",
             ),
             (
                 {"changed": ["animals"]},
-                "zoo.Keeper has no field 'animals'. Choices are: ",
+                "zoo.Keeper has no field 'animals'; its fields are ",
             ),
             ({"unwatched_records": {"tame": 1}}, "zoo.Keeper has no field 'tame'"),
             (

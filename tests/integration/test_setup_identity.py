@@ -127,7 +127,7 @@ def test_w048_no_such_table(settings: Any) -> None:
     change_stream(settings, REPLICA_IDENTITY={"public.zoo_tickets": "FULL"})
 
     assert diagnosed()["W048"].message.startswith(
-        "REPLICA_IDENTITY has 'public.zoo_tickets'"
+        "REPLICA_IDENTITY contains 'public.zoo_tickets'"
     )
 
 

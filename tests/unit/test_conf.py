@@ -301,8 +301,8 @@ def test_e006_unknown_model(settings: Settings) -> None:
     assert check(settings, {"default": {"SUBSCRIPTIONS": subscriptions}}) == (
         "walex_django.E006",
         (
-            "WALEX['default']['SUBSCRIPTIONS']: The app 'auth' has no model 'Usr'."
-            " Choices are: Group, Permission, User."
+            "WALEX['default']['SUBSCRIPTIONS']: The app 'auth' has no model 'Usr';"
+            " its models are Group, Permission, User."
         ),
         "Correct the name, or write 'app.*' for all models of the app.",
     )
