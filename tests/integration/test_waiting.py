@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from tests.process import Process, eventually
+from walex_django.replication.connection import may_pass
+from walex_django.stream_config import StreamConfig
 
 from .stream import OwnStream, Stream
 from .test_mistakes import ONE, at
@@ -36,6 +38,25 @@ def starts(listener: Process, stream: Stream) -> None:
     assert listener.output.count(TRYING) == 1
     assert TRYING in listener.lines[0]
     assert listener.lines[1].startswith("walex_django ")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Connection refused",
+        "FATAL:  the database system is starting up",
+        "FATAL:  the database system is not yet accepting connections",
+        "FATAL:  the database system is shutting down",
+    ],
+)
+def test_a_server_that_is_ready_right_after_the_attempt_is_waited_for(
+    config: StreamConfig, said: str
+) -> None:
+    parameters = config.connection_parameters()
+
+    assert may_pass(parameters, psycopg.OperationalError(said))
+    refusal = "FATAL:  password authentication failed"
+    assert not may_pass(parameters, psycopg.OperationalError(refusal))
 
 
 class TestAbsentServer:

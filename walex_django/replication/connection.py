@@ -194,6 +194,8 @@ _TRANSIENT_ERRORS = (
     *("too many", "remaining connection slots", "max_wal_senders"),
     # The server doesn't satisfy target_session_attrs until it is promoted.
     *("read-only", "hot standby"),
+    # The server may have become ready between the attempt and the ping.
+    *("the database system is", "Connection refused"),
 )
 
 
