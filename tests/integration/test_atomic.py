@@ -1,4 +1,4 @@
-"""ATOMIC: receivers' work and the checkpoint are one database transaction."""
+"""With ATOMIC, receivers' work and the checkpoint share one database transaction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class TestOneTransaction:
-    """What belongs together is seen together."""
+    """Receivers' work and the checkpoint become visible together."""
 
     def test_work_and_checkpoint_are_committed_together(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
@@ -52,17 +52,17 @@ class TestOneTransaction:
             will_have_adopted(sql, "Ada", "Bob")
             assert position(sql) == listening.events[-1].lsn
 
-    def test_chunks_of_a_long_transaction_are_one(
+    def test_chunks_of_long_transaction_commit_together(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         gate = Gate()
 
-        def wait_at_the_end(last: bool, **kwargs: Any) -> None:
+        def wait_at_last_chunk(last: bool, **kwargs: Any) -> None:
             if last:
                 gate()
 
         connect(post_db_insert, adopt)
-        connect(post_db_transaction, wait_at_the_end)
+        connect(post_db_transaction, wait_at_last_chunk)
         with Listening(replace(atomic, max_batch=2)) as listening:
             names = [f"Ada {number}" for number in range(5)]
             Keeper.objects.bulk_create(Keeper(name=name) for name in names)
@@ -73,7 +73,7 @@ class TestOneTransaction:
             gate.open()
             will_have_adopted(sql, *names)
 
-    def test_async_receivers_are_part_of_it(
+    def test_async_receivers_join_the_transaction(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         gate = Gate()
@@ -93,7 +93,7 @@ class TestOneTransaction:
             will_have_adopted(sql, "Ada")
         assert ParkedEvent.objects.count() == 1
 
-    def test_what_is_not_delivered_writes_nothing(
+    def test_undelivered_changes_do_not_update_checkpoint(
         self, atomic: StreamConfig, sql: Sql
     ) -> None:
         def row() -> Any:
@@ -111,9 +111,9 @@ class TestOneTransaction:
 
 
 class TestFailures:
-    """A receiver that fails leaves nothing behind but the account of it."""
+    """A failed receiver leaves nothing behind but the record of its failure."""
 
-    def test_a_retry_does_it_once(
+    def test_retried_receiver_writes_once(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         moody = Moody(times=1)
@@ -126,7 +126,7 @@ class TestFailures:
         assert not ParkedEvent.objects.exists()
 
     @pytest.mark.parametrize("on_error", ["park", "skip"])
-    def test_the_work_of_others_stays(
+    def test_work_of_other_receivers_is_committed(
         self, atomic: StreamConfig, connect: Connect, sql: Sql, on_error: Any
     ) -> None:
         gate = Gate()
@@ -136,14 +136,14 @@ class TestFailures:
         with Listening(replace(atomic, on_error=on_error)) as listening:
             Keeper.objects.create(name="Ada")
             gate.wait()
-            # It is parked in the same transaction.
+            # The parked event is part of the same transaction.
             assert not ParkedEvent.objects.exists()
             gate.open()
             will_have_adopted(sql, "Ada")
             assert position(sql) == listening.events[-1].lsn
         assert ParkedEvent.objects.count() == (on_error == "park")
 
-    def test_a_stop_writes_nothing(
+    def test_on_error_stop_rolls_everything_back(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         moody = Moody(times=2)
@@ -155,11 +155,11 @@ class TestFailures:
             assert isinstance(listening.wait_for_end(), ReceiverFailed)
         assert (adopted(sql), position(sql)) == ([], before)
 
-        with Listening(replace(atomic, on_error="stop")) as mended:
+        with Listening(replace(atomic, on_error="stop")) as resumed:
             will_have_adopted(sql, "Ada", "moody Ada", "Bob", "moody Bob")
-        assert len(mended.events) == 2
+        assert len(resumed.events) == 2
 
-    def test_a_stop_before_a_retry_writes_nothing(
+    def test_stopping_before_retry_rolls_everything_back(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         moody = Moody(times=1)
@@ -175,7 +175,7 @@ class TestFailures:
         with Listening(atomic):
             will_have_adopted(sql, "Ada", "moody Ada")
 
-    def test_a_deferred_constraint_is_the_failure_of_who_broke_it(
+    def test_deferred_constraint_fails_the_receiver_that_broke_it(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         animal = Animal.objects.create(name="Leo")
@@ -198,7 +198,7 @@ class TestFailures:
         assert animal.keepers.count() == 1
 
     @pytest.mark.parametrize("way", ["SQL", "ORM"])
-    def test_an_error_of_the_database_cannot_be_swallowed(
+    def test_database_error_cannot_be_swallowed(
         self, atomic: StreamConfig, connect: Connect, sql: Sql, way: str
     ) -> None:
         Group.objects.create(name="taken")
@@ -220,7 +220,7 @@ class TestFailures:
             will_have_adopted(sql, "Ada")
         assert ParkedEvent.objects.get().receiver.endswith(".swallow")
 
-    def test_a_savepoint_of_its_own_swallows_it(
+    def test_database_error_can_be_swallowed_in_savepoint(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         Group.objects.create(name="taken")
@@ -238,7 +238,7 @@ class TestFailures:
             will_have_adopted(sql, "instead")
         assert not ParkedEvent.objects.exists()
 
-    def test_a_receiver_that_leaves_the_transaction_is_parked(
+    def test_receiver_that_closes_connection_is_parked(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         calls: list[None] = []
@@ -252,5 +252,5 @@ class TestFailures:
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
             eventually(lambda: adopted(sql) == ["Ada"] or len(calls) > 4)
-        # What never ends well must not keep all others waiting.
+        # A receiver that always fails must not hold up the others.
         assert ParkedEvent.objects.get().receiver.endswith(".close")

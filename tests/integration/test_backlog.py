@@ -1,4 +1,4 @@
-"""What waits in a slot outlives renamed tables, dropped ones and broken connections."""
+"""The backlog in a slot survives renamed or dropped tables and lost connections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
     ],
     ids=["renamed", "in another schema"],
 )
-def test_a_table_that_has_moved_since_keeps_its_model(
+def test_renamed_or_moved_table_keeps_its_model(
     durable: StreamConfig,
     sql: psycopg.Connection[Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -60,12 +60,12 @@ def test_a_table_that_has_moved_since_keeps_its_model(
 
     assert event.model is Keeper
     assert (event.source.schema, event.source.table) == ("public", "zoo_keeper")
-    # Not read before: fields remember the name that their table had at first use.
+    # Read only now: fields cache the name that their table has at first use.
     assert isinstance(event.instance, Keeper)
     assert event.instance.name == "Ada"
 
 
-def test_a_table_that_is_gone_is_warned_of_and_passed(
+def test_dropped_table_is_skipped_with_warning(
     durable: StreamConfig,
     sql: psycopg.Connection[Any],
     caplog: pytest.LogCaptureFixture,
@@ -85,7 +85,7 @@ def test_a_table_that_is_gone_is_warned_of_and_passed(
     assert "Subscribe to it by its name" in warning.getMessage()
 
 
-def test_a_table_that_is_gone_arrives_if_subscribed_by_name(
+def test_dropped_table_is_delivered_if_subscribed_by_name(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     by_name = replace(durable, subscriptions=("*",))
@@ -100,7 +100,7 @@ def test_a_table_that_is_gone_arrives_if_subscribed_by_name(
     assert (event.model, event.new_record) == (None, {"id": 1})
 
 
-def test_what_came_before_the_servers_error_is_delivered_once(
+def test_changes_before_server_error_are_delivered_once(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("INSERT INTO zoo_keeper (name) VALUES ('good')")
@@ -109,8 +109,8 @@ def test_what_came_before_the_servers_error_is_delivered_once(
     for step in setup_plan(durable, sql):
         sql.execute(step.statement)
 
-    first, error = _listen_to_the_end(durable)
-    again, same_error = _listen_to_the_end(durable)
+    first, error = _listen_until_end(durable)
+    again, same_error = _listen_until_end(durable)
 
     assert first == ["good"]
     assert again == []
@@ -123,7 +123,7 @@ def test_what_came_before_the_servers_error_is_delivered_once(
 
 @pytest.fixture
 def backends(config: StreamConfig) -> Iterator[list[int]]:
-    """Process ids of the ORM's sessions in which receivers heard of a keeper."""
+    """Process IDs of the ORM sessions in which a receiver was called for a keeper."""
     pids: list[int] = []
 
     def receiver(**kwargs: Any) -> None:
@@ -136,16 +136,16 @@ def backends(config: StreamConfig) -> Iterator[list[int]]:
     post_db_insert.disconnect(receiver, sender=Keeper)
 
 
-def test_an_idle_connection_that_the_server_ended_is_renewed(
+def test_idle_connection_closed_by_server_is_reopened(
     listening: Listening, sql: psycopg.Connection[Any], backends: list[int]
 ) -> None:
     sql.execute("INSERT INTO zoo_keeper (name) VALUES ('Ada')")
     listening.wait_for(1)
     (pid,) = backends
     sql.execute("SELECT pg_terminate_backend(%s)", [pid])
-    eventually(lambda: not _is_there(sql, pid), "the session's end")
+    eventually(lambda: not _session_exists(sql, pid), "the session's end")
 
-    # A table of no model makes the listener ask the catalogue.
+    # A table without a model makes the listener query the catalog.
     sql.execute("INSERT INTO legacy.nobody_knows (message) VALUES ('hello')")
     sql.execute("INSERT INTO zoo_keeper (name) VALUES ('Bob')")
 
@@ -154,13 +154,13 @@ def test_an_idle_connection_that_the_server_ended_is_renewed(
     assert len(set(backends)) == 2
 
 
-def _listen_to_the_end(config: StreamConfig) -> tuple[list[str], Exception | None]:
-    """Return the names that were heard of, and what ended the listener."""
+def _listen_until_end(config: StreamConfig) -> tuple[list[str], Exception | None]:
+    """Return the delivered names and the error that ended the listener."""
     with Listening(config) as listening:
         error = listening.wait_for_end()
     return [(event.new_record or {})["name"] for event in listening.events], error
 
 
-def _is_there(sql: psycopg.Connection[Any], pid: int) -> bool:
+def _session_exists(sql: psycopg.Connection[Any], pid: int) -> bool:
     found = sql.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid])
     return found.fetchone() is not None

@@ -1,4 +1,4 @@
-"""Filters by what an UPDATE has changed, as far as the server says it."""
+"""Filters on the columns that an UPDATE changed, as far as the server reports it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = "".join(str(uuid.uuid4()) for _ in range(300))  # compresses badly
 
 @pytest.fixture(params=["settings", "handler"])
 def filtering(request: pytest.FixtureRequest, config: StreamConfig) -> Filtering:
-    """A filter in the settings, then one of a handler."""
+    """A filter in the settings, then one on a handler."""
     return Filtering(config, request.param)
 
 
@@ -34,7 +34,7 @@ def leo(config: StreamConfig) -> Animal:
 
 
 def changes(leo: Animal) -> Callable[[], None]:
-    """Return what changes Leo's name, then his tameness, his story, and nothing."""
+    """Return a function that changes Leo's name, tameness, story, and then nothing."""
 
     def change() -> None:
         rows = Animal.objects.filter(pk=leo.pk)
@@ -53,7 +53,7 @@ OTHERS = sorted(
 
 
 class TestFull:
-    """Under REPLICA IDENTITY FULL the server says it all."""
+    """With REPLICA IDENTITY FULL the server sends all old values."""
 
     @pytest.mark.parametrize(
         ("options", "expected"),
@@ -72,7 +72,7 @@ class TestFull:
         ],
         ids=str,
     )
-    def test_updates(
+    def test_updates_are_filtered(
         self,
         filtering: Filtering,
         leo: Animal,
@@ -97,7 +97,7 @@ class TestFull:
 
 
 class TestDefault:
-    """Under the default identity it says what the key was, and of long values."""
+    """With the default identity the server sends old keys and marks long values."""
 
     @pytest.mark.parametrize(
         ("options", "expected"),
@@ -110,13 +110,13 @@ class TestDefault:
         ],
         ids=str,
     )
-    def test_updates(
+    def test_updates_are_filtered(
         self, filtering: Filtering, leo: Animal, options: Any, expected: list[str]
     ) -> None:
         passed = filtering.passed("zoo.Animal", changes(leo), **options)
         assert passed == [f"update {name}" for name in expected]
 
-    def test_the_key(self, filtering: Filtering, sql: Sql) -> None:
+    def test_key_change_passes(self, filtering: Filtering, sql: Sql) -> None:
         ada = Keeper.objects.create(name="Ada")
 
         def change() -> None:
@@ -128,7 +128,9 @@ class TestDefault:
         ((pk,),) = sql.execute("SELECT id FROM zoo_keeper")
         assert pk == ada.pk + 1000
 
-    def test_all_but_the_key_is_unwatched(self, filtering: Filtering) -> None:
+    def test_key_change_passes_if_other_fields_are_unwatched(
+        self, filtering: Filtering
+    ) -> None:
         ada = Keeper.objects.create(name="Ada")
 
         def change() -> None:
@@ -140,7 +142,7 @@ class TestDefault:
 
 
 class TestUsingIndex:
-    """With an index as identity its columns are the key."""
+    """With an index as replica identity, its columns are the key."""
 
     @pytest.mark.parametrize(
         ("options", "expected"),
@@ -152,7 +154,7 @@ class TestUsingIndex:
         ],
         ids=str,
     )
-    def test_updates(
+    def test_updates_are_filtered(
         self, filtering: Filtering, sql: Sql, options: Any, expected: list[str]
     ) -> None:
         ada = Keeper.objects.create(name="Ada")
@@ -170,9 +172,7 @@ class TestUsingIndex:
         assert passed == [f"update {name}" for name in expected]
 
 
-def test_a_column_that_does_not_come_may_have_changed(
-    filtering: Filtering, sql: Sql
-) -> None:
+def test_unpublished_column_counts_as_changed(filtering: Filtering, sql: Sql) -> None:
     Keeper.objects.create(name="Ada")
     sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
     sql.execute("ALTER PUBLICATION zoo_events ADD TABLE zoo_keeper (id)")

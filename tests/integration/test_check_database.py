@@ -1,4 +1,4 @@
-"""manage.py check --database, and what else runs these checks."""
+"""Database checks, run by `manage.py check --database` and other commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ids(**arguments: Any) -> set[str]:
     return {str(each.id) for each in check_databases(**arguments)}
 
 
-def test_only_streams_of_these_databases_are_asked(
+def test_only_streams_of_given_databases_are_checked(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
@@ -41,7 +41,9 @@ def test_only_streams_of_these_databases_are_asked(
     assert "walex_django.W031" not in ids(databases=["second"])
 
 
-def test_they_are_run_with_databases_only(durable: StreamConfig, settings: Any) -> None:
+def test_database_checks_run_only_with_databases(
+    durable: StreamConfig, settings: Any
+) -> None:
     change_stream(settings, SUBSCRIPTIONS=["public.nothing"])
     ours = "walex_django.W048"
 
@@ -52,7 +54,7 @@ def test_they_are_run_with_databases_only(durable: StreamConfig, settings: Any) 
     assert ours in {each.id for each in found}
 
 
-def test_nothing_is_an_error(durable: StreamConfig, settings: Any) -> None:
+def test_database_checks_are_never_errors(durable: StreamConfig, settings: Any) -> None:
     stream = {"SUBSCRIPTIONS": ["public.nothing"], "PUBLICATION": "nothing"}
     change_stream(settings, **stream)
     found = check_databases(databases=["default"])
@@ -66,7 +68,7 @@ def test_nothing_is_an_error(durable: StreamConfig, settings: Any) -> None:
     assert {str(each.obj) for each in found} == {"WALEX['default']"}
 
 
-def test_a_typo_in_a_label_is_told_here_too(
+def test_w048_misspelt_model_label_is_reported(
     durable: StreamConfig, settings: Any
 ) -> None:
     change_stream(settings, SUBSCRIPTIONS=["zoo.Keper", "zoo.Animal"])
@@ -77,7 +79,7 @@ def test_a_typo_in_a_label_is_told_here_too(
     assert found["W048"].hint == "Correct the name."
 
 
-def test_a_stream_whose_settings_are_wrong_leaves_the_others_to_be_looked_at(
+def test_stream_with_invalid_settings_does_not_hide_problems_of_others(
     durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     settings.WALEX = {**settings.WALEX, "wrong": {"PUBLICATON": "zoo_events"}}
@@ -86,7 +88,7 @@ def test_a_stream_whose_settings_are_wrong_leaves_the_others_to_be_looked_at(
     assert ids(databases=["default"]) == {"walex_django.W031", "walex_django.I047"}
 
 
-def test_the_slot_of_a_stream_whose_settings_are_wrong_is_not_left_behind(
+def test_w045_ignores_slot_of_stream_with_invalid_settings(
     durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     settings.WALEX = {**settings.WALEX, "wrong": {"PUBLICATON": "zoo_events"}}
@@ -97,7 +99,7 @@ def test_the_slot_of_a_stream_whose_settings_are_wrong_is_not_left_behind(
         slots.drop(sql, "wrong_walex")
 
 
-def test_what_is_the_servers_is_told_once(
+def test_server_wide_problem_is_reported_once(
     durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     sql.execute("SELECT pg_create_logical_replication_slot('old_walex', 'pgoutput')")
@@ -110,7 +112,7 @@ def test_what_is_the_servers_is_told_once(
         slots.drop(sql, "old_walex")
 
 
-def test_a_slot_left_behind_is_told_once_while_more_is_kept_for_it(
+def test_w045_is_reported_once_while_retained_wal_grows(
     durable: StreamConfig,
     sql: psycopg.Connection[Any],
     settings: Any,
@@ -129,7 +131,7 @@ def test_a_slot_left_behind_is_told_once_while_more_is_kept_for_it(
         slots.drop(sql, "old_walex")
 
 
-def test_a_database_of_tests_is_not_complained_of(
+def test_missing_setup_is_ignored_in_test_database(
     durable: StreamConfig, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change_stream(settings, PUBLICATION="nothing", SLOT_NAME="nothing")
@@ -141,7 +143,7 @@ def test_a_database_of_tests_is_not_complained_of(
     assert {"walex_django.W030", "walex_django.W040"} <= found
 
 
-def test_a_database_of_tests_is_not_complained_of_for_the_slot_of_another(
+def test_slot_of_other_database_is_ignored_in_test_database(
     durable: StreamConfig, settings: Any
 ) -> None:
     change_stream(settings, PUBLICATION="nothing", SLOT_NAME="there")
@@ -155,7 +157,7 @@ def test_a_database_of_tests_is_not_complained_of_for_the_slot_of_another(
             slots.drop(there, "there")
 
 
-def test_a_database_of_tests_needs_no_publication_for_a_temporary_slot(
+def test_missing_publication_is_ignored_in_test_database_for_temporary_slot(
     durable: StreamConfig, settings: Any
 ) -> None:
     change_stream(
@@ -164,7 +166,9 @@ def test_a_database_of_tests_needs_no_publication_for_a_temporary_slot(
     assert ids(databases=["default"]) == set()
 
 
-def test_the_shell_tells_it(durable: StreamConfig, environment: dict[str, str]) -> None:
+def test_check_command_reports_problems_until_setup_fixes_them(
+    durable: StreamConfig, environment: dict[str, str]
+) -> None:
     env = {**environment, "ZOO_STREAM": '{"SUBSCRIPTIONS": ["zoo.*", "auth.Group"]}'}
     assert "public.auth_group" in checked(env)["W031"].message
     deploy = ("check", "--database", "default", "--fail-level", "WARNING")
@@ -182,19 +186,21 @@ def test_the_shell_tells_it(durable: StreamConfig, environment: dict[str, str]) 
 
 
 @pytest.mark.parametrize("own_server", [{"wal_level": "replica"}], indirect=True)
-def test_migrate_goes_on(own_server: Postgres, environment: dict[str, str]) -> None:
+def test_migrate_reports_problems_and_continues(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
     env = at(own_server, environment)
     with Process("migrate", "--verbosity=1", env=env) as migrate:
         assert migrate.wait() == 0, migrate.output
     assert any("(walex_django.W023)" in line for line in migrate.lines)
-    # What is to be migrated is no news.
+    # Tables that the command is about to create are not reported as missing.
     assert "W048" not in migrate.output
     with psycopg.connect(own_server.url()) as connection:
         (made,) = connection.execute("SELECT to_regclass('zoo_keeper')")
         assert made != (None,)
 
 
-def test_it_is_cheap(durable: StreamConfig, sql: psycopg.Connection[Any]) -> None:
+def test_checks_are_cheap(durable: StreamConfig, sql: psycopg.Connection[Any]) -> None:
     run("walex_setup", "--stream", "default")
     find_problems(durable, sql)
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""A pooler between a stream and its server is told of."""
+"""Checks report a pooler between a stream and its server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.process import Process, eventually
 from walex_django.conf.stream import StreamConfig
 
 from .checking import checked
-from .test_context_pooled import answers, free_port, start
+from .test_context_pooled import free_port, responds, start_pgbouncer
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "second"]),
@@ -30,14 +30,14 @@ URL = "set URL in the stream's settings to the server itself"
 def pooled(
     environment: dict[str, str], *configuration: str
 ) -> Iterator[dict[str, str]]:
-    """Let a process connect through PgBouncer."""
+    """Provide the environment of a process that connects through PgBouncer."""
     with TemporaryDirectory(prefix="walex-pgbouncer-") as home:
         port = free_port()
-        pooler = start(
+        pooler = start_pgbouncer(
             Path(home), port, connections["default"].settings_dict, *configuration
         )
         try:
-            eventually(lambda: answers(port, pooler), "an answer of pgbouncer")
+            eventually(lambda: responds(port, pooler), "a response from pgbouncer")
             name = connections["default"].settings_dict["NAME"]
             url = f"postgres://zoo@127.0.0.1:{port}/{name}"
             yield {**environment, "ZOO_DATABASE_URL": url}
@@ -45,13 +45,13 @@ def pooled(
             end(pooler)
 
 
-def past(environment: dict[str, str], env: dict[str, str]) -> dict[str, str]:
-    """Do what the hint says."""
+def bypass_pooler(environment: dict[str, str], env: dict[str, str]) -> dict[str, str]:
+    """Follow the hint: connect the stream to the server itself."""
     stream = json.dumps({"URL": environment["ZOO_DATABASE_URL"]})
     return {**env, "ZOO_STREAM": stream}
 
 
-def test_w021_one_that_refuses(
+def test_w021_pooler_that_refuses_the_connection(
     durable: StreamConfig, environment: dict[str, str]
 ) -> None:
     with pooled(environment) as env:
@@ -63,10 +63,10 @@ def test_w021_one_that_refuses(
             assert setup.wait() == 1
         assert found["W021"].hint in setup.lines[-1]
 
-        assert "W021" not in checked(past(environment, env))
+        assert "W021" not in checked(bypass_pooler(environment, env))
 
 
-def test_w021_and_w027_one_that_lets_sessions_through(
+def test_w021_and_w027_pooler_that_accepts_sessions(
     durable: StreamConfig, environment: dict[str, str]
 ) -> None:
     with pooled(environment, "ignore_startup_parameters = options") as env:
@@ -78,4 +78,4 @@ def test_w021_and_w027_one_that_lets_sessions_through(
         assert "replication" in found["W027"].message
         assert URL in found["W027"].hint
 
-        assert not {"W021", "W027"} & checked(past(environment, env)).keys()
+        assert not {"W021", "W027"} & checked(bypass_pooler(environment, env)).keys()

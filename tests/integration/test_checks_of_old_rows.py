@@ -1,4 +1,4 @@
-"""Who needs old rows that do not come is found, and gets them by what is named."""
+"""Checks find code that needs missing old rows, and their hints provide the rows."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ONE = ("--stream", "default")
 
 
 @pytest.fixture(autouse=True)
-def _identity_as_it_was(
+def _restore_identity(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> Iterator[None]:
     yield
     sql.execute("ALTER TABLE zoo_keeper REPLICA IDENTITY DEFAULT")
 
 
-def mend(hint: str, settings: Any) -> None:
+def follow_hint(hint: str, settings: Any) -> None:
     write_settings_of(hint, settings)
     run_command_of(hint, *ONE)
 
@@ -45,17 +45,19 @@ def mend(hint: str, settings: Any) -> None:
         ({"unwatched_records": {"name": "Nobody"}}, "DELETE"),
     ],
 )
-def test_w036_a_filter(chosen: dict[str, Any], type_: str, settings: Any) -> None:
+def test_w036_filter_in_settings(
+    chosen: dict[str, Any], type_: str, settings: Any
+) -> None:
     change_stream(settings, FILTERS={"zoo.Keeper": chosen})
     found = diagnosed()["W036"]
     assert found.message.startswith("WALEX['default']['FILTERS']['zoo.Keeper']: ")
     assert f"lets every {type_} of public.zoo_keeper pass" in found.message
 
-    mend(found.hint, settings)
+    follow_hint(found.hint, settings)
     assert "W036" not in diagnosed()
 
 
-def test_what_the_settings_have_already_is_not_told_to_be_added(settings: Any) -> None:
+def test_hint_omits_identity_already_in_settings(settings: Any) -> None:
     chosen = {"zoo.Keeper": {"changed": ["name"]}}
     change_stream(settings, FILTERS=chosen, REPLICA_IDENTITY={"zoo.Keeper": "FULL"})
     found = diagnosed()
@@ -73,10 +75,10 @@ def test_what_the_settings_have_already_is_not_told_to_be_added(settings: Any) -
         {"changed": ["id"]},
         {"unwatched_fields": ["name"]},
         {"unwatched_records": {"id": 1}},
-        {"where": "tests.integration.test_checks_of_old_rows.mend"},
+        {"where": "tests.integration.test_checks_of_old_rows.follow_hint"},
     ],
 )
-def test_w036_is_not_for_what_the_key_tells(
+def test_w036_ignores_filters_that_need_no_old_row(
     chosen: dict[str, Any], settings: Any
 ) -> None:
     change_stream(settings, FILTERS={"zoo.Keeper": chosen})
@@ -85,7 +87,7 @@ def test_w036_is_not_for_what_the_key_tells(
 
 
 @pytest.mark.usefixtures("own_handlers")
-def test_w036_a_filter_of_a_handler(settings: Any) -> None:
+def test_w036_filter_on_handler(settings: Any) -> None:
     @on_update("zoo.Keeper", changed=["name"])
     def handler(events: list[Event]) -> None:
         pass
@@ -93,7 +95,7 @@ def test_w036_a_filter_of_a_handler(settings: Any) -> None:
     found = diagnosed()["W036"]
     assert "test_checks_of_old_rows.py" in found.message
 
-    mend(found.hint, settings)
+    follow_hint(found.hint, settings)
     assert "W036" not in diagnosed()
 
 
@@ -101,7 +103,7 @@ def reads(event: Event, **kwargs: Any) -> None:
     print(event.changes)
 
 
-def test_w037_a_receiver(connect: Connect, settings: Any) -> None:
+def test_w037_receiver_that_reads_changes(connect: Connect, settings: Any) -> None:
     connect(post_db_update, reads, sender=Keeper)
     found = diagnosed()["W037"]
     assert found.message == (
@@ -109,11 +111,11 @@ def test_w037_a_receiver(connect: Connect, settings: Any) -> None:
         " None for an UPDATE of public.zoo_keeper."
     )
 
-    mend(found.hint, settings)
+    follow_hint(found.hint, settings)
     assert "W037" not in diagnosed()
 
 
-def test_w037_is_not_for_deletes(connect: Connect) -> None:
+def test_w037_and_i038_ignore_receivers_of_deletes(connect: Connect) -> None:
     def reads_old(event: Event, **kwargs: Any) -> None:
         print(event.old_record)
 
@@ -123,7 +125,7 @@ def test_w037_is_not_for_deletes(connect: Connect) -> None:
 
 
 @pytest.mark.usefixtures("own_handlers")
-def test_w037_a_handler(settings: Any) -> None:
+def test_w037_function_of_handler(settings: Any) -> None:
     @on_update("zoo.Keeper", functions=[lambda event: event.old_instance])
     def handler(events: list[Event]) -> None:
         pass
@@ -131,12 +133,12 @@ def test_w037_a_handler(settings: Any) -> None:
     found = diagnosed()["W037"]
     assert "<lambda> reads event.old_instance" in found.message
 
-    mend(found.hint, settings)
+    follow_hint(found.hint, settings)
     assert "W037" not in diagnosed()
 
 
 @pytest.mark.usefixtures("own_handlers")
-def test_i038_who_hears_of_deletes_too(connect: Connect, settings: Any) -> None:
+def test_i038_handler_of_updates_and_deletes(connect: Connect, settings: Any) -> None:
     @on_event("zoo.Keeper")
     def handler(events: list[Event]) -> None:
         print([event.new_record or event.old_record for event in events])
@@ -145,11 +147,11 @@ def test_i038_who_hears_of_deletes_too(connect: Connect, settings: Any) -> None:
     assert "W037" not in found
     assert "handler reads event.old_record" in found["I038"].message
 
-    mend(found["I038"].hint, settings)
+    follow_hint(found["I038"].hint, settings)
     assert "I038" not in diagnosed()
 
 
-def test_w037_who_needs_changes_of_all_tables(
+def test_w037_receiver_of_all_tables(
     connect: Connect, sql: psycopg.Connection[Any]
 ) -> None:
     connect(post_db_change, reads)
@@ -228,7 +230,7 @@ def _captured(event: Event, **kwargs: Any) -> Any:
         _captured,
     ],
 )
-def test_what_is_read_is_found_in(receiver: Any) -> None:
+def test_attributes_read_from_event_are_found(receiver: Any) -> None:
     assert "changes" in attributes_read(receiver)
 
 
@@ -263,18 +265,18 @@ def _written(event: Any, **kwargs: Any) -> None:
         lambda events, forms: (events, [form.changes for form in forms]),
     ],
 )
-def test_what_others_have_of_that_name_is_not_read_of_the_event(receiver: Any) -> None:
+def test_attributes_of_other_objects_are_ignored(receiver: Any) -> None:
     read = attributes_read(receiver)
     assert read.isdisjoint({"changes", "old_record", "old_instance"})
 
 
-def test_w037_is_not_for_what_is_read_of_something_else(connect: Connect) -> None:
+def test_w037_ignores_attributes_of_other_objects(connect: Connect) -> None:
     connect(post_db_update, _of_variable, sender=Keeper)
 
     assert "W037" not in diagnosed()
 
 
-def test_what_is_only_called_so_is_not_read() -> None:
+def test_local_names_and_strings_are_ignored() -> None:
     def receiver(event: Event, **kwargs: Any) -> None:
         changes = old_record(event)
         print(changes, "old_instance")
@@ -285,5 +287,5 @@ def test_what_is_only_called_so_is_not_read() -> None:
     assert attributes_read(receiver).isdisjoint(
         {"changes", "old_record", "old_instance"}
     )
-    # What has no code of its own is no reason to fail.
+    # A builtin has no code object to inspect, which must not raise.
     assert attributes_read(print) == frozenset()

@@ -1,4 +1,4 @@
-"""What is wrong with a publication is found, and mended by what is named."""
+"""Checks find problems of a publication, and their hints fix them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def keyless(durable: StreamConfig, sql: psycopg.Connection[Any]) -> Iterator[str
 
 
 @pytest.mark.parametrize("table", ["zo.Keeper", "public.zoo_keper"])
-def test_a_filter_of_a_table_that_is_not_there_is_told(
+def test_w048_filter_on_missing_table(
     table: str, durable: StreamConfig, settings: Any
 ) -> None:
     change_stream(settings, FILTERS={table: {"sensitive_fields": ["name"]}})
@@ -56,7 +56,7 @@ def test_a_filter_of_a_table_that_is_not_there_is_told(
         ("keeper_nothing", ""),
     ],
 )
-def test_w048_a_misspelt_identity(
+def test_w048_misspelt_identity(
     written: str, meant: str, durable: StreamConfig, settings: Any
 ) -> None:
     change_stream(settings, REPLICA_IDENTITY={"zoo.Keeper": written})
@@ -67,7 +67,7 @@ def test_w048_a_misspelt_identity(
 
 
 @pytest.mark.parametrize("entry", ["public.zoo_guest", "guests.*"])
-def test_w049_a_filter_of_a_column_that_no_table_has(
+def test_w049_filter_on_missing_column(
     entry: str, durable: StreamConfig, settings: Any, sql: psycopg.Connection[Any]
 ) -> None:
     schema = entry.partition(".")[0]
@@ -98,7 +98,9 @@ def test_w049_a_filter_of_a_column_that_no_table_has(
         )
 
 
-def test_w049_is_told_once_for_a_model(durable: StreamConfig, settings: Any) -> None:
+def test_w049_does_not_repeat_e008_for_a_model(
+    durable: StreamConfig, settings: Any
+) -> None:
     chosen = {"sensitive_fields": ["nmae"]}
     change_stream(settings, FILTERS={"public.zoo_keeper": chosen})
 
@@ -108,39 +110,39 @@ def test_w049_is_told_once_for_a_model(durable: StreamConfig, settings: Any) -> 
 
 @pytest.fixture
 def crowd(durable: StreamConfig, sql: psycopg.Connection[Any]) -> Iterator[list[str]]:
-    """Tables of a schema that nothing publishes, more than a message names."""
+    """Unpublished tables of one schema, more than a message lists."""
     names = [f"crowd.one_{n:03}" for n in range(200)]
     sql.execute("CREATE SCHEMA crowd")
     for name in names:
         sql.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, a int)".encode())
     yield names
-    # All at once would need more locks than there are.
+    # Dropping all at once would exceed the server's number of locks.
     for name in names:
         sql.execute(f"DROP TABLE {name}".encode())
     sql.execute("DROP SCHEMA crowd")
 
 
-def test_of_many_tables_the_first_ten_are_named(
+def test_message_lists_first_ten_of_many_tables(
     crowd: list[str], settings: Any, sql: psycopg.Connection[Any]
 ) -> None:
     ten = f"{', '.join(crowd[:10])} and 190 more"
     before = settings.WALEX["default"]["SUBSCRIPTIONS"]
     filters = {"crowd.*": {"changed": ["a"]}}
     change_stream(settings, SUBSCRIPTIONS=[*before, "crowd.*"], FILTERS=filters)
-    lacking = diagnosed()["W031"]
-    assert lacking.message.endswith(
+    unpublished = diagnosed()["W031"]
+    assert unpublished.message.endswith(
         f' missing from the publication "zoo_events": {ten}.'
     )
     with pytest.raises(PublicationMissing) as raised:
         require_published(get_config("default"), sql)
-    assert raised.value.reason == lacking.message
+    assert raised.value.reason == unpublished.message
 
-    run_command_of(lacking.hint, *ONE)
-    thin = diagnosed()["W036"]
-    assert f"lets every UPDATE of {ten} pass" in thin.message
-    assert '"REPLICA_IDENTITY": {"crowd.*": "FULL"}' in thin.hint
+    run_command_of(unpublished.hint, *ONE)
+    incomplete = diagnosed()["W036"]
+    assert f"lets every UPDATE of {ten} pass" in incomplete.message
+    assert '"REPLICA_IDENTITY": {"crowd.*": "FULL"}' in incomplete.hint
 
-    write_settings_of(thin.hint, settings)
+    write_settings_of(incomplete.hint, settings)
     found = diagnosed()
     assert found["W036"].hint == "Run: python manage.py walex_setup"
     assert found["W039"].message.startswith(f"The replica identity of {ten} is DEFAULT")
@@ -154,7 +156,7 @@ def test_of_many_tables_the_first_ten_are_named(
     assert max(len(each.message + each.hint) for each in found.values()) < 1000
 
 
-def test_what_mends_many_tables_names_ten(
+def test_hint_lists_first_ten_of_many_tables(
     crowd: list[str], settings: Any, sql: psycopg.Connection[Any]
 ) -> None:
     before = settings.WALEX["default"]["SUBSCRIPTIONS"]
@@ -172,7 +174,7 @@ def test_what_mends_many_tables_names_ten(
     assert found.hint.endswith('"one_009" REPLICA IDENTITY FULL; and 2 more')
 
 
-def test_an_entry_of_one_table_goes_before_that_of_its_filter(
+def test_hint_overrides_identity_set_for_single_table(
     crowd: list[str], settings: Any
 ) -> None:
     before = settings.WALEX["default"]["SUBSCRIPTIONS"]
@@ -187,11 +189,11 @@ def test_an_entry_of_one_table_goes_before_that_of_its_filter(
     assert f'"REPLICA_IDENTITY": {json.dumps(wanted)}' in diagnosed()["W036"].hint
 
 
-def test_nothing_is_wrong_after_setup(durable: StreamConfig) -> None:
+def test_setup_leaves_no_problems(durable: StreamConfig) -> None:
     assert diagnosed().keys() <= {"I047"}
 
 
-def test_w030_no_publication(
+def test_w030_missing_publication(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("DROP PUBLICATION zoo_events")
@@ -203,7 +205,7 @@ def test_w030_no_publication(
     assert "W030" not in diagnosed()
 
 
-def test_w031_a_table_is_not_published(
+def test_w031_unpublished_table(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
@@ -214,7 +216,7 @@ def test_w031_a_table_is_not_published(
     assert "W031" not in diagnosed()
 
 
-def test_i032_a_table_that_no_stream_wants(
+def test_i032_published_table_without_subscription(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("ALTER PUBLICATION zoo_events ADD TABLE auth_group, django_session")
@@ -232,7 +234,7 @@ def test_i032_a_table_that_no_stream_wants(
     assert ("public", "zoo_keeper") in publications.tables(sql, ["zoo_events"])
 
 
-def test_w033_not_all_is_sent(
+def test_w033_publication_omits_operations(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("ALTER PUBLICATION zoo_events SET (publish = 'insert, update')")
@@ -244,7 +246,7 @@ def test_w033_not_all_is_sent(
     assert "W033" not in diagnosed()
 
 
-def test_w034_tables_without_a_key(
+def test_w034_table_without_key(
     keyless: str, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     sql.execute(f"INSERT INTO {keyless} VALUES (1)".encode())
@@ -260,16 +262,18 @@ def test_w034_tables_without_a_key(
     sql.execute(f"UPDATE {keyless} SET a = 2".encode())
 
 
-def test_w034_is_mended_by_hand_too(keyless: str, sql: psycopg.Connection[Any]) -> None:
+def test_w034_is_fixed_by_sql_of_hint(
+    keyless: str, sql: psycopg.Connection[Any]
+) -> None:
     sql.execute(f"ALTER PUBLICATION zoo_events ADD TABLE {keyless}".encode())
-    (mend,) = sql_of(diagnosed()["W034"].hint)
+    (statement,) = sql_of(diagnosed()["W034"].hint)
 
-    assert mend == 'ALTER TABLE "public"."zoo_keyless" REPLICA IDENTITY FULL;'
-    sql.execute(mend.encode())
+    assert statement == 'ALTER TABLE "public"."zoo_keyless" REPLICA IDENTITY FULL;'
+    sql.execute(statement.encode())
     assert "W034" not in diagnosed()
 
 
-def test_w034_all_tables_without_a_key_are_listed(
+def test_w034_lists_all_tables_without_key(
     keyless: str, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     sql.execute("CREATE PUBLICATION zoo_everything FOR ALL TABLES")
@@ -289,7 +293,7 @@ def test_w034_all_tables_without_a_key_are_listed(
         sql.execute("DROP PUBLICATION zoo_everything; DROP TABLE IF EXISTS zoo_log")
 
 
-def test_w034_is_told_by_setup_before_it_happens(keyless: str, settings: Any) -> None:
+def test_w034_setup_warns_before_publishing(keyless: str, settings: Any) -> None:
     entries = [*settings.WALEX["default"]["SUBSCRIPTIONS"], f"public.{keyless}"]
     change_stream(settings, SUBSCRIPTIONS=entries)
 
@@ -298,7 +302,7 @@ def test_w034_is_told_by_setup_before_it_happens(keyless: str, settings: Any) ->
     assert '"REPLICA_IDENTITY": {"public.zoo_keyless": "FULL"}' in printed
 
 
-def test_w034_of_a_partition(
+def test_w034_partition_without_key(
     durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     sql.execute(
@@ -308,7 +312,7 @@ def test_w034_of_a_partition(
         "ALTER PUBLICATION zoo_events ADD TABLE zoo_parts"
     )
     try:
-        # As if that were enough.
+        # Not sufficient: each partition has a replica identity of its own.
         sql.execute("ALTER TABLE zoo_parts REPLICA IDENTITY FULL")
         found = diagnosed()["W034"]
         assert found.message.startswith("public.zoo_parts has")
@@ -357,7 +361,7 @@ def test_w035_generated_columns(sql: psycopg.Connection[Any]) -> None:
 @pytest.mark.usefixtures("generated")
 def test_w035_virtual_columns(sql: psycopg.Connection[Any], settings: Any) -> None:
     if sql.info.server_version < 180000:
-        pytest.skip("the server has no virtual columns, which PostgreSQL 18 brings")
+        pytest.skip("the server has no virtual columns, which are new in PostgreSQL 18")
     sql.execute(GENERATED.format(kind="VIRTUAL", columns="").encode())
     found = diagnosed()["W035"]
     assert "Virtual columns cannot be published." in found.hint
@@ -369,7 +373,7 @@ def test_w035_virtual_columns(sql: psycopg.Connection[Any], settings: Any) -> No
 
 
 @pytest.mark.usefixtures("generated")
-def test_w035_lists_of_columns(sql: psycopg.Connection[Any], settings: Any) -> None:
+def test_w035_column_list(sql: psycopg.Connection[Any], settings: Any) -> None:
     sql.execute(GENERATED.format(kind="STORED", columns=" (id, a)").encode())
     with pytest.raises(psycopg.errors.InvalidColumnReference):
         sql.execute("UPDATE zoo_generated SET a = 2")
@@ -380,7 +384,7 @@ def test_w035_lists_of_columns(sql: psycopg.Connection[Any], settings: Any) -> N
     for statement in sql_of(found.hint):
         sql.execute(statement.encode())
     run_command_of(found.hint, *ONE)
-    # The list is gone. That 18 leaves generated columns out, is said next.
+    # The list is gone. The next problem is that 18 omits generated columns.
     if sql.info.server_version < 180000:
         assert "W035" not in diagnosed()
         sql.execute("UPDATE zoo_generated SET a = 2")
@@ -388,7 +392,7 @@ def test_w035_lists_of_columns(sql: psycopg.Connection[Any], settings: Any) -> N
         assert "publish_generated_columns" in diagnosed()["W035"].hint
 
 
-def test_w048_no_such_table(
+def test_w048_missing_table(
     keyless: str, settings: Any, sql: psycopg.Connection[Any]
 ) -> None:
     entries = [*settings.WALEX["default"]["SUBSCRIPTIONS"], "public.zoo_keyles"]

@@ -1,4 +1,4 @@
-"""What is wrong with the server or the role is found, and mended by what is named."""
+"""Checks find problems of the server or the role, and their hints fix them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from .test_mistakes import at, fails
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 
 
-def test_w020_no_server(environment: dict[str, str]) -> None:
-    # Were it Django's own, its checks of generated fields would fail in Django 6.1.
+def test_w020_unreachable_server(environment: dict[str, str]) -> None:
+    # With Django's own URL, checks of generated fields would fail in Django 6.1.
     stream = {"URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}
     found = checked({**environment, "ZOO_STREAM": json.dumps(stream)})
 
@@ -46,14 +46,14 @@ def test_w020_no_server(environment: dict[str, str]) -> None:
     assert "W020" not in found
 
 
-def test_w020_a_server_that_is_away_is_no_exception(settings: Any) -> None:
+def test_w020_unreachable_server_raises_nothing(settings: Any) -> None:
     change_stream(settings, URL="postgres://zoo:s3cret@127.0.0.1:1/zoo")
 
     assert diagnosed().keys() == {"W020"}
 
 
-def test_w022_too_old(sql: psycopg.Connection[Any]) -> None:
-    # Of such servers none is at hand.
+def test_w022_server_too_old(sql: psycopg.Connection[Any]) -> None:
+    # No server that old is available to the tests.
     facts = replace(server.read(sql), number=140018, version="14.18")
 
     with pytest.raises(NotPrepared, match=r"PostgreSQL 14\.18 is too old"):
@@ -75,13 +75,15 @@ def test_w023_wal_level(own_server: Postgres, environment: dict[str, str]) -> No
     assert "W023" not in checked(env)
 
 
-def test_w024_role(own_server: Postgres, environment: dict[str, str]) -> None:
+def test_w024_role_without_replication(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
         connection.execute("CREATE ROLE keeper LOGIN PASSWORD 'pw'")
     env = at(own_server, environment, user="keeper", password="pw")
     found = checked(env)
     assert found["W024"].message == 'The role "keeper" may not start replication.'
-    # That it is refused, is told once.
+    # The same refusal is not reported twice.
     assert "W027" not in found
 
     run_sql_of(found["W024"].hint, own_server)
@@ -109,7 +111,9 @@ def test_w025_no_free_slot(own_server: Postgres, environment: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("own_server", [{"max_wal_senders": "1"}], indirect=True)
-def test_w026_no_free_sender(own_server: Postgres, environment: dict[str, str]) -> None:
+def test_w026_no_free_walsender(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
     env = at(own_server, environment)
     assert "W026" not in checked(env)
     with psycopg.connect(
@@ -126,7 +130,7 @@ def test_w026_no_free_sender(own_server: Postgres, environment: dict[str, str]) 
         assert "W026" not in checked(env)
 
 
-def test_w028_two_databases(durable: StreamConfig, settings: Any) -> None:
+def test_w028_url_of_different_database(durable: StreamConfig, settings: Any) -> None:
     second = connections["second"].settings_dict
     url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**second)
     change_stream(settings, URL=url)
@@ -138,10 +142,10 @@ def test_w028_two_databases(durable: StreamConfig, settings: Any) -> None:
     assert "W028" not in diagnosed()
 
 
-def test_failover(
+def test_w046_or_w029_failover(
     durable: StreamConfig, settings: Any, sql: psycopg.Connection[Any]
 ) -> None:
-    """W046 where it can be, W029 where it cannot."""
+    """W046 where the server supports failover slots, W029 where it doesn't."""
     assert not {"W029", "W046"} & diagnosed().keys()
     change_stream(settings, FAILOVER=True)
     found = diagnosed()
@@ -155,7 +159,7 @@ def test_failover(
     assert not {"W029", "W046"} & diagnosed().keys()
 
 
-def test_i047_unlimited_log(own_server: Postgres, environment: dict[str, str]) -> None:
+def test_i047_unlimited_wal(own_server: Postgres, environment: dict[str, str]) -> None:
     env = at(own_server, environment)
     found = checked(env)["I047"]
     assert 'the slot "zoo_walex"' in found.message
@@ -165,7 +169,7 @@ def test_i047_unlimited_log(own_server: Postgres, environment: dict[str, str]) -
     assert "I047" not in checked(env)
 
 
-def test_i047_is_for_durable_slots(
+def test_i047_ignores_temporary_slots(
     own_server: Postgres, environment: dict[str, str]
 ) -> None:
     env = {**at(own_server, environment), "ZOO_STREAM": '{"DURABLE_SLOT": false}'}

@@ -1,4 +1,4 @@
-"""What is wrong with a slot is found, and mended by what is named."""
+"""Checks find problems of a slot, and their hints fix them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "seco
 
 @pytest.fixture
 def left_behind(durable: StreamConfig, sql: psycopg.Connection[Any]) -> Iterator[str]:
-    """A slot that no stream has."""
+    """A slot that belongs to no stream."""
     sql.execute("SELECT pg_create_logical_replication_slot('old_walex', 'pgoutput')")
     yield "old_walex"
     if slots.find(sql, "old_walex"):
         slots.drop(sql, "old_walex")
 
 
-def test_w040_no_slot(durable: StreamConfig, sql: psycopg.Connection[Any]) -> None:
+def test_w040_missing_slot(durable: StreamConfig, sql: psycopg.Connection[Any]) -> None:
     slots.drop(sql, durable.slot_name)
     found = diagnosed()["W040"]
     assert found.message == 'The slot "zoo_walex" does not exist.'
@@ -42,7 +42,7 @@ def test_w040_no_slot(durable: StreamConfig, sql: psycopg.Connection[Any]) -> No
     assert "W040" not in diagnosed()
 
 
-def test_w040_is_for_durable_slots(
+def test_w040_ignores_temporary_slots(
     durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     slots.drop(sql, durable.slot_name)
@@ -58,7 +58,7 @@ def test_w040_is_for_durable_slots(
         "SELECT pg_create_physical_replication_slot('zoo_walex')",
     ],
 )
-def test_w041_a_slot_of_another_kind(
+def test_w041_slot_of_another_kind(
     make: str, durable: StreamConfig, sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     slots.drop(sql, durable.slot_name)
@@ -77,17 +77,17 @@ def test_w041_a_slot_of_another_kind(
 @pytest.mark.parametrize(
     "own_stream", [{"max_slot_wal_keep_size": "1MB"}], indirect=True
 )
-def test_w042_a_lost_slot(own_stream: OwnStream) -> None:
+def test_w042_lost_slot(own_stream: OwnStream) -> None:
     assert "W042" not in checked(own_stream.env)
 
-    def burn() -> bool:
+    def exceed_limit() -> bool:
         own_stream.write("burnt")
         own_stream.execute("SELECT pg_switch_wal()")
         own_stream.execute("CHECKPOINT")
-        asked = "SELECT wal_status FROM pg_replication_slots"
-        return own_stream.execute(asked) == [("lost",)]
+        query = "SELECT wal_status FROM pg_replication_slots"
+        return own_stream.execute(query) == [("lost",)]
 
-    eventually(burn, "the loss")
+    eventually(exceed_limit, "the loss")
     found = checked(own_stream.env)["W042"]
     assert 'The slot "zoo_walex" is lost' in found.message
 
@@ -95,7 +95,7 @@ def test_w042_a_lost_slot(own_stream: OwnStream) -> None:
     assert "W042" not in checked(own_stream.env)
 
 
-def test_w043_a_slot_that_was_made_again(stream: Stream) -> None:
+def test_w043_recreated_slot(stream: Stream) -> None:
     stream.hear("one")
     assert "W043" not in checked(stream.env)
     stream.remake_slot("lost")
@@ -106,7 +106,7 @@ def test_w043_a_slot_that_was_made_again(stream: Stream) -> None:
     assert "W043" not in checked(stream.env)
 
 
-def test_w043_a_slot_that_is_gone(stream: Stream) -> None:
+def test_w043_dropped_slot(stream: Stream) -> None:
     stream.hear("one")
     stream.drop_slot()
     found = checked(stream.env)
@@ -117,7 +117,7 @@ def test_w043_a_slot_that_is_gone(stream: Stream) -> None:
     assert "W043" not in checked(stream.env)
 
 
-def test_w044_a_durable_slot_for_a_temporary_one(
+def test_w044_durable_slot_instead_of_temporary_one(
     durable: StreamConfig, settings: Any
 ) -> None:
     change_stream(settings, DURABLE_SLOT=False)
@@ -128,9 +128,7 @@ def test_w044_a_durable_slot_for_a_temporary_one(
     assert "W044" not in diagnosed()
 
 
-def test_w045_a_slot_left_behind(
-    left_behind: str, sql: psycopg.Connection[Any]
-) -> None:
+def test_w045_unused_slot(left_behind: str, sql: psycopg.Connection[Any]) -> None:
     found = diagnosed()["W045"]
     assert 'Nothing reads the slot "old_walex"' in found.message
     assert re.search(r"retains [\d.]+ \w+ of WAL", found.message)
@@ -145,7 +143,7 @@ def test_w045_a_slot_left_behind(
     assert "W045" not in diagnosed()
 
 
-def test_w045_is_not_for_slots_that_are_read(
+def test_w045_ignores_slots_in_use(
     left_behind: str, sql: psycopg.Connection[Any], config: StreamConfig
 ) -> None:
     def is_read() -> bool:
@@ -157,10 +155,10 @@ def test_w045_is_not_for_slots_that_are_read(
         assert "W045" not in diagnosed()
         with pytest.raises(CommandError, match="is in use by the process"):
             run("walex_teardown", "--slot", left_behind, "--no-input")
-    eventually(lambda: not is_read(), "its end")
+    eventually(lambda: not is_read(), "the end of the reader")
 
 
-def test_teardown_of_a_slot_asks_first(
+def test_teardown_of_slot_asks_for_confirmation(
     left_behind: str, sql: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda _: "no")
@@ -169,12 +167,12 @@ def test_teardown_of_a_slot_asks_first(
     assert slots.find(sql, left_behind)
 
 
-def test_teardown_of_a_slot_that_is_not_there(durable: StreamConfig) -> None:
+def test_teardown_of_missing_slot_fails(durable: StreamConfig) -> None:
     with pytest.raises(CommandError, match='The slot "nothing" does not exist'):
         run("walex_teardown", "--slot", "nothing", "--no-input")
 
 
-def test_teardown_of_a_slot_of_a_stream(durable: StreamConfig) -> None:
+def test_teardown_of_stream_slot_names_the_command(durable: StreamConfig) -> None:
     with pytest.raises(CommandError) as raised:
         run("walex_teardown", "--slot", "zoo_walex", "--no-input")
     assert command_of(str(raised.value)) == ["walex_teardown", *ONE]

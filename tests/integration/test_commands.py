@@ -1,4 +1,4 @@
-"""walex_setup and walex_teardown, and what all commands say of mistakes."""
+"""walex_setup and walex_teardown, and the errors that all commands share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "seco
 
 
 @pytest.fixture
-def nothing(sql: psycopg.Connection[Any], settings: Any) -> None:
-    """Neither a publication nor a slot is there."""
+def not_set_up(sql: psycopg.Connection[Any], settings: Any) -> None:
+    """Make sure that neither the publication nor the slot exists."""
     settings.WALEX = {"default": settings.WALEX["default"]}
     run("walex_teardown", "--no-input")
 
@@ -31,8 +31,8 @@ def run(*arguments: str) -> str:
     return output.getvalue()
 
 
-@pytest.mark.usefixtures("nothing")
-def test_setup_makes_publication_then_slot(sql: psycopg.Connection[Any]) -> None:
+@pytest.mark.usefixtures("not_set_up")
+def test_setup_creates_publication_then_slot(sql: psycopg.Connection[Any]) -> None:
     *made, start = run("walex_setup").splitlines()
     assert made == [
         'default: create the publication "zoo_events"',
@@ -58,16 +58,16 @@ def test_setup_makes_publication_then_slot(sql: psycopg.Connection[Any]) -> None
     run("walex_teardown", "--no-input")
 
 
-@pytest.mark.usefixtures("nothing")
-def test_setup_twice_does_nothing_the_second_time() -> None:
+@pytest.mark.usefixtures("not_set_up")
+def test_second_setup_does_nothing() -> None:
     run("walex_setup")
 
     assert run("walex_setup") == "default: nothing to do\n"
     run("walex_teardown", "--no-input")
 
 
-@pytest.mark.usefixtures("nothing")
-def test_setup_adds_tables_that_are_missing(
+@pytest.mark.usefixtures("not_set_up")
+def test_setup_adds_missing_tables(
     sql: psycopg.Connection[Any],
 ) -> None:
     run("walex_setup")
@@ -81,7 +81,7 @@ def test_setup_adds_tables_that_are_missing(
     run("walex_teardown", "--no-input")
 
 
-@pytest.mark.usefixtures("nothing")
+@pytest.mark.usefixtures("not_set_up")
 def test_dry_run_prints_sql_that_does_the_same(sql: psycopg.Connection[Any]) -> None:
     printed = run("walex_setup", "--dry-run")
 
@@ -98,8 +98,8 @@ def test_dry_run_prints_sql_that_does_the_same(sql: psycopg.Connection[Any]) -> 
     run("walex_teardown", "--no-input")
 
 
-@pytest.mark.usefixtures("nothing")
-def test_a_list_of_publications_shares_the_tables(
+@pytest.mark.usefixtures("not_set_up")
+def test_several_publications_share_the_tables(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     stream = {**settings.WALEX["default"], "PUBLICATION": ["zoo_one", "zoo_two"]}
@@ -115,8 +115,8 @@ def test_a_list_of_publications_shares_the_tables(
     assert publications.existing(sql, ["zoo_one", "zoo_two"]) == set()
 
 
-@pytest.mark.usefixtures("nothing")
-def test_a_publication_is_kept_that_a_stream_with_a_url_reads(
+@pytest.mark.usefixtures("not_set_up")
+def test_teardown_keeps_publication_that_a_stream_with_url_reads(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     stream = settings.WALEX["default"]
@@ -130,8 +130,8 @@ def test_a_publication_is_kept_that_a_stream_with_a_url_reads(
     run("walex_teardown", "--stream", "other", "--no-input")
 
 
-@pytest.mark.usefixtures("nothing")
-def test_all_tables_are_those_of_the_models(
+@pytest.mark.usefixtures("not_set_up")
+def test_setup_publishes_all_model_tables_by_default(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     stream = {"PUBLICATION": 'odd "name"', "SLOT_NAME": "zoo_walex"}
@@ -145,7 +145,7 @@ def test_all_tables_are_those_of_the_models(
     run("walex_teardown", "--no-input")
 
 
-def test_teardown_asks_first(
+def test_teardown_asks_for_confirmation(
     durable: StreamConfig, monkeypatch: pytest.MonkeyPatch, sql: psycopg.Connection[Any]
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda _: "no")
@@ -172,7 +172,7 @@ def test_teardown_asks_first(
     ],
 )
 @pytest.mark.usefixtures("durable")
-def test_setup_refuses_in_one_line(
+def test_setup_fails_with_one_line_message(
     settings: Any, stream: dict[str, Any], message: str
 ) -> None:
     settings.WALEX = {"default": {**settings.WALEX["default"], **stream}}
@@ -183,7 +183,7 @@ def test_setup_refuses_in_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_wrong_settings_stop_each_command(settings: Any) -> None:
+def test_invalid_settings_stop_every_command(settings: Any) -> None:
     settings.WALEX = {"default": {"PUBLICATON": "zoo_events"}}
 
     for command in ("walex_setup", "walex_listen", "walex_teardown"):
@@ -194,6 +194,6 @@ def test_wrong_settings_stop_each_command(settings: Any) -> None:
             call_command(command)
 
 
-def test_an_unknown_stream_is_named() -> None:
+def test_unknown_stream_gets_suggestion() -> None:
     with pytest.raises(CommandError, match="Did you mean 'default'"):
         run("walex_setup", "--stream", "defualt")

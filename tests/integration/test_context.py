@@ -1,4 +1,4 @@
-"""Changes know who made them, and why."""
+"""Events carry the context of their changes, such as who made them and why."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def hire(name: str = "Ada") -> None:
 
 
 class TestEvents:
-    """What listeners get."""
+    """The context of the events that listeners receive."""
 
-    def test_an_event_has_the_context_of_its_change(self, listening: Listening) -> None:
+    def test_event_has_context_of_its_change(self, listening: Listening) -> None:
         at = datetime(2026, 1, 2, tzinfo=UTC)
         with context(reason="promotion", at=at, ids=[UUID(int=1)], note="ü \x00 %s '"):
             hire()
@@ -56,7 +56,7 @@ class TestEvents:
         }
         assert bob.context is None
 
-    def test_whichever_way_the_orm_writes(self, listening: Listening) -> None:
+    def test_every_orm_write_has_context(self, listening: Listening) -> None:
         with context(job=7):
             ada, _ = Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="B")])
             Keeper.objects.update(name="Eve")
@@ -69,7 +69,7 @@ class TestEvents:
         events = listening.wait_for(9)
         assert [event.context for event in events] == [{"job": 7}] * 9
 
-    def test_whichever_way_sql_is_written(self, listening: Listening) -> None:
+    def test_every_raw_sql_write_has_context(self, listening: Listening) -> None:
         composed = SQL("INSERT INTO {} (name) VALUES ({})").format(
             Identifier("zoo_keeper"), "100 %"
         )
@@ -101,7 +101,7 @@ class TestEvents:
         events = listening.wait_for(9)
         assert [event.context for event in events] == [{"job": 7}] * 9
 
-    def test_with_parameters_that_the_server_binds(self, listening: Listening) -> None:
+    def test_server_side_binding_has_context(self, listening: Listening) -> None:
         options = connection.settings_dict["OPTIONS"]
         connection.close()
         connection.settings_dict["OPTIONS"] = {**options, "server_side_binding": True}
@@ -119,7 +119,7 @@ class TestEvents:
         contexts = [event.context for event in listening.wait_for(2)]
         assert contexts == [{"job": 7}, {"job": 8}]
 
-    def test_blocks_nest(self, listening: Listening) -> None:
+    def test_blocks_can_be_nested(self, listening: Listening) -> None:
         with context(job=7, step="a"):
             with context(step="b", more=[1]):
                 hire()
@@ -130,7 +130,7 @@ class TestEvents:
         assert outer.context == {"job": 7, "step": "a"}
 
     @pytest.mark.django_db(transaction=True, databases=["default", "second"])
-    def test_each_database_gets_it(self, config: StreamConfig) -> None:
+    def test_each_database_gets_context(self, config: StreamConfig) -> None:
         other = replace(get_config("second"), durable_slot=False)
         with replication.connect(other.connection_parameters()) as sql:
             for step in setup_plan(other, sql):
@@ -145,8 +145,8 @@ class TestEvents:
             assert log.told() == [[{"job": 7}, "Insert"], ["Insert"]]
 
 
-class TestWhatIsNotRecognised:
-    """Functions and COPY need `attach`, procedures a transaction."""
+class TestUnrecognizedStatements:
+    """Functions and COPY need `attach`; procedures need a transaction."""
 
     @pytest.fixture(autouse=True)
     def routines(self, sql: psycopg.Connection[Any]) -> Iterator[None]:
@@ -163,7 +163,7 @@ class TestWhatIsNotRecognised:
             "DROP PROCEDURE hire_and_commit, hire_two; DROP FUNCTION hire(text)"
         )
 
-    def test_a_function_has_it_when_it_is_attached(self, listening: Listening) -> None:
+    def test_function_has_attached_context(self, listening: Listening) -> None:
         with context(job=7), connection.cursor() as cursor:
             cursor.execute("SELECT hire('without')")
             with transaction.atomic():
@@ -174,7 +174,7 @@ class TestWhatIsNotRecognised:
         contexts = [event.context for event in listening.wait_for(3)]
         assert contexts == [None, {"job": 7}, {"job": 7}]
 
-    def test_copy_has_it_when_it_is_attached(self, listening: Listening) -> None:
+    def test_copy_has_attached_context(self, listening: Listening) -> None:
         with context(job=7), transaction.atomic(), connection.cursor() as cursor:
             attach()
             with cursor.copy("COPY zoo_keeper (name) FROM STDIN") as copy:
@@ -184,7 +184,7 @@ class TestWhatIsNotRecognised:
         contexts = [event.context for event in listening.wait_for(2)]
         assert contexts == [{"job": 7}] * 2
 
-    def test_a_procedure_has_it_in_a_transaction(self, listening: Listening) -> None:
+    def test_procedure_has_context_in_transaction(self, listening: Listening) -> None:
         with context(job=7), transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("CALL hire_two()")
             cursor.execute("DO 'BEGIN PERFORM hire(''Eve''); END'")
@@ -192,29 +192,31 @@ class TestWhatIsNotRecognised:
         contexts = [event.context for event in listening.wait_for(3)]
         assert contexts == [{"job": 7}] * 3
 
-    def test_a_procedure_may_commit_outside_of_one(self, listening: Listening) -> None:
+    def test_procedure_can_commit_outside_transaction(
+        self, listening: Listening
+    ) -> None:
         with context(job=7), connection.cursor() as cursor:
             cursor.execute("CALL hire_and_commit()")
 
         assert listening.wait_for(1)[0].context is None
 
-    def test_there_is_nothing_to_attach_to_outside_of_a_transaction(self) -> None:
+    def test_attach_fails_outside_transaction(self) -> None:
         with context(job=7), pytest.raises(TransactionManagementError, match="atomic"):
             attach()
 
 
-class TestWhoIsInTheBlock:
-    """Tasks and threads have the context that Python gives them."""
+class TestThreadsAndTasks:
+    """Threads and tasks have the context of their Python context variables."""
 
-    def test_threads_do_not_inherit_it(self, listening: Listening) -> None:
+    def test_threads_do_not_inherit_context(self, listening: Listening) -> None:
         with context(job=7):
-            inside(hire)
-            inside(copy_context().run, hire)
+            call_in_thread(hire)
+            call_in_thread(copy_context().run, hire)
 
         contexts = [event.context for event in listening.wait_for(2)]
         assert contexts == [None, {"job": 7}]
 
-    def test_threads_of_their_own_blocks_do_not_mix(self, listening: Listening) -> None:
+    def test_contexts_of_threads_do_not_mix(self, listening: Listening) -> None:
         both = Barrier(2)
 
         def work(number: int) -> None:
@@ -230,7 +232,7 @@ class TestWhoIsInTheBlock:
         for event in listening.wait_for(20):
             assert event.context == {"job": int(_name(event))}
 
-    def test_tasks_have_their_own(self, listening: Listening) -> None:
+    def test_tasks_have_separate_contexts(self, listening: Listening) -> None:
         async def work(number: int) -> None:
             with context(job=number):
                 for _ in range(3):
@@ -238,18 +240,18 @@ class TestWhoIsInTheBlock:
                 await asyncio.sleep(0)
                 await sync_to_async(hire)(str(number))
 
-        async def all_of_it() -> None:
+        async def run_all() -> None:
             with context(by="all"):
                 await asyncio.gather(*(work(number) for number in range(3)))
                 assert current() == {"by": "all"}
             await sync_to_async(connections.close_all)()
 
-        asyncio.run(all_of_it())
+        asyncio.run(run_all())
 
         for event in listening.wait_for(12):
             assert event.context == {"by": "all", "job": int(_name(event))}
 
-    def test_an_exception_ends_the_block(self) -> None:
+    def test_exception_ends_block(self) -> None:
         with pytest.raises(ZeroDivisionError), context(job=7):
             1 / 0  # noqa: B018
 
@@ -257,9 +259,9 @@ class TestWhoIsInTheBlock:
 
 
 class TestDecorator:
-    """`@context(…)`, around each call."""
+    """`@context(…)` sets the context for each call."""
 
-    def test_functions(self) -> None:
+    def test_context_decorates_functions(self) -> None:
         @context(job=7)
         def work(depth: int) -> list[Any]:
             return [current(), *(work(depth - 1) if depth else [])]
@@ -268,18 +270,18 @@ class TestDecorator:
         assert work.__name__ == "work"
         assert current() is None
 
-    def test_coroutine_functions(self) -> None:
+    def test_context_decorates_coroutine_functions(self) -> None:
         @context(job=7)
         async def work() -> object:
             await asyncio.sleep(0)
             return current()
 
-        async def all_of_it() -> list[object]:
+        async def run_all() -> list[object]:
             return [*await asyncio.gather(work(), work()), current()]
 
-        assert asyncio.run(all_of_it()) == [{"job": 7}, {"job": 7}, None]
+        assert asyncio.run(run_all()) == [{"job": 7}, {"job": 7}, None]
 
-    def test_generators_are_refused(self) -> None:
+    def test_generators_are_rejected(self) -> None:
         def work() -> Iterator[int]:
             yield 1
 
@@ -292,12 +294,12 @@ class TestDecorator:
 
 
 @pytest.mark.parametrize("value", [object(), {1}, float("nan"), {"a": float("inf")}])
-def test_what_is_no_json_is_refused_at_once(value: object) -> None:
+def test_value_not_serializable_to_json_is_rejected_immediately(value: object) -> None:
     with pytest.raises(TypeError, match="The context must be serializable to JSON: "):
         context(wrong=value)
 
 
-def test_what_happens_to_the_data_later_does_not_matter() -> None:
+def test_later_changes_of_data_do_not_affect_context() -> None:
     data = {"a": [1]}
     with context(data=data):
         data["a"].append(2)
@@ -307,7 +309,7 @@ def test_what_happens_to_the_data_later_does_not_matter() -> None:
         assert current() == {"data": {"a": [1]}}
 
 
-def inside(function: Callable[..., object], *arguments: object) -> None:
+def call_in_thread(function: Callable[..., object], *arguments: object) -> None:
     """Call the function in a thread."""
 
     def run() -> None:

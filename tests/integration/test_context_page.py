@@ -1,4 +1,4 @@
-"""docs/context.md, word for word, in the example project."""
+"""The examples of docs/context.md, run unchanged in the example project."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ print(json.dumps([
 """
 
 
-def test_the_page_does_what_it_says(own_server: Postgres) -> None:
+def test_examples_of_page_work(own_server: Postgres) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     settings, *code = blocks
     assert "walex_django.context.ContextMiddleware" in settings

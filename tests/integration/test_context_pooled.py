@@ -1,4 +1,4 @@
-"""The context under PgBouncer's transaction pooling, where sessions are shared."""
+"""Context with PgBouncer's transaction pooling, where clients share sessions."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ SESSIONS = 2
 @pytest.fixture
 def pooled(transactional_db: None) -> Iterator[str]:
     """
-    Alias of the first database through a pool of fewer sessions than it has clients.
+    Alias of the first database, through a pool with fewer sessions than clients.
 
-    It is that of the second one, for threads that start now.
+    It is the second database's alias, for threads that start from now on.
     """
     server = connections["default"].settings_dict
     second = connections.settings["second"]
     with TemporaryDirectory(prefix="walex-pgbouncer-") as home:
         port = free_port()
-        pooler = start(Path(home), port, server)
+        pooler = start_pgbouncer(Path(home), port, server)
         connections.settings["second"] = {
             **server,
             "HOST": "127.0.0.1",
@@ -52,14 +52,14 @@ def pooled(transactional_db: None) -> Iterator[str]:
             "DISABLE_SERVER_SIDE_CURSORS": True,
         }
         try:
-            eventually(lambda: answers(port, pooler), "an answer of pgbouncer")
+            eventually(lambda: responds(port, pooler), "a response from pgbouncer")
             yield "second"
         finally:
             connections.settings["second"] = second
             end(pooler)
 
 
-def test_clients_that_share_sessions_keep_their_own(
+def test_clients_sharing_sessions_keep_their_own_context(
     pooled: str, listening: Listening
 ) -> None:
     together = Barrier(CLIENTS)
@@ -87,7 +87,7 @@ def test_clients_that_share_sessions_keep_their_own(
         assert event.context == (None if name == "nobody" else {"client": int(name)})
 
 
-def start(
+def start_pgbouncer(
     home: Path, port: int, server: dict[str, Any], *lines: str
 ) -> subprocess.Popen[str]:
     program = pgbouncer()
@@ -103,7 +103,7 @@ def start(
         + "".join(f"{line}\n" for line in lines)
     )
     options: dict[str, Any] = {}
-    if os.geteuid() == 0:  # as which it refuses to run
+    if os.geteuid() == 0:  # PgBouncer refuses to run as root
         nobody = pwd.getpwnam("nobody")
         options = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         os.chown(home, nobody.pw_uid, nobody.pw_gid)
@@ -117,8 +117,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(port: int, pooler: subprocess.Popen[str]) -> bool:
-    assert pooler.poll() is None, "pgbouncer has ended"
+def responds(port: int, pooler: subprocess.Popen[str]) -> bool:
+    assert pooler.poll() is None, "pgbouncer has exited"
     try:
         psycopg.connect(
             host="127.0.0.1", port=port, user="zoo", dbname="postgres"

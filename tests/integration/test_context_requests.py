@@ -1,4 +1,4 @@
-"""What a request changes has the request's context."""
+"""Changes made in a request have the context of the request."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MIDDLEWARE = [
 
 
 class TenantMiddleware(ContextMiddleware):
-    """Knows more of a request, and asks the database for it."""
+    """Adds a request's tenant, which it queries from the database."""
 
     def get_context(self, request: HttpRequest) -> dict[str, Any]:
         tenant, _ = Group.objects.get_or_create(name=request.headers["X-Tenant"])
@@ -102,7 +102,7 @@ def post(path: str, user: User) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_a_view_writes_in_the_name_of_the_user(
+def test_changes_in_view_have_user_and_path(
     client: Client, ada: User, listening: Listening, atomic: bool
 ) -> None:
     connection.settings_dict["ATOMIC_REQUESTS"] = atomic
@@ -118,14 +118,14 @@ def test_a_view_writes_in_the_name_of_the_user(
     assert current() is None
 
 
-def test_nobody_is_logged_in(listening: Listening) -> None:
+def test_anonymous_request_has_no_user(listening: Listening) -> None:
     Client().post("/hire/")
 
     event = listening.wait_for(2)[0]
     assert event.context == {"user": None, "path": "/hire/", "method": "POST"}
 
 
-def test_without_authentication_there_is_no_user(
+def test_request_without_authentication_middleware_has_no_user(
     listening: Listening, settings: Any
 ) -> None:
     settings.MIDDLEWARE = MIDDLEWARE[2:]
@@ -135,7 +135,7 @@ def test_without_authentication_there_is_no_user(
     assert event.context == {"user": None, "path": "/hire/", "method": "PUT"}
 
 
-def test_the_user_is_the_one_who_is_logged_in_by_then(
+def test_user_is_the_one_logged_in_when_the_change_is_made(
     ada: User, listening: Listening
 ) -> None:
     Client().post("/login/")
@@ -145,7 +145,7 @@ def test_the_user_is_the_one_who_is_logged_in_by_then(
     assert after.context == post("/login/", ada)
 
 
-def test_reading_costs_nothing(
+def test_view_that_only_reads_writes_no_context(
     client: Client, sql: psycopg.Connection[Any], ada: User
 ) -> None:
     log = Log(sql)
@@ -156,14 +156,14 @@ def test_reading_costs_nothing(
     finally:
         connection.settings_dict["ATOMIC_REQUESTS"] = False
 
-    # Not even who the user is.
+    # The user isn't queried, either.
     statements = [query["sql"] for query in queries.captured_queries]
     assert len(statements) == 3, statements
     assert (statements[0], statements[2]) == ("BEGIN", "COMMIT")
     assert log.messages() == []
 
 
-def test_a_subclass_says_more(
+def test_subclass_can_add_to_context(
     client: Client, ada: User, listening: Listening, settings: Any
 ) -> None:
     settings.MIDDLEWARE = [*MIDDLEWARE[:2], f"{__name__}.TenantMiddleware"]
@@ -179,7 +179,7 @@ def test_a_subclass_says_more(
     }
 
 
-def test_a_view_that_fails_leaves_no_context_behind(
+def test_failing_view_leaves_no_context_behind(
     client: Client, ada: User, listening: Listening
 ) -> None:
     client.raise_request_exception = False
@@ -191,19 +191,19 @@ def test_a_view_that_fails_leaves_no_context_behind(
     assert contexts == [post("/fail/", ada), None]
 
 
-def test_the_middleware_is_sync_and_async() -> None:
+def test_middleware_is_sync_and_async() -> None:
     assert ContextMiddleware.sync_capable
     assert ContextMiddleware.async_capable
 
 
 @pytest.mark.parametrize("sync_between", [True, False])
-def test_under_asgi_each_request_has_its_own(
+def test_concurrent_asgi_requests_have_separate_contexts(
     ada: User, listening: Listening, settings: Any, sync_between: bool
 ) -> None:
     if sync_between:
         settings.MIDDLEWARE = [*MIDDLEWARE, f"{__name__}.only_sync"]
 
-    async def ask() -> None:
+    async def send_requests() -> None:
         client = AsyncClient()
         await client.aforce_login(ada)
         await asyncio.gather(
@@ -215,14 +215,14 @@ def test_under_asgi_each_request_has_its_own(
         assert current() is None
         await sync_to_async(connections.close_all)()
 
-    asyncio.run(ask())
+    asyncio.run(send_requests())
 
-    told: dict[tuple[Any, ...], int] = {}
+    counts: dict[tuple[Any, ...], int] = {}
     for event in listening.wait_for(8):
         assert event.context is not None
         key = tuple(event.context.values())
-        told[key] = told.get(key, 0) + 1
-    assert told == {
+        counts[key] = counts.get(key, 0) + 1
+    assert counts == {
         (ada.pk, "/ahire/", "POST"): 2,
         (ada.pk, "/ahire/", "PUT"): 2,
         (ada.pk, "/hire/", "PATCH"): 1,
@@ -232,7 +232,7 @@ def test_under_asgi_each_request_has_its_own(
 
 
 def only_sync(get_response: Any) -> Any:
-    """A middleware that knows no coroutines, so that Django goes through threads."""
+    """A middleware without async support, for which Django switches to threads."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response: HttpResponse = get_response(request)

@@ -1,4 +1,4 @@
-"""In each transaction that writes, one message tells of its context."""
+"""Each transaction that writes gets one message with its context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hire(name: str = "Ada") -> None:
     Keeper.objects.create(name=name)
 
 
-def test_once_in_a_transaction(log: Log) -> None:
+def test_context_is_written_once_per_transaction(log: Log) -> None:
     with context(job=7):
         with transaction.atomic():
             hire()
@@ -50,7 +50,7 @@ def test_once_in_a_transaction(log: Log) -> None:
     ]
 
 
-def test_a_transaction_of_its_own_outside_of_one(log: Log) -> None:
+def test_write_outside_transaction_gets_its_own_transaction(log: Log) -> None:
     with context(job=7):
         hire()
         Keeper.objects.update(name="Bob")
@@ -60,7 +60,7 @@ def test_a_transaction_of_its_own_outside_of_one(log: Log) -> None:
     assert log.told() == [[{"job": 7}, "Insert"], [{"job": 7}, "Update"]]
 
 
-def test_what_only_reads_writes_nothing(log: Log) -> None:
+def test_reading_writes_no_context(log: Log) -> None:
     hire()
     log.messages()
     with context(job=7):
@@ -75,7 +75,7 @@ def test_what_only_reads_writes_nothing(log: Log) -> None:
     assert log.messages() == []
 
 
-def test_again_when_the_context_has_changed(log: Log) -> None:
+def test_changed_context_is_written_again(log: Log) -> None:
     with transaction.atomic():
         with context(job=7):
             hire()
@@ -87,7 +87,7 @@ def test_again_when_the_context_has_changed(log: Log) -> None:
     assert log.told() == [[{"job": 7}, "Insert", "Insert", {"job": 8}, "Insert"]]
 
 
-def test_none_again_after_the_block(log: Log, listening: Listening) -> None:
+def test_context_is_cleared_after_block(log: Log, listening: Listening) -> None:
     with transaction.atomic():
         hire()
         with context(job=7):
@@ -98,11 +98,13 @@ def test_none_again_after_the_block(log: Log, listening: Listening) -> None:
     assert log.told() == [
         ["Insert", {"job": 7}, "Insert", {}, "Insert", "Insert"],
     ]
-    told = [event.context for event in listening.wait_for(4)]
-    assert [each or None for each in told] == [None, {"job": 7}, None, None]
+    contexts = [event.context for event in listening.wait_for(4)]
+    assert [each or None for each in contexts] == [None, {"job": 7}, None, None]
 
 
-def test_again_after_a_rollback_to_a_savepoint(listening: Listening) -> None:
+def test_context_is_written_again_after_rollback_to_savepoint(
+    listening: Listening,
+) -> None:
     with transaction.atomic(), context(job=7):
         for _ in range(2):
             with transaction.atomic():
@@ -114,7 +116,7 @@ def test_again_after_a_rollback_to_a_savepoint(listening: Listening) -> None:
     assert contexts == [{"job": 7}] * 2
 
 
-def test_the_outer_context_holds_after_a_rollback_of_the_inner(
+def test_outer_context_applies_after_rollback_of_inner(
     listening: Listening,
 ) -> None:
     with transaction.atomic():
@@ -131,7 +133,9 @@ def test_the_outer_context_holds_after_a_rollback_of_the_inner(
     assert contexts == [{"job": 7}, {"job": 7}, None]
 
 
-def test_nobody_is_named_for_what_follows_a_rollback(listening: Listening) -> None:
+def test_changes_after_rollback_have_no_context_outside_block(
+    listening: Listening,
+) -> None:
     with transaction.atomic():
         with context(job=7):
             hire("a")
@@ -146,7 +150,7 @@ def test_nobody_is_named_for_what_follows_a_rollback(listening: Listening) -> No
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
-def test_savepoints_by_hand_count_too(listening: Listening, by_hand: bool) -> None:
+def test_manual_savepoints_are_recognized(listening: Listening, by_hand: bool) -> None:
     with transaction.atomic(), context(job=7), connection.cursor() as cursor:
         if by_hand:
             cursor.execute("SAVEPOINT mine")
@@ -163,7 +167,7 @@ def test_savepoints_by_hand_count_too(listening: Listening, by_hand: bool) -> No
     assert listening.wait_for(1)[0].context == {"job": 7}
 
 
-def test_a_transaction_that_was_rolled_back_is_forgotten(log: Log) -> None:
+def test_context_is_written_again_after_rolled_back_transaction(log: Log) -> None:
     with context(job=7):
         with transaction.atomic():
             hire()
@@ -174,7 +178,7 @@ def test_a_transaction_that_was_rolled_back_is_forgotten(log: Log) -> None:
     assert log.told() == [[{"job": 7}, "Insert"]]
 
 
-def test_a_statement_that_fails_leaves_no_transaction_behind(log: Log) -> None:
+def test_failing_statement_leaves_no_transaction_behind(log: Log) -> None:
     with context(job=7):
         hire()
         (ada,) = Keeper.objects.all()
@@ -186,7 +190,7 @@ def test_a_statement_that_fails_leaves_no_transaction_behind(log: Log) -> None:
     assert log.told() == [[{"job": 7}, "Insert"], [{"job": 7}, "Insert"]]
 
 
-def test_a_constraint_that_is_checked_at_the_end_fails_as_ever(log: Log) -> None:
+def test_deferred_constraint_fails_as_usual(log: Log) -> None:
     with (
         context(job=7),
         connection.cursor() as cursor,
@@ -199,7 +203,7 @@ def test_a_constraint_that_is_checked_at_the_end_fails_as_ever(log: Log) -> None
     assert log.told() == []
 
 
-def test_a_broken_transaction_is_refused_as_ever() -> None:
+def test_broken_transaction_is_refused_as_usual() -> None:
     with context(job=7), transaction.atomic(), connection.cursor() as cursor:
         with pytest.raises(DataError), transaction.atomic(savepoint=False):
             cursor.execute("SELECT 1 / 0")
@@ -207,7 +211,7 @@ def test_a_broken_transaction_is_refused_as_ever() -> None:
             hire()
 
 
-def test_without_autocommit_each_statement_has_it(listening: Listening) -> None:
+def test_changes_without_autocommit_have_context(listening: Listening) -> None:
     transaction.set_autocommit(False)
     try:
         with context(job=7):
@@ -236,7 +240,7 @@ def test_without_autocommit_each_statement_has_it(listening: Listening) -> None:
     assert contexts == [{"job": 7}] * 5 + [None] * 2
 
 
-def test_functions_on_commit_are_called_as_ever(log: Log) -> None:
+def test_on_commit_functions_are_called_as_usual(log: Log) -> None:
     called = []
 
     def after() -> None:
@@ -258,7 +262,7 @@ def test_functions_on_commit_are_called_as_ever(log: Log) -> None:
     ]
 
 
-def test_it_is_no_query_of_the_application() -> None:
+def test_context_is_not_a_captured_query() -> None:
     with context(job=7), CaptureQueriesContext(connection) as queries:
         hire()
         with transaction.atomic():
@@ -269,7 +273,7 @@ def test_it_is_no_query_of_the_application() -> None:
     ]
 
 
-def test_wrappers_of_others_stay_as_they_are() -> None:
+def test_other_execute_wrappers_are_kept() -> None:
     seen = []
 
     def look(execute: Any, sql: Any, *rest: Any) -> Any:
@@ -288,7 +292,7 @@ def test_wrappers_of_others_stay_as_they_are() -> None:
     assert len(connection.execute_wrappers) == 1
 
 
-def test_connections_that_are_open_are_prepared_too(log: Log) -> None:
+def test_install_prepares_open_connections(log: Log) -> None:
     del connection.execute_wrappers[:]
     install()
     with context(job=7):

@@ -36,7 +36,7 @@ Record = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def record(connect: Connect) -> Record:
-    """Connect a receiver that keeps what it is called with."""
+    """Return a function that connects a receiver and returns the list of its calls."""
 
     def record(signal: StreamSignal, sender: Any = None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ def record(connect: Connect) -> Record:
     return record
 
 
-def test_receivers_hear_of_their_sender_only(
+def test_receivers_get_events_of_their_sender_only(
     listening: Listening, record: Record
 ) -> None:
     keepers = record(post_db_insert, Keeper)
@@ -77,22 +77,24 @@ def test_receivers_hear_of_their_sender_only(
     }
 
 
-def test_coroutines_are_receivers_too(listening: Listening) -> None:
-    heard: list[str] = []
+def test_coroutine_functions_can_be_receivers(listening: Listening) -> None:
+    received: list[str] = []
 
     async def receiver(event: Event, **kwargs: Any) -> None:
         await asyncio.sleep(0)
-        heard.append(event.id)
+        received.append(event.id)
 
     post_db_insert.connect(receiver, sender=Keeper)
     Keeper.objects.create(name="Ada")
     (event,) = listening.wait_for(1)
     post_db_insert.disconnect(receiver, sender=Keeper)
 
-    assert heard == [event.id]
+    assert received == [event.id]
 
 
-def test_a_transaction_comes_in_chunks(config: StreamConfig, record: Record) -> None:
+def test_long_transaction_is_delivered_in_chunks(
+    config: StreamConfig, record: Record
+) -> None:
     chunks = record(post_db_transaction)
     with Listening(replace(config, max_batch=4)) as listening:
         Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(8))
@@ -126,7 +128,7 @@ def test_wide_rows_make_small_chunks(
     assert max(sizes[1:]) <= 3
 
 
-def test_unsubscribed_tables_are_not_delivered_but_counted(
+def test_unsubscribed_changes_are_not_delivered_but_count_in_ordinals(
     config: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     with Listening(replace(config, subscriptions=("zoo.Animal",))) as listening:
@@ -143,7 +145,7 @@ def test_unsubscribed_tables_are_not_delivered_but_counted(
     assert (leo.ordinal, lea.ordinal) == (2, 1)
 
 
-def test_a_receiver_that_raises_ends_the_stream_unacknowledged(
+def test_transaction_of_failing_receiver_is_not_acknowledged(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     def receiver(event: Event, **kwargs: Any) -> None:
@@ -166,22 +168,22 @@ def test_a_receiver_that_raises_ends_the_stream_unacknowledged(
     slot = slots.find(sql, durable.slot_name)
     assert slot is not None
     assert slot.confirmed_lsn is not None
-    # The first was acknowledged, the second comes again.
+    # The first is acknowledged; the second is delivered again.
     assert slot.confirmed_lsn > good.lsn
     with Listening(durable) as listening:
         (again,) = listening.wait_for(1)
     assert again.id == error.subject
 
 
-def test_nothing_is_acknowledged_while_a_receiver_works(
+def test_nothing_is_acknowledged_while_receiver_runs(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
-    """Also not by the heartbeat, nor at a keepalive for later work of others."""
+    """Neither by the heartbeat nor in reply to a keepalive for later WAL."""
     positions: list[Any] = []
 
     def receiver(event: Event, **kwargs: Any) -> None:
         with connections["default"].cursor() as cursor:
-            # WAL of a table that is not published makes the server want an answer.
+            # WAL of an unpublished table makes the server request a reply.
             cursor.execute("CREATE TABLE IF NOT EXISTS noise AS SELECT 1")
             for _ in range(3):
                 cursor.execute("SELECT reply_time FROM pg_stat_replication")
@@ -206,7 +208,7 @@ def test_nothing_is_acknowledged_while_a_receiver_works(
     assert positions[0] <= event.lsn
 
 
-def test_an_idle_slot_follows_what_is_not_published(
+def test_idle_slot_advances_past_unpublished_changes(
     durable: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     with Listening(durable) as listening:
@@ -217,7 +219,7 @@ def test_an_idle_slot_follows_what_is_not_published(
     sql.execute("DROP TABLE unpublished")
 
 
-def test_logical_messages_are_delivered_in_their_place(
+def test_logical_messages_are_delivered_in_order(
     config: StreamConfig, sql: psycopg.Connection[Any], record: Record
 ) -> None:
     messages = record(post_db_message)
@@ -230,7 +232,7 @@ def test_logical_messages_are_delivered_in_their_place(
         sql.execute("INSERT INTO zoo_keeper (name) VALUES ('Bob')")
         sql.execute("COMMIT")
         sql.execute("SELECT pg_logical_emit_message(false, 'zoo', '\\x00ff'::bytea)")
-        # A message outside of transactions reaches the log's disk with the next commit.
+        # The next commit flushes a non-transactional message to disk.
         Keeper.objects.create(name="Eve")
         listening.wait_for(3)
 
@@ -244,7 +246,7 @@ def test_logical_messages_are_delivered_in_their_place(
     assert [call["event"].ordinal for call in everything] == [1, 2, 1]
 
 
-def test_nobody_is_left_connected() -> None:
+def test_no_receiver_is_left_connected() -> None:
     """Each test above disconnects what it connects."""
     assert [signal.receivers for signal in ALL] == [[]] * len(ALL)
 

@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it."""
+"""The demo, as a new user runs it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SETTINGS = {"DJANGO_SETTINGS_MODULE": "example_project.settings"}
 
 @pytest.fixture
 def home(programs: Path | None) -> Iterator[dict[str, str]]:
-    """An environment whose temporary directory is the test's, open to the server."""
-    # Not pytest's, which each session of pytest closes to other users when it begins.
+    """An environment with a temporary directory that the server can access."""
+    # Not pytest's directory: each session of pytest closes it to other users.
     with TemporaryDirectory(prefix="walex-demo-") as directory:
         Path(directory).chmod(0o755)
         yield {**SETTINGS, "TMPDIR": directory}
 
 
-def test_demo_shows_what_post_save_does_not_see(home: dict[str, str]) -> None:
+def test_demo_shows_changes_that_post_save_misses(home: dict[str, str]) -> None:
     with Process("demo", "--pause=0", "--port=0", "--no-color", env=home) as demo:
         demo.wait_for(" DELETE ")
         demo.signal(signal.SIGINT)
@@ -45,13 +45,13 @@ def test_demo_shows_what_post_save_does_not_see(home: dict[str, str]) -> None:
     assert "Traceback" not in demo.output
 
 
-def test_demo_ends_by_itself(home: dict[str, str]) -> None:
+def test_demo_exits_after_given_seconds(home: dict[str, str]) -> None:
     with Process("demo", "--seconds=0.1", "--port=0", env=home) as demo:
         assert demo.wait() == 0, demo.output
     assert "Product" in demo.output
 
 
-def test_demo_has_a_shop_and_an_admin(home: dict[str, str]) -> None:
+def test_demo_serves_shop_and_admin(home: dict[str, str]) -> None:
     with Process("demo", "--pause=0", "--port=0", env=home) as demo:
         shop = demo.wait_for("  Shop ").split()[1]
         demo.wait_for("with a cascade")
@@ -69,7 +69,7 @@ def test_demo_leaves_nothing_behind(
 ) -> None:
     with Process("demo", "--pause=0", "--port=0", env=home) as demo:
         demo.wait_for("with a cascade")
-        # The server, the listener and the web server know it by their arguments or
+        # The server, the listener and the web server have the directory in their
         # environment.
         assert len(_processes_of(home)) > 3
         demo.signal(number)
@@ -89,5 +89,5 @@ def _processes_of(home: dict[str, str]) -> list[str]:
                 if mark in (process / "environ").read_bytes():
                     found.append((process / "cmdline").read_text().replace("\0", " "))
             except OSError:
-                continue  # it has just ended
+                continue  # the process has just exited
     return found

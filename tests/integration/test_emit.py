@@ -1,4 +1,4 @@
-"""What an application writes to the log with `emit`, and what is heard of it."""
+"""Messages that an application writes to the WAL with `emit`, and their delivery."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from .log import Log
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Heard:
-    """Receivers that keep messages, and the names of keepers between them."""
+class Received:
+    """Receivers that record messages and the names of keepers, in order."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -49,12 +49,12 @@ class Heard:
 
 
 @pytest.fixture
-def heard(config: StreamConfig, connect: Connect) -> Any:
-    heard = Heard()
-    connect(post_db_message, heard.message)
-    connect(post_db_insert, heard.keeper, Keeper)
+def received(config: StreamConfig, connect: Connect) -> Any:
+    received = Received()
+    connect(post_db_message, received.message)
+    connect(post_db_insert, received.keeper, Keeper)
     with Listening(replace(config, messages=("*",))):
-        yield heard
+        yield received
 
 
 @pytest.mark.parametrize(
@@ -67,22 +67,22 @@ def heard(config: StreamConfig, connect: Connect) -> Any:
         (memoryview(b"view"), b"view"),
     ],
 )
-def test_texts_and_bytes_arrive_as_they_are(
-    heard: Heard, payload: Any, content: bytes
+def test_text_and_bytes_arrive_unchanged(
+    received: Received, payload: Any, content: bytes
 ) -> None:
     emit("zoo", payload)
 
-    (message,) = heard.wait_for(1)
+    (message,) = received.wait_for(1)
     assert (message.prefix, message.content) == ("zoo", content)
     assert message.transactional
 
 
-def test_anything_else_arrives_as_json(heard: Heard) -> None:
+def test_other_payloads_arrive_as_json(received: Received) -> None:
     emit("zoo.fed", {"at": datetime(2026, 1, 2, tzinfo=UTC), "who": [UUID(int=1)]})
     emit("zoo.fed", [Decimal("1.10"), None, True, "ü"])
     emit("zoo.fed", None)
 
-    contents = [json.loads(message.content) for message in heard.wait_for(3)]
+    contents = [json.loads(message.content) for message in received.wait_for(3)]
     assert contents == [
         {"at": "2026-01-02T00:00:00Z", "who": [str(UUID(int=1))]},
         ["1.10", None, True, "ü"],
@@ -90,59 +90,59 @@ def test_anything_else_arrives_as_json(heard: Heard) -> None:
     ]
 
 
-def test_a_message_comes_in_its_place_in_the_transaction(heard: Heard) -> None:
+def test_message_keeps_its_place_in_transaction(received: Received) -> None:
     with transaction.atomic():
         Keeper.objects.create(name="Ada")
         lsn = emit("zoo", "between")
         Keeper.objects.create(name="Bob")
 
-    ada, message, bob = heard.wait_for(3)
+    ada, message, bob = received.wait_for(3)
     assert (ada, message.content, bob) == ("Ada", b"between", "Bob")
     assert isinstance(lsn, Lsn)
     assert message.lsn == lsn
 
 
-def test_a_message_is_rolled_back_with_its_transaction(heard: Heard) -> None:
+def test_message_is_rolled_back_with_its_transaction(received: Received) -> None:
     with transaction.atomic():
         with transaction.atomic():
             emit("zoo", "gone")
             transaction.set_rollback(True)
         emit("zoo", "kept")
 
-    (message,) = heard.wait_for(1)
+    (message,) = received.wait_for(1)
     assert message.content == b"kept"
 
 
-def test_one_that_is_not_transactional_survives_the_rollback(heard: Heard) -> None:
+def test_non_transactional_message_survives_rollback(received: Received) -> None:
     with transaction.atomic():
         Keeper.objects.create(name="nobody")
         lsn = emit("zoo", "whatever comes", transactional=False)
         transaction.set_rollback(True)
     emit("zoo", "the end")
 
-    message, end = heard.wait_for(2)
+    message, end = received.wait_for(2)
     assert message.content == b"whatever comes"
     assert not message.transactional
     assert message.lsn == lsn
     assert end.content == b"the end"
 
 
-def test_one_that_is_not_transactional_comes_while_its_transaction_is_open(
-    heard: Heard, sql: psycopg.Connection[Any]
+def test_non_transactional_message_arrives_before_commit(
+    received: Received, sql: psycopg.Connection[Any]
 ) -> None:
     with transaction.atomic():
         Keeper.objects.create(name="Ada")
         emit("zoo", "at once", transactional=False)
         if sql.info.server_version < 170000:
             sql.execute("CREATE TABLE flushes (); DROP TABLE flushes")
-        (message,) = heard.wait_for(1)
+        (message,) = received.wait_for(1)
         assert message.content == b"at once"
 
-    assert heard.wait_for(2)[1] == "Ada"
+    assert received.wait_for(2)[1] == "Ada"
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "second"])
-def test_a_message_can_go_to_another_database(heard: Heard) -> None:
+def test_message_can_be_emitted_to_another_database(received: Received) -> None:
     second = get_config("second").connection_parameters()
     with replication.connect(second) as elsewhere:
         log = Log(elsewhere)
@@ -151,12 +151,12 @@ def test_a_message_can_go_to_another_database(heard: Heard) -> None:
 
         (there,) = [m for m in log.messages() if isinstance(m, LogicalMessage)]
     assert there.content == b"elsewhere"
-    (here,) = heard.wait_for(1)
+    (here,) = received.wait_for(1)
     assert here.content == b"here"
 
 
-def test_a_role_without_rights_may_emit(
-    heard: Heard, sql: psycopg.Connection[Any]
+def test_role_without_privileges_can_emit(
+    received: Received, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("CREATE ROLE zoo_visitor")
     try:
@@ -166,11 +166,11 @@ def test_a_role_without_rights_may_emit(
     finally:
         sql.execute("DROP ROLE zoo_visitor")
 
-    (message,) = heard.wait_for(1)
+    (message,) = received.wait_for(1)
     assert message.content == b"from a visitor"
 
 
-def test_prefixes_of_ours_are_refused() -> None:
+def test_reserved_prefix_is_rejected() -> None:
     with pytest.raises(
         ValueError, match=r"'walex_django\.context' is reserved for walex_django"
     ):
@@ -181,14 +181,14 @@ def test_prefixes_of_ours_are_refused() -> None:
     ("payload", "error"),
     [(object(), TypeError), ({1, 2}, TypeError), (float("nan"), ValueError)],
 )
-def test_what_json_has_not_is_refused(
-    payload: object, error: type[Exception], heard: Heard
+def test_payload_not_serializable_to_json_is_rejected(
+    payload: object, error: type[Exception], received: Received
 ) -> None:
     with pytest.raises(error):
         emit("zoo", payload)
 
 
-def test_other_databases_have_no_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emit_requires_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = ConnectionHandler(
         {
             "default": {},

@@ -1,4 +1,4 @@
-"""Every change arrives, whoever made it."""
+"""Every change arrives, no matter which client made it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from walex_django import Change, EventType
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_changes_of_the_orm_arrive_in_commit_order(listening: Listening) -> None:
+def test_orm_changes_arrive_in_commit_order(listening: Listening) -> None:
     keeper = Keeper.objects.create(name="Ada")
     keeper.name = "Grace"
     keeper.save()
@@ -42,7 +42,7 @@ def test_changes_of_the_orm_arrive_in_commit_order(listening: Listening) -> None
     assert inserted.lsn < updated.lsn < deleted.lsn
 
 
-def test_what_post_save_never_sees_arrives(
+def test_changes_that_post_save_misses_arrive(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     ada, bob = Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
@@ -82,7 +82,7 @@ def test_changes_made_with_psql_arrive(
     assert [_name(event.instance) for event in events] == ["Ada", "Bob", "Eve"]
 
 
-def test_a_cascade_arrives_with_the_delete_that_caused_it(
+def test_cascade_arrives_with_its_delete(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     animal = Animal.objects.create(name="Leo")
@@ -97,7 +97,7 @@ def test_a_cascade_arrives_with_the_delete_that_caused_it(
     assert through.xid == gone.xid
 
 
-def test_event_ids_are_the_commit_and_the_place_in_it(listening: Listening) -> None:
+def test_event_id_is_commit_lsn_and_ordinal(listening: Listening) -> None:
     Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
     Keeper.objects.create(name="Eve")
 
@@ -108,7 +108,7 @@ def test_event_ids_are_the_commit_and_the_place_in_it(listening: Listening) -> N
     assert len({ada.id, bob.id, eve.id}) == 3
 
 
-def test_rolled_back_work_never_arrives(listening: Listening) -> None:
+def test_rolled_back_changes_never_arrive(listening: Listening) -> None:
     with transaction.atomic():
         Keeper.objects.create(name="kept")
         with transaction.atomic():
@@ -123,7 +123,7 @@ def test_rolled_back_work_never_arrives(listening: Listening) -> None:
     assert [_name(event.instance) for event in events] == ["kept", "last"]
 
 
-def test_transactions_arrive_whole_at_their_commit(
+def test_transactions_arrive_whole_in_commit_order(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("BEGIN")
@@ -140,7 +140,7 @@ def test_transactions_arrive_whole_at_their_commit(
     ]
 
 
-def test_changes_are_known_under_replica_identity_full(
+def test_changes_are_known_with_replica_identity_full(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("ALTER TABLE zoo_animal REPLICA IDENTITY FULL")
@@ -163,7 +163,7 @@ def test_changes_are_known_under_replica_identity_full(
     assert gone.instance.name == "Leo"
 
 
-def test_changes_are_unknown_where_the_server_does_not_say(
+def test_changes_are_unknown_without_old_row(
     listening: Listening,
 ) -> None:
     keeper = Keeper.objects.create(name="Ada")
@@ -183,7 +183,7 @@ def test_changes_are_unknown_where_the_server_does_not_say(
     assert moved.instance.pk == keeper.pk + 1000
 
 
-def test_truncate_is_one_event_for_each_table(
+def test_truncate_is_one_event_per_table(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("TRUNCATE zoo_keeper, zoo_visit RESTART IDENTITY CASCADE")
@@ -201,7 +201,7 @@ def test_truncate_is_one_event_for_each_table(
     assert (last.instance, last.new_record, last.old_record) == (None, None, None)
 
 
-def test_two_phase_transactions_arrive_when_they_are_committed(
+def test_two_phase_transactions_arrive_at_commit(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     ((allowed,),) = sql.execute("SHOW max_prepared_transactions")

@@ -1,4 +1,4 @@
-"""Filters by values and by functions, in the settings and of handlers."""
+"""Filters by value and by function, in the settings and on handlers."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ pytestmark = [
 
 @pytest.fixture(params=["settings", "handler"])
 def filtering(request: pytest.FixtureRequest, config: StreamConfig) -> Filtering:
-    """A filter in the settings, then one of a handler."""
+    """A filter in the settings, then one on a handler."""
     return Filtering(config, request.param)
 
 
 class TestWhere:
-    """A function says what is wanted."""
+    """A function decides which events pass."""
 
     @pytest.mark.parametrize(
         "where",
         [lambda event: label(event).endswith("Ada"), f"{__name__}.is_of_ada"],
         ids=["callable", "path"],
     )
-    def test_callable_and_path(self, filtering: Filtering, where: Any) -> None:
+    def test_where_can_be_callable_or_path(
+        self, filtering: Filtering, where: Any
+    ) -> None:
         def insert() -> None:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
 
         assert filtering.passed("zoo.Keeper", insert, where=where) == ["insert Ada"]
 
-    def test_one_that_raises_lets_pass(
+    def test_event_passes_if_where_raises(
         self, filtering: Filtering, caplog: pytest.LogCaptureFixture
     ) -> None:
         def raises(event: Event) -> bool:
@@ -60,7 +62,7 @@ class TestWhere:
         assert "The filter's where failed for" in caplog.text
         assert "LookupError: insert Ada" in caplog.text
 
-    def test_predicates(self, filtering: Filtering) -> None:
+    def test_where_can_use_predicates(self, filtering: Filtering) -> None:
         def change() -> None:
             Keeper.objects.create(name="Ada")
             Keeper.objects.update(name="Bob")
@@ -76,7 +78,7 @@ def is_of_ada(event: Event) -> bool:
 
 
 class TestTruncate:
-    """It has no rows: only ``where`` is asked."""
+    """TRUNCATE has no rows, so only ``where`` applies."""
 
     @pytest.mark.parametrize(
         ("options", "expected"),
@@ -88,7 +90,7 @@ class TestTruncate:
         ],
         ids=" ".join,
     )
-    def test_it(
+    def test_only_where_filters_truncate(
         self, filtering: Filtering, sql: Sql, options: Any, expected: list[str]
     ) -> None:
         passed = filtering.passed(
@@ -100,9 +102,9 @@ class TestTruncate:
 
 
 class TestTables:
-    """What a filter is for."""
+    """Tables that a filter applies to."""
 
-    def test_a_table_without_a_model(self, filtering: Filtering, sql: Sql) -> None:
+    def test_table_without_model(self, filtering: Filtering, sql: Sql) -> None:
         sql.execute("CREATE SCHEMA bare CREATE TABLE stone (name text, price numeric)")
         sql.execute("ALTER PUBLICATION zoo_events ADD TABLE bare.stone")
         filtering._config = replace(filtering._config, subscriptions=("*",))
@@ -118,7 +120,7 @@ class TestTables:
             sql.execute("DROP SCHEMA bare CASCADE")
         assert passed == ["insert ruby"]
 
-    def test_the_table_of_a_model_by_its_name(self, filtering: Filtering) -> None:
+    def test_table_of_model_by_its_name(self, filtering: Filtering) -> None:
         def insert() -> None:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
 
@@ -127,9 +129,7 @@ class TestTables:
         )
         assert passed == ["insert Bob"]
 
-    def test_all_of_an_app_as_far_as_they_have_the_field(
-        self, filtering: Filtering
-    ) -> None:
+    def test_models_of_app_that_have_the_field(self, filtering: Filtering) -> None:
         def insert() -> None:
             ada = Keeper.objects.create(name="Ada")
             Building.objects.create(name="Ada")
@@ -139,7 +139,7 @@ class TestTables:
         passed = filtering.passed("zoo.*", insert, unwatched_records={"name": "Ada"})
         assert passed == ["insert Leo", "insert"]
 
-    def test_a_value_that_the_field_cannot_have(self, filtering: Filtering) -> None:
+    def test_value_that_is_invalid_for_the_field(self, filtering: Filtering) -> None:
         passed = filtering.passed(
             "zoo.*",
             lambda: Keeper.objects.create(name="Ada"),
@@ -148,7 +148,7 @@ class TestTables:
         assert passed == ["insert Ada"]
 
 
-def test_filters_of_the_settings_and_of_handlers_add_up(config: StreamConfig) -> None:
+def test_filters_in_settings_and_on_handlers_are_combined(config: StreamConfig) -> None:
     heard, others = Heard(), Heard("others")
     on_event(Keeper, unwatched_records={"name": "Bob"})(heard)
     on_event("zoo.*", where=is_of_ada)(others)
@@ -172,7 +172,7 @@ def test_filters_of_the_settings_and_of_handlers_add_up(config: StreamConfig) ->
     assert others.labels == [["insert Ada"]]
 
 
-def test_a_transaction_of_which_nothing_is_wanted_calls_nobody(
+def test_handler_is_not_called_if_all_its_events_are_filtered_out(
     config: StreamConfig,
 ) -> None:
     heard = Heard()
