@@ -1,4 +1,4 @@
-"""With ATOMIC the work on a transaction is done once, whatever breaks meanwhile."""
+"""With ATOMIC each transaction is processed exactly once, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ EMIT = "SELECT pg_logical_emit_message(%s, 'zoo', %s)"
 
 
 def adopt_message(message: LogicalMessage, **kwargs: Any) -> None:
-    """Write a mascot for a message: a receiver."""
+    """Create a mascot for a message (a receiver)."""
     Mascot.objects.create(name=message.content.decode())
 
 
 @pytest.fixture
-def talking(atomic: StreamConfig, connect: Connect) -> StreamConfig:
-    """A stream with messages; a mascot is written for each of them and each row."""
+def message_stream(atomic: StreamConfig, connect: Connect) -> StreamConfig:
+    """A stream with messages; receivers create a mascot for each message and each row."""
     connect(post_db_insert, adopt)
     connect(post_db_message, adopt_message)
     return replace(atomic, messages=("*",))
@@ -53,13 +53,13 @@ def _insert(sql: Sql) -> list[str]:
     return ["Ada"]
 
 
-def _emit(sql: Sql) -> list[str]:
+def _emit_non_transactional(sql: Sql) -> list[str]:
     sql.execute(EMIT, [False, "outside"])
     sql.execute(INSERT, ["Ada"])
     return ["outside", "Ada"]
 
 
-def _emit_amid_a_transaction(sql: Sql) -> list[str]:
+def _emit_non_transactional_in_transaction(sql: Sql) -> list[str]:
     # The message ends where the COMMIT starts.
     with sql.transaction():
         sql.execute(INSERT, ["Ada"])
@@ -67,7 +67,7 @@ def _emit_amid_a_transaction(sql: Sql) -> list[str]:
     return ["outside", "Ada"]
 
 
-def _emit_in_a_transaction(sql: Sql) -> list[str]:
+def _emit_transactional(sql: Sql) -> list[str]:
     with sql.transaction():
         sql.execute(EMIT, [True, "first"])
         sql.execute(INSERT, ["Ada"])
@@ -75,7 +75,7 @@ def _emit_in_a_transaction(sql: Sql) -> list[str]:
     return ["first", "Ada", "last"]
 
 
-def _emit_a_transaction(sql: Sql) -> list[str]:
+def _emit_transactional_alone(sql: Sql) -> list[str]:
     sql.execute(EMIT, [True, "alone"])
     return ["alone"]
 
@@ -83,25 +83,25 @@ def _emit_a_transaction(sql: Sql) -> list[str]:
 @pytest.fixture(
     params=[
         _insert,
-        _emit,
-        _emit_amid_a_transaction,
-        _emit_in_a_transaction,
-        _emit_a_transaction,
+        _emit_non_transactional,
+        _emit_non_transactional_in_transaction,
+        _emit_transactional,
+        _emit_transactional_alone,
     ],
     ids=lambda write: write.__name__,
 )
 def write(request: pytest.FixtureRequest) -> Callable[[Sql], list[str]]:
-    """Something to write; returns what is heard of it."""
+    """A function that writes something and returns the names to be delivered."""
     write: Callable[[Sql], list[str]] = request.param
     return write
 
 
 class TestLostAcknowledgement:
-    """The server sends again what it believes is not done."""
+    """The server resends changes if their acknowledgement was lost."""
 
-    def test_repeats_nothing(
+    def test_lost_acknowledgement_repeats_nothing(
         self,
-        talking: StreamConfig,
+        message_stream: StreamConfig,
         connect: Connect,
         sql: Sql,
         write: Callable[[Sql], list[str]],
@@ -109,7 +109,7 @@ class TestLostAcknowledgement:
         gates = Gates(1)
         for signal in (post_db_insert, post_db_message):
             connect(signal, gates)
-        with Listening(talking):
+        with Listening(message_stream):
             names = write(sql)
             gates[0].wait()
             cut_stream(sql)
@@ -118,19 +118,19 @@ class TestLostAcknowledgement:
             sql.execute(INSERT, ["Bob"])
             will_have_adopted(sql, *names, "Bob")
 
-    def test_nor_do_restarts(
-        self, talking: StreamConfig, sql: Sql, write: Callable[[Sql], list[str]]
+    def test_restarts_repeat_nothing(
+        self, message_stream: StreamConfig, sql: Sql, write: Callable[[Sql], list[str]]
     ) -> None:
-        with Listening(talking):
+        with Listening(message_stream):
             names = write(sql)
             will_have_adopted(sql, *names)
         for name in ("Bob", "Eve"):
-            with Listening(talking):
+            with Listening(message_stream):
                 sql.execute(INSERT, [name])
                 names.append(name)
                 will_have_adopted(sql, *names)
 
-    def test_what_the_checkpoint_has_is_acknowledged_only(
+    def test_changes_before_checkpoint_are_only_acknowledged(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         connect(post_db_insert, adopt)
@@ -151,10 +151,10 @@ class TestLostAcknowledgement:
 
 
 class TestTwoListeners:
-    """One whose stream has ended works on, and another has taken the slot over."""
+    """A listener without a stream is still working when another takes over the slot."""
 
     @pytest.mark.parametrize("faster", [0, 1], ids=["first wins", "second wins"])
-    def test_only_one_of_them_does_it(
+    def test_only_one_listener_commits(
         self, atomic: StreamConfig, connect: Connect, sql: Sql, faster: int
     ) -> None:
         gates = Gates(2)
@@ -174,7 +174,7 @@ class TestTwoListeners:
                 will_have_adopted(sql, "Ada", "Bob")
 
     @pytest.mark.usefixtures("slow_checkpoint")
-    def test_a_takeover_at_the_moment_of_the_commit(
+    def test_takeover_during_commit(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         connect(post_db_insert, adopt)
@@ -184,11 +184,11 @@ class TestTwoListeners:
             eventually(lambda: _waiting(sql) == 1, "the commit")
             cut_stream(sql)
 
-            def let_go() -> None:
+            def release() -> None:
                 eventually(lambda: _waiting(sql) == 2, "the takeover")
                 sql.execute("SELECT pg_advisory_unlock(1)")
 
-            releaser = Thread(target=let_go)
+            releaser = Thread(target=release)
             releaser.start()
             with Listening(atomic):
                 releaser.join()
@@ -206,7 +206,7 @@ WHEN (OLD.position <> NEW.position) EXECUTE FUNCTION zoo_wait()
 
 @pytest.fixture
 def slow_checkpoint(atomic: StreamConfig, sql: Sql) -> Iterator[None]:
-    """Whoever stores a position waits for the advisory lock 1 before the commit."""
+    """Storing a position waits for advisory lock 1 before the commit."""
     sql.execute(_SLOW)
     yield
     sql.execute("DROP FUNCTION zoo_wait CASCADE")
@@ -217,14 +217,14 @@ def _waiting(sql: Sql) -> int:
     return int(count)
 
 
-class TestLostDatabase:
-    """The session in which receivers work is ended by the server."""
+class TestLostDatabaseConnection:
+    """The server ends the session in which receivers work."""
 
-    def _ended_by_itself(self) -> None:
+    def _terminate_own_backend(self) -> None:
         with connections["default"].cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    def test_a_receiver_that_sees_it(
+    def test_receiver_raises_the_error(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         calls: list[None] = []
@@ -232,12 +232,12 @@ class TestLostDatabase:
         def end(**kwargs: Any) -> None:
             calls.append(None)
             if len(calls) == 1:
-                self._ended_by_itself()
+                self._terminate_own_backend()
 
-        self._goes_on(atomic, connect, sql, end)
+        self._assert_delivery_continues(atomic, connect, sql, end)
         assert len(calls) == 3
 
-    def test_a_receiver_that_passes_it_over(
+    def test_receiver_swallows_the_error(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
     ) -> None:
         calls: list[None] = []
@@ -246,13 +246,13 @@ class TestLostDatabase:
             calls.append(None)
             if len(calls) == 1:
                 with pytest.raises(OperationalError):
-                    self._ended_by_itself()
+                    self._terminate_own_backend()
 
-        self._goes_on(atomic, connect, sql, end)
+        self._assert_delivery_continues(atomic, connect, sql, end)
         assert len(calls) == 3
 
     @pytest.mark.parametrize("signal", [post_db_insert, post_db_transaction])
-    def test_amid_other_work(
+    def test_connection_is_lost_while_receiver_runs(
         self, atomic: StreamConfig, connect: Connect, sql: Sql, signal: Any
     ) -> None:
         gates = Gates(1)
@@ -261,7 +261,7 @@ class TestLostDatabase:
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
             gates[0].wait()
-            # The listener's is the one that has written and not committed.
+            # The listener's session is the one with an uncommitted write.
             sql.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE backend_xid IS NOT NULL AND datname = current_database()"
@@ -273,7 +273,7 @@ class TestLostDatabase:
             will_have_adopted(sql, "Ada", "Bob")
         assert not ParkedEvent.objects.exists()
 
-    def _goes_on(
+    def _assert_delivery_continues(
         self, atomic: StreamConfig, connect: Connect, sql: Sql, end: Any
     ) -> None:
         connect(post_db_insert, adopt)

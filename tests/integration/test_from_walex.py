@@ -1,4 +1,4 @@
-"""docs/from-walex.md: what its examples promise."""
+"""The examples of docs/from-walex.md do what the page promises."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def todos(
     django_db_setup: None,
     django_db_blocker: DjangoDbBlocker,
 ) -> Iterator[Project]:
-    """The app with its tables."""
+    """The app of the page, with its tables."""
     project = Project(tmp_path_factory.mktemp("project"))
     (project.root / "todos").mkdir()
     (project.root / "todos/__init__.py").touch()
     project.write("models")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.syspath_prepend(project.root)
-        # What is written over within a second would be taken for the same.
+        # A file overwritten within a second would count as unchanged.
         patch.setattr(sys, "dont_write_bytecode", True)
         installed = ["todos", *_installed()]
         stack.enter_context(override_settings(INSTALLED_APPS=installed))
@@ -83,7 +83,7 @@ def _installed() -> list[str]:
 
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
-    """Set variables as the page's settings read them; return all of them."""
+    """Set environment variables that the page's settings read; return all of them."""
     at = connections["default"].settings_dict
     given = {f"PG{key}": str(at[key]) for key in ("HOST", "PORT", "USER", "PASSWORD")}
     url = "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**at)
@@ -103,7 +103,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
 def settings_of(
     todos: Project, settings: Settings, environ: object
 ) -> Iterator[Callable[[str], StreamConfig]]:
-    """Use the ``WALEX`` of an example, and set up what it asks for."""
+    """Use the ``WALEX`` of an example, and run walex_setup for it."""
     with ExitStack() as stack:
 
         def use(name: str, **changed: Any) -> StreamConfig:
@@ -125,13 +125,13 @@ def _tear_down(settings: Settings, walex: dict[str, Any]) -> None:
 
 @pytest.fixture
 def stream(settings_of: Callable[[str], StreamConfig]) -> StreamConfig:
-    """As the page configures it."""
+    """The stream as the page configures it."""
     return settings_of("configuration")
 
 
 @pytest.fixture
 def app(todos: Project) -> Iterator[Callable[[str], ModuleType]]:
-    """Write an example into the app, and let it be found as at a start."""
+    """Write an example into the app, and load it as a starting listener does."""
     written: list[str] = []
 
     def write(name: str) -> ModuleType:
@@ -146,7 +146,7 @@ def app(todos: Project) -> Iterator[Callable[[str], ModuleType]]:
             registry.unregister(handler.function)
     for module in written:
         sys.modules.pop(module, None)
-        # As a submodule the package has it, too.
+        # The package also has the submodule as an attribute.
         package, _, last = module.rpartition(".")
         vars(sys.modules[package]).pop(last, None)
         (todos.root / module.replace(".", "/")).with_suffix(".py").unlink()
@@ -170,7 +170,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_every_block_of_code_is_run() -> None:
+def test_every_code_block_is_tested() -> None:
     tested = re.findall(
         r'(?:write|run|app|settings_of|process|EXAMPLES)[(\[]"([a-z-]+)"',
         Path(__file__).read_text(),
@@ -181,7 +181,7 @@ def test_every_block_of_code_is_run() -> None:
 
 
 class TestSettings:
-    """Streams in processes, with the page's settings and nothing else."""
+    """Streams in processes that have the page's settings and no others."""
 
     @pytest.fixture
     def process(
@@ -213,8 +213,8 @@ class TestSettings:
         for example in ("configuration", "durable-slot"):
             self.run(process, example, "walex_teardown", "--no-input")
 
-    def test_by_parts(self, process: Callable[..., Process]) -> None:
-        """The commands are those of the example, too."""
+    def test_connection_by_parts(self, process: Callable[..., Process]) -> None:
+        """The commands come from an example as well."""
         setup, listen = (
             line.split()[2:] for line in EXAMPLES["supervisor"].splitlines()
         )
@@ -228,7 +228,7 @@ class TestSettings:
         assert "default_walex (temporary)" in listener.output
         assert "events: public.todo, public.user" in listener.output
 
-    def test_by_url(
+    def test_connection_by_url(
         self,
         process: Callable[..., Process],
         environ: Callable[..., dict[str, str]],
@@ -265,7 +265,7 @@ def _replicating(sql: psycopg.Connection[Any]) -> list[str]:
 
 
 def test_replica_identity(stream: StreamConfig, sql: psycopg.Connection[Any]) -> None:
-    """The migration was applied when the tables were made."""
+    """The migration was applied when the tables were created."""
     identities = sql.execute(
         "SELECT relname, relreplident::text FROM pg_class"
         " WHERE relname IN ('user', 'todo') ORDER BY 1"
@@ -311,7 +311,7 @@ class TestRunTime:
     def users(
         self, settings_of: Callable[..., StreamConfig], settings: Settings
     ) -> StreamConfig:
-        """A stream of users alone, of a publication that has todos as well."""
+        """A stream of users only, whose publication also contains todos."""
         settings_of("configuration")
         walex = copy.deepcopy(settings.WALEX)
         walex["default"]["SUBSCRIPTIONS"] = ["todos.User"]
@@ -349,7 +349,7 @@ class TestRunTime:
                 *("user", "todo", "user"),
             ]
             assert get_config("default").subscriptions == ("todos.User", "todos.Todo")
-            # The URL counts from the next connection on.
+            # The URL applies from the next connection on.
             assert "moved" not in _replicating(sql)
             sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
             eventually(lambda: _replicating(sql) == ["moved"], "the new connection")
@@ -361,7 +361,7 @@ class TestRunTime:
         with Listening(users) as listening:
             call_command(*add[2:], stdout=StringIO())
             write()
-            # In its own process the listener may follow before it reads of it.
+            # The listener shares this process, so it may apply a change before reading it.
             listening.wait_for(3)
             call_command(*remove[2:], stdout=StringIO())
             write()
@@ -452,7 +452,7 @@ def test_predicates(
         todo.create(user=ada, description="play")
         (*_, last) = listening.wait_for(5)
     assert lines(capsys) == ["a new user with 2 todos"]
-    # As the table of the predicates says.
+    # As the page's table of predicates says.
     with pytest.raises(ValueError, match="schema:table"):
         matches(last, "public:todo:bad")
 
@@ -463,7 +463,7 @@ def test_functions(
     app: Callable[[str], ModuleType],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # Django 6.1 asks for it.
+    # Django 6.1 requires it.
     settings.MAILERS = {
         "default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
     }
@@ -517,22 +517,22 @@ def test_event(stream: StreamConfig) -> None:
         _, event = listening.wait_for(2)
 
     expected = json.loads(EXAMPLES["event"])
-    told = json.loads(event.as_json())
-    assert set(told) - set(expected) == {"types", "exact"}
-    # What is another each time, by its look.
+    actual = json.loads(event.as_json())
+    assert set(actual) - set(expected) == {"types", "exact"}
+    # These values differ each time, so only their shape is compared.
     for key in ("id", "lsn", "timestamp", "xid"):
-        assert _look(told[key]) == _look(expected[key])
-        expected[key] = told[key]
+        assert _shape(actual[key]) == _shape(expected[key])
+        expected[key] = actual[key]
     for key in ("new_record", "old_record"):
-        at = told[key]["updated_at"]
+        at = actual[key]["updated_at"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+00", at)
         expected[key]["updated_at"] = at
     expected["source"]["version"] = __version__
-    assert {key: told[key] for key in expected} == expected
-    assert Event.from_dict(told).changes == event.changes
+    assert {key: actual[key] for key in expected} == expected
+    assert Event.from_dict(actual).changes == event.changes
 
 
-def _look(value: object) -> str:
+def _shape(value: object) -> str:
     return re.sub(r"[0-9A-F]+", "0", str(value))
 
 
@@ -547,7 +547,7 @@ class TestWebhooks:
             environ(WEBHOOKS=f"{one.url} {two.url}", WEBHOOK_SIGNING_SECRET=self.SECRET)
             yield [one, two]
 
-    def test_each_is_sent_with_its_signature(
+    def test_webhooks_are_sent_with_signature(
         self,
         stream: StreamConfig,
         app: Callable[[str], ModuleType],
@@ -575,7 +575,7 @@ class TestWebhooks:
                 assert headers["Content-Type"] == "application/json"
                 assert headers["User-Agent"].startswith("walex_django/")
 
-    def test_what_is_refused_is_sent_again_and_parked(
+    def test_rejected_webhook_is_retried_and_parked(
         self,
         settings_of: Callable[..., StreamConfig],
         app: Callable[[str], ModuleType],

@@ -1,4 +1,4 @@
-"""Functions of handlers that fail, and what becomes of them with ``ATOMIC``."""
+"""Failing functions of handlers, and functions with ``ATOMIC``."""
 
 from __future__ import annotations
 
@@ -40,32 +40,34 @@ NAME = "tests.integration.handling.function"
 
 
 @pytest.fixture
-def hasty(config: StreamConfig) -> StreamConfig:
-    """Two retries, at once."""
+def fast_retries(config: StreamConfig) -> StreamConfig:
+    """A stream with two retries and almost no delay."""
     return replace(config, max_retries=2, retry_backoff=0.001)
 
 
 class TestFailures:
-    """A call that fails is made again, it alone."""
+    """Only the failed call is retried."""
 
-    def test_retried(self, hasty: StreamConfig) -> None:
-        moody, calm, heard = Function(failures=2), Function("calm"), Heard()
-        on_insert(Keeper, functions=[moody, calm])(heard)
-        with Listening(hasty) as listening:
+    def test_failed_function_is_retried(self, fast_retries: StreamConfig) -> None:
+        failing, working, heard = Function(failures=2), Function("working"), Heard()
+        on_insert(Keeper, functions=[failing, working])(heard)
+        with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
-        assert moody.calls == ["insert Ada"] * 3
-        assert calm.calls == ["insert Ada"]
+        assert failing.calls == ["insert Ada"] * 3
+        assert working.calls == ["insert Ada"]
         assert heard.labels == [["insert Ada"]]
         assert not ParkedEvent.objects.exists()
 
     @pytest.mark.parametrize("is_async", [False, True])
-    def test_parked_and_replayed(self, hasty: StreamConfig, is_async: bool) -> None:
-        moody: Any = Function(failures=3)
+    def test_failed_function_is_parked_and_replayed(
+        self, fast_retries: StreamConfig, is_async: bool
+    ) -> None:
+        failing: Any = Function(failures=3)
         if is_async:
-            moody = _as_coroutine(moody)
-        on_insert(Keeper, functions=[moody])(Heard())
-        with Listening(hasty) as listening:
+            failing = _as_coroutine(failing)
+        on_insert(Keeper, functions=[failing])(Heard())
+        with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             (event,) = listening.wait_for(1)
             wait_until_done(listening)
@@ -78,44 +80,46 @@ class TestFailures:
         assert run("walex_replay") == "1 delivered, 0 failed again\n"
         assert not ParkedEvent.objects.exists()
 
-    def test_one_of_two_with_the_same_name_is_not_guessed(
-        self, hasty: StreamConfig
+    def test_replay_does_not_guess_between_functions_of_same_name(
+        self, fast_retries: StreamConfig
     ) -> None:
-        moody, other = Function(failures=3), Function()
-        on_insert(Keeper, functions=[moody, other])(Heard())
-        with Listening(hasty) as listening:
+        failing, other = Function(failures=3), Function()
+        on_insert(Keeper, functions=[failing, other])(Heard())
+        with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
         with pytest.raises(CommandError, match="stay parked"):
             run("walex_replay")
-        assert (len(moody.calls), len(other.calls)) == (3, 1)
+        assert (len(failing.calls), len(other.calls)) == (3, 1)
         assert ParkedEvent.objects.count() == 1
 
-    def test_a_partial_is_parked_as_its_function(self, hasty: StreamConfig) -> None:
-        moody = Function(failures=3)
-        on_insert(Keeper, functions=[partial(moody)])(Heard())
-        with Listening(hasty) as listening:
+    def test_partial_is_parked_as_its_function(
+        self, fast_retries: StreamConfig
+    ) -> None:
+        failing = Function(failures=3)
+        on_insert(Keeper, functions=[partial(failing)])(Heard())
+        with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
         assert ParkedEvent.objects.get().receiver == NAME
         assert run("walex_replay") == "1 delivered, 0 failed again\n"
 
-    def test_what_fails_to_the_last_does_not_keep_the_others_from_it(
-        self, hasty: StreamConfig
+    def test_failed_function_does_not_block_others(
+        self, fast_retries: StreamConfig
     ) -> None:
         def fail(event: Event) -> None:
             raise SystemExit(1)
 
-        calm = Function("calm")
-        on_insert(Keeper, functions=[fail, calm])(Heard())
-        with Listening(hasty) as listening:
+        working = Function("working")
+        on_insert(Keeper, functions=[fail, working])(Heard())
+        with Listening(fast_retries) as listening:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             wait_until_done(listening)
         assert ParkedEvent.objects.count() == 2
-        assert sorted(calm.calls) == ["insert Ada", "insert Bob"]
+        assert sorted(working.calls) == ["insert Ada", "insert Bob"]
 
-    def test_a_broken_connection_is_another_at_the_next_try(
-        self, hasty: StreamConfig
+    def test_broken_connection_is_replaced_before_retry(
+        self, fast_retries: StreamConfig
     ) -> None:
         tries: list[int] = []
 
@@ -127,26 +131,26 @@ class TestFailures:
             Mascot.objects.create(name=label(event))
 
         on_insert(Keeper, functions=[adopt])(Heard())
-        with Listening(hasty) as listening:
+        with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
         assert list(Mascot.objects.values_list("name", flat=True)) == ["insert Ada"]
 
-    def test_stop(self, hasty: StreamConfig) -> None:
+    def test_on_error_stop_ends_stream(self, fast_retries: StreamConfig) -> None:
         on_insert(Keeper, functions=[Function(failures=3)])(Heard())
-        with Listening(replace(hasty, on_error="stop")) as listening:
+        with Listening(replace(fast_retries, on_error="stop")) as listening:
             Keeper.objects.create(name="Ada")
             error = listening.wait_for_end()
         assert isinstance(error, ReceiverFailed)
         assert error.receiver == NAME
         assert not ParkedEvent.objects.exists()
 
-    def test_a_handler_that_ends_the_stream_waits_for_its_functions(
-        self, hasty: StreamConfig
+    def test_handler_that_ends_stream_waits_for_its_functions(
+        self, fast_retries: StreamConfig
     ) -> None:
         gate = Gate()
         on_insert(Keeper, functions=[Function(gate=gate)])(Heard(failures=3))
-        with Listening(replace(hasty, on_error="stop")) as listening:
+        with Listening(replace(fast_retries, on_error="stop")) as listening:
             Keeper.objects.create(name="Ada")
             gate.wait()
             assert listening.error is None
@@ -158,9 +162,9 @@ class TestFailures:
 
 
 class TestAtomic:
-    """With ``ATOMIC`` functions are no part of the database transaction."""
+    """With ``ATOMIC`` functions run outside the database transaction."""
 
-    def test_work_is_seen_at_once(self, atomic: StreamConfig, sql: Sql) -> None:
+    def test_function_commits_immediately(self, atomic: StreamConfig, sql: Sql) -> None:
         gate = Gate()
 
         def adopt(event: Event) -> None:
@@ -176,9 +180,7 @@ class TestAtomic:
             will_have_adopted(sql, "insert Ada")
             gate.open()
 
-    def test_a_retry_is_no_part_of_it_either(
-        self, atomic: StreamConfig, sql: Sql
-    ) -> None:
+    def test_retry_is_outside_transaction(self, atomic: StreamConfig, sql: Sql) -> None:
         gate = Gate()
         tries: list[bool] = []
 
@@ -200,7 +202,7 @@ class TestAtomic:
             gate.open()
         assert tries == [False, False]
 
-    def test_one_that_fails_is_parked(self, atomic: StreamConfig, sql: Sql) -> None:
+    def test_failed_function_is_parked(self, atomic: StreamConfig, sql: Sql) -> None:
         def adopt(events: list[Event]) -> None:
             Mascot.objects.create(name="by the handler")
 
@@ -211,7 +213,7 @@ class TestAtomic:
         assert ParkedEvent.objects.get().receiver == NAME
 
 
-def test_a_listener_killed_at_a_function_loses_nothing(
+def test_listener_killed_during_function_loses_nothing(
     stream: Stream, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"

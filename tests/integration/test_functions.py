@@ -1,4 +1,4 @@
-"""Functions of handlers: called with each event, in threads beside the handler."""
+"""Functions of handlers, called with each event in threads alongside the handler."""
 
 from __future__ import annotations
 
@@ -39,43 +39,45 @@ calls: list[str] = []
 
 @pytest.fixture(autouse=True)
 def no_calls() -> None:
-    """Forget what was noted before."""
+    """Clear the recorded calls."""
     calls.clear()
 
 
-def note(event: Event) -> None:
-    """Note a call: named by the tests in all the ways there are."""
+def record_call(event: Event) -> None:
+    """Record a call. The tests refer to this function in every supported way."""
     calls.append(label(event))
 
 
-async def note_later(event: Event) -> None:
-    """Note a call and what the database has, from a coroutine."""
+async def record_call_async(event: Event) -> None:
+    """Record a call and the number of keepers, in a coroutine."""
     await asyncio.sleep(0)
     calls.append(f"{label(event)} of {await Keeper.objects.acount()}")
 
 
 class TestNames:
-    """What may be written in ``functions``."""
+    """Values that ``functions`` accepts."""
 
     @pytest.mark.parametrize(
         "function",
         [
-            note,
-            "tests.integration.test_functions.note",
-            ("tests.integration.test_functions", "note"),
-            (sys.modules[__name__], "note"),
-            partial(note),
+            record_call,
+            "tests.integration.test_functions.record_call",
+            ("tests.integration.test_functions", "record_call"),
+            (sys.modules[__name__], "record_call"),
+            partial(record_call),
         ],
         ids=["callable", "path", "pair", "module", "partial"],
     )
-    def test_one(self, config: StreamConfig, function: Any) -> None:
+    def test_function_can_be_given_as(
+        self, config: StreamConfig, function: Any
+    ) -> None:
         on_insert(Keeper, functions=[function])(Heard())
         with Listening(config) as listening:
             Keeper.objects.create(name="Ada")
             listening.wait_for(1)
         assert calls == ["insert Ada"]
 
-    def test_a_name_of_the_own_module(self, config: StreamConfig) -> None:
+    def test_function_can_be_named_in_own_module(self, config: StreamConfig) -> None:
         @on_insert(Keeper, functions=["defined_below"])
         def keepers(events: list[Event]) -> None:
             pass
@@ -85,16 +87,14 @@ class TestNames:
             listening.wait_for(1)
         assert calls == ["below insert Ada"]
 
-    def test_async(self, config: StreamConfig) -> None:
-        on_insert(Keeper, functions=[note_later])(Heard())
+    def test_function_can_be_async(self, config: StreamConfig) -> None:
+        on_insert(Keeper, functions=[record_call_async])(Heard())
         with Listening(config) as listening:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             listening.wait_for(2)
         assert sorted(calls) == ["insert Ada of 2", "insert Bob of 2"]
 
-    def test_what_is_called_are_the_handlers_own_events(
-        self, config: StreamConfig
-    ) -> None:
+    def test_functions_get_events_of_their_handler(self, config: StreamConfig) -> None:
         first, second = Function("first"), Function("second")
         on_insert(Keeper, functions=[first, second], where=is_not_bob)(Heard("some"))
         on_event([Keeper, Animal], functions=[second])(Heard("all"))
@@ -117,8 +117,8 @@ def is_not_bob(event: Event) -> bool:
     return label(event) != "insert Bob"
 
 
-class TestBeside:
-    """Functions run beside their handler, and beside each other."""
+class TestConcurrency:
+    """Functions run concurrently with their handler and with each other."""
 
     def test_the_handler_does_not_wait_for_a_function(
         self, config: StreamConfig
@@ -149,8 +149,8 @@ class TestBeside:
             eventually(lambda: function.calls == ["insert Ada"], "the function's call")
             gate.open()
 
-    def test_so_many_run_at_once(self, config: StreamConfig) -> None:
-        # The handler and nine calls: none of them ends before all have begun.
+    def test_functions_run_in_parallel(self, config: StreamConfig) -> None:
+        # The handler and nine calls: no call returns before all have started.
         together = Barrier(10)
         threads: set[str] = set()
 
@@ -158,10 +158,10 @@ class TestBeside:
             together.wait(TIMEOUT)
             threads.add(threading.current_thread().name)
 
-        def meet_too(events: list[Event]) -> None:
+        def meet_in_handler(events: list[Event]) -> None:
             together.wait(TIMEOUT)
 
-        on_insert(Keeper, functions=[meet] * 3)(meet_too)
+        on_insert(Keeper, functions=[meet] * 3)(meet_in_handler)
         with Listening(config) as listening:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(3))
             listening.wait_for(3)
@@ -177,7 +177,9 @@ class TestBeside:
         assert sorted(function.calls) == sorted(f"insert {n}" for n in range(500))
         assert _threads() == []
 
-    def test_they_read_the_same_events(self, config: StreamConfig) -> None:
+    def test_functions_can_read_the_same_event_concurrently(
+        self, config: StreamConfig
+    ) -> None:
         together = Barrier(8)
         seen: list[tuple[Any, Any]] = []
 
@@ -208,23 +210,23 @@ class TestBeside:
             assert record["tags"] == instance.tags
             assert record["habits"] == instance.habits
 
-    def test_the_transaction_is_acknowledged_when_they_are_done(
+    def test_transaction_is_acknowledged_after_its_functions(
         self, durable: StreamConfig, sql: Sql
     ) -> None:
         gate, last = Gate(), Gate()
         on_insert(Keeper, functions=[Function(gate=gate)], where=is_not_bob)(Heard())
 
-        def bob_came(events: list[Event]) -> None:
+        def bob_arrived(events: list[Event]) -> None:
             last()
 
-        on_insert(Keeper, where=is_bob)(bob_came)
+        on_insert(Keeper, where=is_bob)(bob_arrived)
         with Listening(replace(durable, status_interval=0.05)) as listening:
             Keeper.objects.create(name="Ada")
             Keeper.objects.create(name="Bob")
             gate.wait()
             (ada,) = listening.events
-            # The server hears from us all the time, of what it is allowed to forget.
-            _hear_of_us(sql, times=3)
+            # The listener keeps replying to the server with its confirmed position.
+            _wait_for_replies(sql, times=3)
             assert not acknowledged(sql, ada.lsn)
             gate.open()
             last.wait()
@@ -237,12 +239,12 @@ def is_bob(event: Event) -> bool:
 
 
 class TestConnections:
-    """Each thread has connections of its own, until the stream ends."""
+    """Each thread has its own connections until the stream ends."""
 
-    def test_they_are_closed_at_the_end(
+    def test_connections_are_closed_when_stream_ends(
         self, config: StreamConfig, sql: Sql, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Kept for an hour, were it not for the end.
+        # Connections would stay open for an hour if the stream didn't end.
         monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 3600)
         together = Barrier(5)
 
@@ -259,7 +261,7 @@ class TestConnections:
             assert _connections(sql) == 5
         eventually(lambda: _connections(sql) == 0, "the end of the connections")
 
-    def test_none_stays_open_while_nothing_happens(
+    def test_idle_threads_keep_no_connection(
         self, config: StreamConfig, sql: Sql
     ) -> None:
         together = Barrier(5)
@@ -276,7 +278,7 @@ class TestConnections:
             wait_until_done(listening)
             eventually(lambda: _connections(sql) == 0, "the end of the connections")
 
-    def test_calls_that_wait_need_no_new_ones(
+    def test_queued_calls_reuse_connections(
         self, config: StreamConfig, sql: Sql
     ) -> None:
         backends: set[int] = set()
@@ -291,7 +293,7 @@ class TestConnections:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(300))
             listening.wait_for(300)
             wait_until_done(listening)
-        # Of ten threads; a few more where one of them was idle for a moment.
+        # Ten threads, and a few more connections where a thread was briefly idle.
         assert len(backends) < 150
 
 
@@ -307,12 +309,12 @@ def _connections(sql: Sql) -> int:
     return int(count)
 
 
-def _hear_of_us(sql: Sql, *, times: int) -> None:
-    """Wait until the server has heard from the listener so many times."""
-    heard: set[Any] = set()
+def _wait_for_replies(sql: Sql, *, times: int) -> None:
+    """Wait until the server has received that many replies from the listener."""
+    replies: set[Any] = set()
 
     def look() -> bool:
-        heard.update(sql.execute("SELECT reply_time FROM pg_stat_replication"))
-        return len(heard) > times
+        replies.update(sql.execute("SELECT reply_time FROM pg_stat_replication"))
+        return len(replies) > times
 
-    eventually(look, "signs of life")
+    eventually(look, "the replies")

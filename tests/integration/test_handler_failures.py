@@ -1,4 +1,4 @@
-"""Handlers that raise, and handlers within the transaction of ``ATOMIC``."""
+"""Failing handlers, and handlers in the transaction of ``ATOMIC``."""
 
 from __future__ import annotations
 
@@ -33,41 +33,43 @@ Sql = psycopg.Connection[Any]
 
 
 @pytest.fixture
-def hasty(config: StreamConfig) -> StreamConfig:
-    """Two retries, at once."""
+def fast_retries(config: StreamConfig) -> StreamConfig:
+    """A stream with two retries and almost no delay."""
     return replace(config, max_retries=2, retry_backoff=0.001)
 
 
 class TestFailures:
-    """A handler that raises is tried again alone, with the same list."""
+    """Only the failed handler is retried, with the same list."""
 
-    def test_retried(self, hasty: StreamConfig) -> None:
-        moody, calm = Heard("moody", failures=2), Heard("calm")
-        on_insert(Keeper)(moody)
-        on_insert(Keeper)(calm)
-        with Listening(hasty) as listening:
+    def test_failed_handler_is_retried(self, fast_retries: StreamConfig) -> None:
+        failing, working = Heard("failing", failures=2), Heard("working")
+        on_insert(Keeper)(failing)
+        on_insert(Keeper)(working)
+        with Listening(fast_retries) as listening:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             wait_until_done(listening)
-        assert moody.labels == [["insert Ada", "insert Bob"]] * 3
-        assert calm.labels == [["insert Ada", "insert Bob"]]
+        assert failing.labels == [["insert Ada", "insert Bob"]] * 3
+        assert working.labels == [["insert Ada", "insert Bob"]]
         assert not ParkedEvent.objects.exists()
 
-    def test_one_chunk_is_parked_and_replayed(self, hasty: StreamConfig) -> None:
-        moody, calm = Heard("moody", failures=3), Heard("calm")
-        on_insert(Keeper, unwatched_records={"name": "1"})(moody)
-        on_insert(Keeper)(calm)
-        with Listening(replace(hasty, max_batch=3)) as listening:
+    def test_failed_chunk_is_parked_and_replayed(
+        self, fast_retries: StreamConfig
+    ) -> None:
+        failing, working = Heard("failing", failures=3), Heard("working")
+        on_insert(Keeper, unwatched_records={"name": "1"})(failing)
+        on_insert(Keeper)(working)
+        with Listening(replace(fast_retries, max_batch=3)) as listening:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(7))
             wait_until_done(listening)
         first = ["insert 0", "insert 2"]
         rest = [["insert 3", "insert 4", "insert 5"], ["insert 6"]]
-        assert moody.labels == [first] * 3 + rest
-        assert calm.labels == [["insert 0", "insert 1", "insert 2"], *rest]
+        assert failing.labels == [first] * 3 + rest
+        assert working.labels == [["insert 0", "insert 1", "insert 2"], *rest]
 
         parked = ParkedEvent.objects.get()
         assert (parked.signal, parked.receiver) == (
             "on_insert",
-            "tests.integration.handling.moody",
+            "tests.integration.handling.failing",
         )
         assert (parked.event_id, parked.table) == (
             listening.events[0].id,
@@ -76,58 +78,62 @@ class TestFailures:
         assert parked.attempts == 3
         assert parked.error == "ValueError: not in the mood"
 
-        moody.lists.clear()
+        failing.lists.clear()
         assert run("walex_replay") == "1 delivered, 0 failed again\n"
-        assert moody.labels == [first]
-        assert moody.lists[0][0].instance == listening.events[0].instance
+        assert failing.labels == [first]
+        assert failing.lists[0][0].instance == listening.events[0].instance
         assert not ParkedEvent.objects.exists()
 
-    def test_async_is_parked_and_replayed(self, hasty: StreamConfig) -> None:
+    def test_failed_async_handler_is_parked_and_replayed(
+        self, fast_retries: StreamConfig
+    ) -> None:
         lists: list[list[str]] = []
 
-        async def moody(events: list[Event]) -> None:
+        async def failing(events: list[Event]) -> None:
             await asyncio.sleep(0)
             lists.append([label(event) for event in events])
             if len(lists) <= 3:
                 raise ValueError
 
-        on_insert(Keeper)(moody)
-        with Listening(hasty) as listening:
+        on_insert(Keeper)(failing)
+        with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
         assert ParkedEvent.objects.count() == 1
         assert run("walex_replay") == "1 delivered, 0 failed again\n"
         assert lists == [["insert Ada"]] * 4
 
-    def test_skip(self, hasty: StreamConfig, caplog: pytest.LogCaptureFixture) -> None:
-        moody, calm = Heard("moody", failures=3), Heard("calm")
-        on_insert(Keeper)(moody)
-        on_insert(Keeper)(calm)
+    def test_on_error_skip_logs_and_continues(
+        self, fast_retries: StreamConfig, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        failing, working = Heard("failing", failures=3), Heard("working")
+        on_insert(Keeper)(failing)
+        on_insert(Keeper)(working)
         with (
             caplog.at_level(logging.ERROR, "walex_django.delivery.dispatch"),
-            Listening(replace(hasty, on_error="skip")) as listening,
+            Listening(replace(fast_retries, on_error="skip")) as listening,
         ):
             Keeper.objects.create(name="Ada")
             Keeper.objects.create(name="Bob")
             wait_until_done(listening)
-        assert moody.labels == [["insert Ada"]] * 3 + [["insert Bob"]]
-        assert calm.labels == [["insert Ada"], ["insert Bob"]]
+        assert failing.labels == [["insert Ada"]] * 3 + [["insert Bob"]]
+        assert working.labels == [["insert Ada"], ["insert Bob"]]
         assert not ParkedEvent.objects.exists()
-        assert "handling.moody failed 3 times" in caplog.text
+        assert "handling.failing failed 3 times" in caplog.text
 
-    def test_stop(self, hasty: StreamConfig) -> None:
-        moody, calm = Heard("moody", failures=3), Heard("calm")
-        on_insert(Keeper)(moody)
-        on_insert(Keeper)(calm)
-        with Listening(replace(hasty, on_error="stop")) as listening:
+    def test_on_error_stop_ends_stream(self, fast_retries: StreamConfig) -> None:
+        failing, working = Heard("failing", failures=3), Heard("working")
+        on_insert(Keeper)(failing)
+        on_insert(Keeper)(working)
+        with Listening(replace(fast_retries, on_error="stop")) as listening:
             Keeper.objects.create(name="Ada")
             error = listening.wait_for_end()
         assert isinstance(error, ReceiverFailed)
-        assert error.receiver == "tests.integration.handling.moody"
-        assert calm.lists == []
+        assert error.receiver == "tests.integration.handling.failing"
+        assert working.lists == []
 
-    def test_a_list_of_the_transaction_is_whole_at_each_try(
-        self, hasty: StreamConfig, connect: Connect
+    def test_each_retry_gets_the_complete_list_of_events(
+        self, fast_retries: StreamConfig, connect: Connect
     ) -> None:
         counts: list[int] = []
 
@@ -139,39 +145,39 @@ class TestFailures:
             raise ValueError
 
         connect(post_db_transaction, consume)
-        with Listening(hasty) as listening:
+        with Listening(fast_retries) as listening:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             wait_until_done(listening)
         assert counts == [2, 2, 2]
         assert len(ParkedEvent.objects.get().arguments["events"]) == 2
 
 
-def test_a_receiver_that_names_its_stream_is_parked_and_replayed(
-    hasty: StreamConfig,
+def test_receiver_of_one_stream_is_parked_and_replayed(
+    fast_retries: StreamConfig,
 ) -> None:
     calls: list[str] = []
 
-    def moody(event: Event, stream: str, **kwargs: Any) -> None:
+    def failing(event: Event, stream: str, **kwargs: Any) -> None:
         calls.append(f"{stream} {label(event)}")
         if len(calls) <= 3:
             raise ValueError
 
-    post_db_insert.connect(moody, sender=Keeper, stream="default")
+    post_db_insert.connect(failing, sender=Keeper, stream="default")
     try:
-        with Listening(hasty) as listening:
+        with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
         assert ParkedEvent.objects.get().signal == "post_db_insert"
         assert run("walex_replay") == "1 delivered, 0 failed again\n"
     finally:
-        assert post_db_insert.disconnect(moody, sender=Keeper, stream="default")
+        assert post_db_insert.disconnect(failing, sender=Keeper, stream="default")
     assert calls == ["default insert Ada"] * 4
 
 
 class TestAtomic:
     """With ``ATOMIC`` handlers are part of the transaction."""
 
-    def test_work_is_committed_with_the_checkpoint(
+    def test_work_is_committed_with_checkpoint(
         self, atomic: StreamConfig, sql: Sql
     ) -> None:
         gate = Gate()
@@ -191,7 +197,7 @@ class TestAtomic:
             gate.open()
             will_have_adopted(sql, "insert Ada", "insert Bob")
 
-    def test_a_failure_leaves_nothing_behind(
+    def test_failed_attempt_is_rolled_back(
         self, atomic: StreamConfig, sql: Sql
     ) -> None:
         tries: list[int] = []

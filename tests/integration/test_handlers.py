@@ -1,4 +1,4 @@
-"""Handlers: which events they get, as which lists, and what becomes of failures."""
+"""Handlers: the events that they get, in which lists and of which streams."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Sql = psycopg.Connection[Any]
 
 
 class TestTables:
-    """What a handler is for."""
+    """Tables that a handler can name."""
 
     @pytest.mark.parametrize(
         "tables",
@@ -53,12 +53,12 @@ class TestTables:
             "public.zoo_keeper",
             [Keeper],
             (Keeper, "public.zoo_keeper"),
-            # A set's own text is another in each process.
+            # The text of a set differs between processes.
             pytest.param({"zoo.Keeper", "zoo.Mascot"}, id="set"),
         ],
         ids=str,
     )
-    def test_one(self, config: StreamConfig, tables: Any) -> None:
+    def test_handler_of_one_table(self, config: StreamConfig, tables: Any) -> None:
         heard = Heard()
         on_event(tables)(heard)
         with Listening(config) as listening:
@@ -68,7 +68,7 @@ class TestTables:
         assert heard.labels == [["insert Ada"]]
 
     @pytest.mark.parametrize("tables", [ALL_TABLES, "zoo.*", "public.*", ["zoo.*"]])
-    def test_all(self, config: StreamConfig, tables: Any) -> None:
+    def test_handler_of_all_tables(self, config: StreamConfig, tables: Any) -> None:
         heard = Heard()
         on_event(tables)(heard)
         with Listening(config) as listening:
@@ -77,7 +77,7 @@ class TestTables:
             listening.wait_for(2)
         assert heard.labels == [["insert Ada"], ["insert Dome"]]
 
-    def test_a_proxy_stands_for_its_model(self, config: StreamConfig) -> None:
+    def test_proxy_means_its_concrete_model(self, config: StreamConfig) -> None:
         heard = Heard()
         on_insert(TameAnimal)(heard)
         with Listening(config) as listening:
@@ -85,7 +85,7 @@ class TestTables:
             listening.wait_for(1)
         assert heard.labels == [["insert Leo"]]
 
-    def test_a_table_without_a_model(self, config: StreamConfig, sql: Sql) -> None:
+    def test_table_without_model(self, config: StreamConfig, sql: Sql) -> None:
         heard = Heard()
         on_event("bare.stone")(heard)
         sql.execute("CREATE SCHEMA bare CREATE TABLE stone (name text PRIMARY KEY)")
@@ -98,7 +98,7 @@ class TestTables:
             sql.execute("DROP SCHEMA bare CASCADE")
         assert heard.labels == [["insert flint"]]
 
-    def test_the_subscriptions_of_the_stream_hold(self, config: StreamConfig) -> None:
+    def test_subscriptions_of_stream_limit_handlers(self, config: StreamConfig) -> None:
         heard = Heard()
         on_event(ALL_TABLES)(heard)
         with Listening(replace(config, subscriptions=("zoo.Keeper",))) as listening:
@@ -109,9 +109,9 @@ class TestTables:
 
 
 class TestLists:
-    """What a handler is called with."""
+    """The lists that a handler is called with."""
 
-    def test_each_decorator_has_its_events(
+    def test_each_decorator_gets_its_events(
         self, config: StreamConfig, sql: Sql
     ) -> None:
         all_of = {
@@ -139,7 +139,7 @@ class TestLists:
             *(["insert Ada"], ["update Bob"], ["delete"], ["truncate"]),
         ]
 
-    def test_several_decorators_on_one_function(self, config: StreamConfig) -> None:
+    def test_function_can_have_several_decorators(self, config: StreamConfig) -> None:
         heard = Heard()
         assert on_insert(Keeper)(on_delete(Keeper)(on_update(Animal)(heard))) is heard
         with Listening(config) as listening:
@@ -151,7 +151,7 @@ class TestLists:
             listening.wait_for(5)
         assert heard.labels == [["insert Ada"], ["delete"], ["update Max"]]
 
-    def test_a_transaction_is_one_list_in_order_over_all_tables(
+    def test_transaction_is_one_ordered_list_across_tables(
         self, config: StreamConfig
     ) -> None:
         heard, keepers = Heard(), Heard("keepers")
@@ -172,7 +172,9 @@ class TestLists:
         ]
         assert keepers.labels == [["insert Ada", "update Bob"], ["insert Cem"]]
 
-    def test_a_long_transaction_comes_in_chunks(self, config: StreamConfig) -> None:
+    def test_long_transaction_is_delivered_in_chunks(
+        self, config: StreamConfig
+    ) -> None:
         heard = Heard()
         on_insert(Keeper)(heard)
         with Listening(replace(config, max_batch=3)) as listening:
@@ -181,7 +183,7 @@ class TestLists:
         assert [len(events) for events in heard.lists] == [3, 3, 2]
         assert list(chain(*heard.lists)) == listening.events
 
-    def test_handlers_come_in_order_between_receivers_and_the_transaction(
+    def test_handlers_run_in_order_between_receivers_and_transaction_signal(
         self, config: StreamConfig, connect: Connect
     ) -> None:
         calls: list[str] = []
@@ -192,7 +194,7 @@ class TestLists:
         def at_the_end(events: list[Event], **kwargs: Any) -> None:
             calls.append(f"transaction of {len(events)}")
 
-        def noting(name: str) -> Callable[[list[Event]], None]:
+        def recorder(name: str) -> Callable[[list[Event]], None]:
             def note(events: list[Event]) -> None:
                 calls.append(f"{name} {len(events)}")
 
@@ -201,9 +203,9 @@ class TestLists:
 
         connect(post_db_insert, receiver)
         connect(post_db_transaction, at_the_end)
-        on_event(Animal)(noting("last table first"))
-        on_insert(Keeper)(noting("second"))
-        on_event(ALL_TABLES)(noting("third"))
+        on_event(Animal)(recorder("last table first"))
+        on_insert(Keeper)(recorder("second"))
+        on_event(ALL_TABLES)(recorder("third"))
         with Listening(config) as listening:
             with transaction.atomic():
                 Keeper.objects.create(name="Ada")
@@ -214,7 +216,7 @@ class TestLists:
             *("last table first 1", "second 1", "third 2", "transaction of 2"),
         ]
 
-    def test_async(self, config: StreamConfig) -> None:
+    def test_handler_can_be_async(self, config: StreamConfig) -> None:
         names: list[str] = []
 
         async def keepers(events: list[Event]) -> None:
@@ -235,7 +237,7 @@ class TestLists:
             listening.wait_for(2)
         assert names == ["Ada", "Bob", "2", "object"]
 
-    def test_one_registered_or_gone_while_the_stream_runs(
+    def test_handlers_can_be_added_and_removed_while_stream_runs(
         self, listening: Listening
     ) -> None:
         first, second = Heard("first"), Heard("second")
@@ -262,10 +264,12 @@ class TestStreams:
 
     @pytest.fixture
     def second(self, config: StreamConfig) -> StreamConfig:
-        """Another stream, of keepers in the same database."""
+        """Another stream of the same database."""
         return replace(config, name="second", slot_name="second_temporary")
 
-    def test_of_one_database(self, config: StreamConfig, second: StreamConfig) -> None:
+    def test_streams_of_one_database(
+        self, config: StreamConfig, second: StreamConfig
+    ) -> None:
         heard = [Heard("default"), Heard("second"), Heard("both")]
         for each, stream in zip(heard, ["default", "second", None], strict=True):
             on_insert(Keeper, stream=stream)(each)
@@ -274,30 +278,32 @@ class TestStreams:
         def of_second(stream: str, event: Event, **kwargs: Any) -> None:
             received.append((stream, label(event)))
 
-        def of_nobody(**kwargs: Any) -> None:
+        def never_called(**kwargs: Any) -> None:
             raise AssertionError
 
         post_db_insert.connect(of_second, sender=Keeper, stream="second")
-        post_db_insert.connect(of_nobody, stream="third")
-        post_db_change.connect(of_nobody, sender=Animal, stream="second")
-        post_db_transaction.connect(of_nobody, stream="third")
+        post_db_insert.connect(never_called, stream="third")
+        post_db_change.connect(never_called, sender=Animal, stream="second")
+        post_db_transaction.connect(never_called, stream="third")
         try:
             with Listening(config) as first, Listening(second) as other:
                 Keeper.objects.create(name="Ada")
-                # Both count what either delivers.
+                # Both count the events that either one delivers.
                 first.wait_for(2)
                 other.wait_for(2)
         finally:
             assert post_db_insert.disconnect(of_second, Keeper, stream="second")
-            assert post_db_insert.disconnect(of_nobody, stream="third")
-            assert post_db_change.disconnect(of_nobody, Animal, stream="second")
-            assert post_db_transaction.disconnect(of_nobody, stream="third")
+            assert post_db_insert.disconnect(never_called, stream="third")
+            assert post_db_change.disconnect(never_called, Animal, stream="second")
+            assert post_db_transaction.disconnect(never_called, stream="third")
         assert [each.labels for each in heard] == [
             *([["insert Ada"]], [["insert Ada"]], [["insert Ada"]] * 2),
         ]
         assert received == [("second", "insert Ada")]
 
-    def test_receivers_of_all_kinds(self, config: StreamConfig) -> None:
+    def test_receivers_of_all_kinds_can_name_a_stream(
+        self, config: StreamConfig
+    ) -> None:
         received: list[str] = []
 
         async def coroutine(event: Event, **kwargs: Any) -> None:
@@ -333,7 +339,7 @@ class TestStreams:
         ]
 
     @pytest.mark.django_db(transaction=True, databases=["default", "second"])
-    def test_of_two_databases(self, config: StreamConfig) -> None:
+    def test_streams_of_two_databases(self, config: StreamConfig) -> None:
         second = replace(get_config("second"), durable_slot=False)
         with replication.connect(second.connection_parameters()) as sql:
             for step in setup_plan(second, sql):

@@ -1,4 +1,4 @@
-"""ATOMIC: an idle connection that the server has ended is nobody's failure."""
+"""With ATOMIC an idle connection that the server closed fails no receiver."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def keep_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Django keep its connections for ever."""
+    """Make Django keep its connections open indefinitely."""
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", None)
 
 
 @pytest.mark.usefixtures("keep_connections")
 @pytest.mark.parametrize("signal", [post_db_insert, post_db_transaction])
-def test_the_next_transaction_is_done_once(
+def test_next_transaction_is_processed_once(
     atomic: StreamConfig, connect: Connect, sql: Sql, signal: Any
 ) -> None:
     backends: list[int] = []
@@ -52,7 +52,7 @@ def test_the_next_transaction_is_done_once(
         Keeper.objects.create(name="Eve")
         will_have_adopted(sql, "Ada", "Bob", "Eve")
     assert not ParkedEvent.objects.exists()
-    # The connection was kept, or this has shown nothing.
+    # The test proves something only if the connection was kept.
     assert backends[0] not in backends[1:]
     assert backends[1] == backends[2]
 

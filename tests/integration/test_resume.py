@@ -1,4 +1,4 @@
-"""A slot that is whole is read on, however listeners and the server have ended."""
+"""Listeners resume from an intact slot, no matter how they or the server stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUNDS = range(5)
 
 
 @pytest.mark.parametrize("atomic", [False, True], ids=["", "atomic"])
-def test_after_ends_in_order(durable: StreamConfig, atomic: bool) -> None:
+def test_resume_after_clean_stops(durable: StreamConfig, atomic: bool) -> None:
     for _ in ROUNDS:
         Keeper.objects.create(name="meanwhile")
         with Listening(replace(durable, atomic=atomic)) as listening:
@@ -32,7 +32,7 @@ def test_after_ends_in_order(durable: StreamConfig, atomic: bool) -> None:
         listening.wait_for(1)
 
 
-def test_of_a_stream_that_delivers_nothing(durable: StreamConfig) -> None:
+def test_resume_of_stream_that_delivers_nothing(durable: StreamConfig) -> None:
     for _ in ROUNDS:
         with Listening(durable):
             pass
@@ -42,7 +42,7 @@ def test_of_a_stream_that_delivers_nothing(durable: StreamConfig) -> None:
         listening.wait_for(1)
 
 
-def test_after_drains(durable: StreamConfig, stream: Stream) -> None:
+def test_resume_after_drains(durable: StreamConfig, stream: Stream) -> None:
     for _ in ROUNDS:
         Keeper.objects.create(name="meanwhile")
         call_command("walex_listen", *ONE, "--drain", verbosity=0)
@@ -50,7 +50,7 @@ def test_after_drains(durable: StreamConfig, stream: Stream) -> None:
     assert stream.heard() == ["the last"]
 
 
-def test_after_kill_9(stream: Stream) -> None:
+def test_resume_after_sigkill(stream: Stream) -> None:
     names = [str(number) for number in ROUNDS]
     for name in names:
         stream.hear(name, end=signal.SIGKILL)
@@ -59,7 +59,9 @@ def test_after_kill_9(stream: Stream) -> None:
     assert list(dict.fromkeys(stream.heard())) == [*names, "the last"]
 
 
-def test_after_a_reset_of_the_statistics(stream: Stream, durable: StreamConfig) -> None:
+def test_resume_after_reset_of_statistics(
+    stream: Stream, durable: StreamConfig
+) -> None:
     for name, end in (("Ada", signal.SIGKILL), ("Bob", signal.SIGTERM)):
         stream.hear(name, end=end)
         stream.execute("SELECT pg_stat_reset_replication_slot(NULL)")
@@ -69,7 +71,7 @@ def test_after_a_reset_of_the_statistics(stream: Stream, durable: StreamConfig) 
     stream.hear("the last")
 
 
-def test_after_restarts_of_the_server(own_stream: OwnStream) -> None:
+def test_resume_after_server_restarts(own_stream: OwnStream) -> None:
     names = []
     for mode in ("fast", "immediate"):
         for end in (signal.SIGTERM, signal.SIGKILL):
@@ -78,5 +80,5 @@ def test_after_restarts_of_the_server(own_stream: OwnStream) -> None:
             own_stream.restart_server(mode)
             own_stream.hear()
     own_stream.hear("the last")
-    # After a crash the server may send again what was acknowledged.
+    # After a crash the server may resend acknowledged changes.
     assert list(dict.fromkeys(own_stream.heard())) == [*names, "the last"]
