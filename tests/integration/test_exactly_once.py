@@ -42,7 +42,7 @@ def adopt_message(message: LogicalMessage, **kwargs: Any) -> None:
 
 @pytest.fixture
 def message_stream(atomic: StreamConfig, connect: Connect) -> StreamConfig:
-    """A stream with messages; receivers create a mascot for each message and each row."""
+    """A stream with messages; receivers create a mascot for each message and row."""
     connect(post_db_insert, adopt)
     connect(post_db_message, adopt_message)
     return replace(atomic, messages=("*",))

@@ -361,7 +361,7 @@ class TestRunTime:
         with Listening(users) as listening:
             call_command(*add[2:], stdout=StringIO())
             write()
-            # The listener shares this process, so it may apply a change before reading it.
+            # The listener shares this process: it may apply a change before reading it.
             listening.wait_for(3)
             call_command(*remove[2:], stdout=StringIO())
             write()

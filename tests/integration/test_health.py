@@ -1,4 +1,4 @@
-"""The health view, as load balancers and strangers see it."""
+"""The health view, as load balancers and anonymous clients see it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ urlpatterns = [
 ONE = "/walex/health/?stream=default"
 
 
-def _away(settings: Settings, url: str) -> None:
+def _set_url(settings: Settings, url: str) -> None:
     default = {**settings.WALEX["default"], "URL": url}
     settings.WALEX = {**settings.WALEX, "default": default}
 
 
-def test_a_stream_that_runs(durable: StreamConfig, client: Client) -> None:
+def test_running_stream_is_healthy(durable: StreamConfig, client: Client) -> None:
     with Listening(durable):
         answer = client.get(ONE)
         head = client.head(ONE)
@@ -59,7 +59,7 @@ def test_a_stream_that_runs(durable: StreamConfig, client: Client) -> None:
 
 
 @pytest.mark.usefixtures("durable")
-def test_a_stream_that_nobody_reads(client: Client) -> None:
+def test_stream_without_listener_is_failing(client: Client) -> None:
     answer = client.get(ONE)
 
     assert answer.status_code == 503
@@ -69,28 +69,28 @@ def test_a_stream_that_nobody_reads(client: Client) -> None:
     }
 
 
-def test_probes_do_without_what_takes_time(
+def test_probes_skip_expensive_queries(
     durable: StreamConfig,
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def long(*args: object) -> None:
+    def expensive(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(inspection, "find_problems", long)
-    monkeypatch.setattr(publications, "published", long)
-    monkeypatch.setattr(slots, "every", long)
+    monkeypatch.setattr(inspection, "find_problems", expensive)
+    monkeypatch.setattr(publications, "published", expensive)
+    monkeypatch.setattr(slots, "every", expensive)
     with Listening(durable):
         assert client.get(ONE).json() == {"status": "ok", "streams": {"default": []}}
         call_command("walex_status", "--check", "--stream=default")
-        # Who wants to know all does ask.
+        # The full status runs these queries.
         with pytest.raises(AssertionError):
             call_command("walex_status", "--stream=default")
     assert capsys.readouterr().out == "default: OK\n"
 
 
-def test_all_streams_are_asked(durable: StreamConfig, client: Client) -> None:
+def test_all_streams_are_checked(durable: StreamConfig, client: Client) -> None:
     with Listening(durable):
         answer = client.get("/walex/health/")
         chosen = client.get(f"{ONE}&stream=second")
@@ -100,14 +100,14 @@ def test_all_streams_are_asked(durable: StreamConfig, client: Client) -> None:
     assert answer.json()["streams"] == {"default": [], "second": ["state is missing"]}
 
 
-def test_a_stream_that_is_not_in_the_settings(client: Client) -> None:
+def test_unknown_stream_is_not_found(client: Client) -> None:
     answer = client.get("/walex/health/?stream=nobody")
 
     assert answer.status_code == 404
     assert answer.json()["reason"] == "Unknown stream: 'nobody'."
 
 
-def test_limits_while_a_receiver_does_not_return(
+def test_limits_are_exceeded_while_receiver_does_not_return(
     durable: StreamConfig,
     client: Client,
     connect: Connect,
@@ -115,12 +115,12 @@ def test_limits_while_a_receiver_does_not_return(
 ) -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def dawdle(**kwargs: object) -> None:
+    def wait(**kwargs: object) -> None:
         entered.set()
         assert leave.wait(20)
 
-    connect(post_db_insert, dawdle)
-    # Of what is in hand listeners report every ten seconds.
+    connect(post_db_insert, wait)
+    # By default, listeners report their current transaction every ten seconds.
     monkeypatch.setattr(reporter, "_TICK", 0.02)
     monkeypatch.setattr(reporter, "_SAMPLE_EVERY", 0.05)
     with reported(durable):
@@ -146,9 +146,9 @@ def test_limits_while_a_receiver_does_not_return(
 
 def _reasons(client: Client, url: str) -> list[str]:
     answer = client.get(f"{url}?stream=default")
-    told = answer.json()["streams"]["default"]
-    assert answer.status_code == (503 if told else 200)
-    return list(told)
+    reasons = answer.json()["streams"]["default"]
+    assert answer.status_code == (503 if reasons else 200)
+    return list(reasons)
 
 
 @pytest.mark.usefixtures("durable")
@@ -160,7 +160,7 @@ def test_probes_need_no_login(client: Client, settings: Settings) -> None:
     assert client.get("/walex/metrics/").status_code == 200
 
 
-def test_a_limit_that_is_none(client: Client) -> None:
+def test_invalid_limit_is_reported(client: Client) -> None:
     answer = client.get("/mistaken/")
 
     assert answer.status_code == 503
@@ -173,16 +173,18 @@ def test_a_limit_that_is_none(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("durable")
-def test_strangers_learn_nothing_of_servers(client: Client, settings: Settings) -> None:
-    _away(settings, "postgres://zoo:s3cret@127.0.0.1:1/zoo")
+def test_response_reveals_nothing_about_the_server(
+    client: Client, settings: Settings
+) -> None:
+    _set_url(settings, "postgres://zoo:s3cret@127.0.0.1:1/zoo")
     answer = client.get(ONE)
 
     assert answer.status_code == 503
     assert answer.json()["streams"] == {"default": ["state is unreachable"]}
 
 
-def test_settings_that_are_wrong(client: Client, settings: Settings) -> None:
-    _away(settings, "s3cret")
+def test_invalid_settings_are_reported(client: Client, settings: Settings) -> None:
+    _set_url(settings, "s3cret")
     settings.WALEX["default"]["PUBLICATION"] = 5
     answer = client.get(ONE)
 
@@ -195,11 +197,11 @@ def test_settings_that_are_wrong(client: Client, settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("durable")
-def test_a_server_that_fell_silent_holds_nobody_up(
+def test_silent_server_does_not_block_probes(
     client: Client, settings: Settings
 ) -> None:
     with silent_server() as url:
-        _away(settings, url)
+        _set_url(settings, url)
         began = time.monotonic()
         answers: list[Any] = []
         threads = [
@@ -208,20 +210,20 @@ def test_a_server_that_fell_silent_holds_nobody_up(
         ]
         for thread in threads:
             thread.start()
-        eventually(lambda: len(_inquiries()) > 0, "the question")
+        eventually(lambda: len(_inspections()) > 0, "the inspection")
         most = 0
         while any(thread.is_alive() for thread in threads):
-            most = max(most, len(_inquiries()))
+            most = max(most, len(_inspections()))
             threads[0].join(0.1)
         took = time.monotonic() - began
 
     assert took < timed_inspection.TIMEOUT + 2
     assert {answer.status_code for answer in answers} == {503}
     assert len(answers) == 5
-    # All wait for the same answer.
+    # All probes wait for the same inspection.
     assert most == 1
-    eventually(lambda: not _inquiries(), "the end of the question")
+    eventually(lambda: not _inspections(), "the end of the inspection")
 
 
-def _inquiries() -> list[threading.Thread]:
+def _inspections() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "walex-inspection"]

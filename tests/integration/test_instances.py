@@ -52,12 +52,12 @@ LEO: dict[str, Any] = {
 }
 
 
-# Too long for its row, and of no pattern that compresses: stored apart (TOAST).
+# Too long for its row and hardly compressible: stored out of line (TOAST).
 LONG = "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(200))
 
 
 def values(instance: Model | None) -> dict[str, Any]:
-    """Return what an instance has loaded, by attribute."""
+    """Return the loaded values of an instance, by attribute."""
     assert instance is not None
     fields = instance._meta.concrete_fields
     return {f.attname: instance.__dict__.get(f.attname, "deferred") for f in fields}
@@ -65,7 +65,7 @@ def values(instance: Model | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC"])
 @pytest.mark.parametrize("use_tz", [True, False])
-def test_an_instance_is_what_the_orm_loads(
+def test_instance_equals_the_one_that_the_orm_loads(
     config: StreamConfig, settings: Any, zone: str, use_tz: bool
 ) -> None:
     settings.TIME_ZONE, settings.USE_TZ = zone, use_tz
@@ -92,7 +92,7 @@ def test_an_instance_is_what_the_orm_loads(
     assert (instances[0].born_at.tzinfo is UTC) is use_tz
 
 
-def test_an_instance_can_be_saved_and_related(listening: Listening) -> None:
+def test_instance_can_be_saved_and_related(listening: Listening) -> None:
     Keeper.objects.create(name="Ada")
     (event,) = listening.wait_for(1)
 
@@ -105,7 +105,7 @@ def test_an_instance_can_be_saved_and_related(listening: Listening) -> None:
     assert Animal.objects.get(keepers=keeper).name == "Leo"
 
 
-def test_columns_match_by_name_whatever_their_order(
+def test_columns_match_by_name_in_any_order(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute(
@@ -117,14 +117,14 @@ def test_columns_match_by_name_whatever_their_order(
     visit = event.instance
     assert isinstance(visit, Visit)
     assert (visit.visitor, visit.paid) == ("Ada", 12)
-    # A field whose column did not come is deferred, an unknown column is in the record.
+    # A field without its column is deferred; an unknown column is in the record.
     assert visit.get_deferred_fields() == {"missing"}
     assert event.new_record is not None
     assert event.new_record["extra"] == "paid in coins"
     assert list(event.new_record) == ["extra", "price paid", "visitor", "id"]
 
 
-def test_tables_outside_the_search_path_find_their_model(listening: Listening) -> None:
+def test_table_outside_search_path_has_its_model(listening: Listening) -> None:
     AuditLog.objects.create(message="hello")
 
     (event,) = listening.wait_for(1)
@@ -134,7 +134,7 @@ def test_tables_outside_the_search_path_find_their_model(listening: Listening) -
     AuditLog.objects.all().delete()
 
 
-def test_a_table_without_a_model_has_no_sender(
+def test_table_without_model_has_no_sender(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("INSERT INTO legacy.nobody_knows (message) VALUES ('hello')")
@@ -147,7 +147,7 @@ def test_a_table_without_a_model_has_no_sender(
     assert event.new_record["message"] == "hello"
 
 
-def test_a_proxy_is_its_concrete_model(listening: Listening) -> None:
+def test_proxy_is_its_concrete_model(listening: Listening) -> None:
     TameAnimal.objects.create(name="Rex")
 
     (event,) = listening.wait_for(1)
@@ -155,7 +155,7 @@ def test_a_proxy_is_its_concrete_model(listening: Listening) -> None:
     assert type(event.instance) is Animal
 
 
-def test_each_table_of_an_inheriting_model_speaks_for_itself(
+def test_each_table_of_inheriting_model_has_its_own_event(
     listening: Listening,
 ) -> None:
     aviary = Aviary.objects.create(name="Dome", height=12)
@@ -170,7 +170,7 @@ def test_each_table_of_an_inheriting_model_speaks_for_itself(
     assert instance.name == "Dome"
 
 
-def test_tables_of_many_to_many_fields_have_their_model(listening: Listening) -> None:
+def test_many_to_many_table_has_its_through_model(listening: Listening) -> None:
     through: Any = Animal.keepers.through
     keeper = Keeper.objects.create(name="Ada")
     animal = Animal.objects.create(name="Leo")
@@ -181,14 +181,16 @@ def test_tables_of_many_to_many_fields_have_their_model(listening: Listening) ->
     assert event.instance == through.objects.get()
 
 
-def test_a_swapped_model_leaves_its_table_to_the_other(listening: Listening) -> None:
+def test_table_of_swapped_model_belongs_to_its_replacement(
+    listening: Listening,
+) -> None:
     Mascot.objects.create(name="Pinguin")
 
     (event,) = listening.wait_for(1)
     assert event.model is Mascot
 
 
-def test_what_python_cannot_hold_arrives_as_its_text(
+def test_value_that_python_cannot_represent_arrives_as_text(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute(
@@ -211,7 +213,7 @@ def test_what_python_cannot_hold_arrives_as_its_text(
     assert instance.__dict__["fed_on"] == "infinity"
 
 
-def test_an_unchanged_toasted_value_is_deferred_and_named(
+def test_unchanged_toasted_value_is_deferred_and_listed(
     listening: Listening,
 ) -> None:
     story = LONG
@@ -226,7 +228,7 @@ def test_an_unchanged_toasted_value_is_deferred_and_named(
     assert event.instance.story == story
 
 
-def test_an_unchanged_toasted_value_is_filled_in_under_full(
+def test_unchanged_toasted_value_is_filled_in_with_identity_full(
     listening: Listening, sql: psycopg.Connection[Any]
 ) -> None:
     story = LONG
@@ -244,7 +246,7 @@ def test_an_unchanged_toasted_value_is_filled_in_under_full(
     assert event.new_record["story"] == story
 
 
-def test_server_settings_do_not_leak_into_values(
+def test_server_settings_do_not_affect_values(
     config: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     odd = {
@@ -272,7 +274,7 @@ def test_server_settings_do_not_leak_into_values(
 
 
 @pytest.mark.parametrize("identity", ["FULL", "DEFAULT"])
-def test_an_event_comes_back_from_json(
+def test_event_survives_json_round_trip(
     listening: Listening, sql: psycopg.Connection[Any], identity: str
 ) -> None:
     sql.execute(f"ALTER TABLE zoo_animal REPLICA IDENTITY {identity}")
@@ -300,6 +302,6 @@ def test_an_event_comes_back_from_json(
                 assert values(getattr(again, name)) == values(getattr(event, name))
 
 
-def test_a_dict_of_something_else_is_refused() -> None:
+def test_dict_not_returned_by_event_is_rejected() -> None:
     with pytest.raises(ValueError, match="not a dict returned by Event"):
         Event.from_dict({"type": "insert"})

@@ -1,4 +1,4 @@
-"""walex_listen as a process: how it starts, stops and goes on."""
+"""walex_listen as a process: how it starts, stops and resumes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ONE = ("walex_listen", "--stream", "default")
 
 
 def labels(journal: Path, count: int) -> list[str]:
-    """Return the names that were heard of, once there are that many."""
+    """Return the delivered names once there are that many."""
     eventually(lambda: len(read_journal(journal)) >= count, f"{count} events")
     return [line["label"] for line in read_journal(journal)]
 
 
 @pytest.mark.usefixtures("durable")
-def test_banner_says_what_it_listens_to(environment: dict[str, str]) -> None:
+def test_banner_shows_stream_slot_and_publication(environment: dict[str, str]) -> None:
     with Process(*ONE, env=environment) as listener:
         listener.wait_for("Quit with CONTROL-C.")
         for line in (
@@ -44,7 +44,7 @@ def test_banner_says_what_it_listens_to(environment: dict[str, str]) -> None:
         assert len(listener.lines) == 5
 
 
-def test_what_was_written_meanwhile_arrives(
+def test_changes_made_while_stopped_are_delivered(
     durable: StreamConfig, environment: dict[str, str], journal: Path
 ) -> None:
     with Process(*ONE, env=environment) as listener:
@@ -65,7 +65,9 @@ def test_what_was_written_meanwhile_arrives(
 
 
 @pytest.mark.usefixtures("durable")
-def test_drain_returns_by_itself(environment: dict[str, str], journal: Path) -> None:
+def test_drain_exits_after_the_backlog(
+    environment: dict[str, str], journal: Path
+) -> None:
     Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(2500))
 
     with Process(*ONE, "--drain", env=environment) as listener:
@@ -76,7 +78,7 @@ def test_drain_returns_by_itself(environment: dict[str, str], journal: Path) -> 
     assert len(read_journal(journal)) == 2500
 
 
-def test_first_signal_finishes_the_transaction_in_hand(
+def test_first_signal_finishes_the_current_transaction(
     durable: StreamConfig,
     environment: dict[str, str],
     journal: Path,
@@ -101,12 +103,12 @@ def test_first_signal_finishes_the_transaction_in_hand(
     assert slot.active_pid is None
     with Process(*ONE, "--drain", env=environment) as listener:
         assert listener.wait() == 0
-    # What was acknowledged does not come again.
+    # Acknowledged changes are not delivered again.
     assert labels(journal, 4)[3:] == ["next transaction"]
 
 
 @pytest.mark.usefixtures("durable")
-def test_second_signal_ends_at_once(
+def test_second_signal_exits_immediately(
     environment: dict[str, str], sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("SELECT pg_advisory_lock(1)")
@@ -115,7 +117,7 @@ def test_second_signal_ends_at_once(
         Keeper.objects.create(name="wait for 1")
         eventually(lambda: _waits_for_lock(sql), "the receiver's work")
         listener.signal(signal.SIGINT)
-        # The first one has been obeyed when the second has its default effect.
+        # Once the first signal is handled, a second one has its default effect.
         eventually(lambda: _caught(listener.pid, signal.SIGINT) is False)
         listener.signal(signal.SIGINT)
         assert listener.wait() == -signal.SIGINT
@@ -124,7 +126,7 @@ def test_second_signal_ends_at_once(
 
 
 @pytest.mark.usefixtures("durable")
-def test_killed_in_a_receiver_it_repeats_the_transaction(
+def test_transaction_is_repeated_after_exit_in_receiver(
     environment: dict[str, str], journal: Path
 ) -> None:
     Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="die")])
@@ -141,7 +143,7 @@ def test_killed_in_a_receiver_it_repeats_the_transaction(
 
 
 @pytest.mark.usefixtures("durable")
-def test_a_receiver_that_raises_is_shown_with_its_traceback(
+def test_failed_receiver_is_shown_with_traceback(
     environment: dict[str, str],
 ) -> None:
     Keeper.objects.create(name="raise")
@@ -176,15 +178,15 @@ def test_streams_of_several_databases_run_in_one_process(
         arguments = ("walex_teardown", "--stream", "second", "--no-input")
         with Process(*arguments, env=environment) as teardown:
             assert teardown.wait() == 0, teardown.output
-    heard = [
+    delivered = [
         (line["stream"], line["source"]["db"], line["label"])
         for line in read_journal(journal)
     ]
-    assert heard == [("default", "default", "here"), ("second", "second", "there")]
+    assert delivered == [("default", "default", "here"), ("second", "second", "there")]
 
 
 @pytest.mark.usefixtures("durable")
-def test_when_one_stream_fails_the_others_end_in_order(
+def test_failing_stream_stops_the_others_cleanly(
     environment: dict[str, str],
 ) -> None:
     with Process("walex_listen", env=environment) as listener:
@@ -194,7 +196,7 @@ def test_when_one_stream_fails_the_others_end_in_order(
 
 
 @pytest.mark.usefixtures("durable")
-def test_reload_starts_again_when_code_changes(
+def test_reload_restarts_when_code_changes(
     environment: dict[str, str], journal: Path, tmp_path: Path
 ) -> None:
     module = tmp_path / "reloaded.py"
@@ -204,7 +206,7 @@ def test_reload_starts_again_when_code_changes(
         listener.wait_for("Quit with")
         Keeper.objects.create(name="before")
         labels(journal, 1)
-        # The reloader looks at times of modification once a second.
+        # The reloader checks modification times once a second.
         later = time.time() + 10
         os.utime(module, (later, later))
         eventually(lambda: listener.output.count("Quit with") == 2, "the restart")

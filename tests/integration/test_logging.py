@@ -1,4 +1,4 @@
-"""What is logged, with which fields, and what is not."""
+"""Log records, their fields, and what they must not contain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Logged = Callable[[str], logging.LogRecord]
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Logged:
-    """Return the only record whose message has a text in it, once it is there."""
+    """Return a function that waits for the only record that contains a text."""
     caplog.set_level(logging.INFO, logger="walex_django")
 
     def matching(text: str) -> list[logging.LogRecord]:
@@ -61,7 +61,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return own
 
 
-def test_a_receiver_that_fails(
+def test_failed_receiver_is_logged(
     durable: StreamConfig, connect: Connect, logged: Logged
 ) -> None:
     def fail(**kwargs: Any) -> None:
@@ -86,7 +86,7 @@ def test_a_receiver_that_fails(
     assert str(failed.exc_info[1]) == "it would not"
 
 
-def test_a_receiver_that_fails_without_retries(
+def test_receiver_that_fails_without_retries_is_logged(
     durable: StreamConfig, connect: Connect, logged: Logged
 ) -> None:
     def fail(**kwargs: Any) -> None:
@@ -100,7 +100,7 @@ def test_a_receiver_that_fails_without_retries(
     assert _fields(logged(f"failed once at {event.id}; "))["attempts"] == 1
 
 
-def test_a_receiver_that_loses_the_connection_of_its_transaction(
+def test_receiver_that_loses_connection_of_its_transaction_is_logged(
     atomic: StreamConfig, connect: Connect, logged: Logged
 ) -> None:
     def fail(**kwargs: Any) -> None:
@@ -118,7 +118,7 @@ def test_a_receiver_that_loses_the_connection_of_its_transaction(
     assert "\n" not in message
 
 
-def test_a_filter_that_fails(durable: StreamConfig, logged: Logged) -> None:
+def test_failed_filter_is_logged(durable: StreamConfig, logged: Logged) -> None:
     def fail(event: Event) -> bool:
         raise RuntimeError(event.id)
 
@@ -135,7 +135,7 @@ def test_a_filter_that_fails(durable: StreamConfig, logged: Logged) -> None:
     }
 
 
-def test_a_connection_that_breaks(
+def test_lost_connection_is_logged(
     durable: StreamConfig, logged: Logged, sql: Connection
 ) -> None:
     with Listening(durable):
@@ -143,18 +143,18 @@ def test_a_connection_that_breaks(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
             " WHERE slot_name = 'zoo_walex'"
         )
-        again = logged("Stream default reconnected")
+        reconnected = logged("Stream default reconnected")
     common = {"stream": "default", "slot": "zoo_walex"}
     lost = logged("Retrying until it succeeds.")
 
-    assert lost.name == again.name == "walex_django.listening.listener"
+    assert lost.name == reconnected.name == "walex_django.listening.listener"
     assert lost.levelno == logging.WARNING
     assert _fields(lost) == {**common, "state": "retrying"}
-    assert again.levelno == logging.INFO
-    assert _fields(again) == {**common, "state": "running"}
+    assert reconnected.levelno == logging.INFO
+    assert _fields(reconnected) == {**common, "state": "running"}
 
 
-def test_a_pause(
+def test_pause_is_logged(
     durable: StreamConfig, logged: Logged, sql: psycopg.Connection[Any]
 ) -> None:
     common = {"stream": "default", "slot": "zoo_walex"}
@@ -172,7 +172,7 @@ def test_a_pause(
         assert _fields(resumed) == {**common, "state": "running"}
 
 
-def test_the_end_of_a_stream_that_ran(
+def test_failure_of_running_stream_is_logged(
     durable: StreamConfig, connect: Connect, logged: Logged
 ) -> None:
     def fail(**kwargs: Any) -> None:
@@ -196,7 +196,7 @@ def test_the_end_of_a_stream_that_ran(
     assert "it would not" not in ended.getMessage()
 
 
-def test_what_keeps_a_stream_from_beginning_is_told_by_the_command_alone(
+def test_failure_to_start_is_reported_by_the_command_only(
     config: StreamConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     listeners = Listeners([Listener(replace(config, durable_slot=True))])
@@ -209,27 +209,29 @@ def test_what_keeps_a_stream_from_beginning_is_told_by_the_command_alone(
     ]
 
 
-def test_a_server_that_stays_away_is_told_of_once(own_stream: OwnStream) -> None:
+def test_unreachable_server_is_logged_once(own_stream: OwnStream) -> None:
     port = int(str(conninfo_to_dict(own_stream.server.url())["port"]))
     with own_stream.listening() as listener:
         own_stream.server.stop("fast")
-        with socket.create_server(("127.0.0.1", port)) as nobody:
+        with socket.create_server(("127.0.0.1", port)) as broken_server:
             # Each attempt connects a few times.
             for _ in range(8):
-                nobody.accept()[0].close()
+                broken_server.accept()[0].close()
         own_stream.server.start()
         listener.wait_for("Stream default reconnected")
         own_stream.write("Ada")
         eventually(lambda: own_stream.heard() == ["Ada"], "the event")
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
-    told = [line for line in listener.lines if "Retrying" in line]
-    # That it was lost, and that it cannot be made again.
-    assert len(told) == len({line.partition(" PostgreSQL")[0] for line in told}) <= 2
+    retries = [line for line in listener.lines if "Retrying" in line]
+    # One line for the lost connection, and one for the failure to reconnect.
+    assert (
+        len(retries) == len({line.partition(" PostgreSQL")[0] for line in retries}) <= 2
+    )
     assert "Traceback" not in listener.output
 
 
-def test_a_wrong_password_is_not_told(environment: dict[str, str]) -> None:
+def test_password_is_not_logged(environment: dict[str, str]) -> None:
     for place in ({}, {"URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}):
         env = {**environment, "ZOO_STREAM": json.dumps(place)}
         if not place:
@@ -247,9 +249,7 @@ def _blocks(section: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_example_of_json_in_the_documentation(
-    stream: Stream, tmp_path: Path
-) -> None:
+def test_json_example_of_documentation_works(stream: Stream, tmp_path: Path) -> None:
     formatter, settings = _blocks("JSON")
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/logs.py").write_text(formatter)
@@ -273,28 +273,28 @@ def test_the_example_of_json_in_the_documentation(
     assert retried["level"] == "WARNING"
     assert failed["level"] == "ERROR"
     assert failed["logger"] == "walex_django.delivery.dispatch"
-    for told in (retried, failed):
-        assert told["stream"] == "default"
-        assert told["slot"] == "zoo_walex"
-        assert told["receiver"] == parked.receiver
-        assert told["event_id"] == parked.event_id
+    for entry in (retried, failed):
+        assert entry["stream"] == "default"
+        assert entry["slot"] == "zoo_walex"
+        assert entry["receiver"] == parked.receiver
+        assert entry["event_id"] == parked.event_id
     assert "RuntimeError: the keeper said so" in failed["traceback"]
 
 
-def test_each_logger_is_told_of() -> None:
+def test_every_logger_is_documented() -> None:
     documented = set(
         re.findall(r"^\| `(walex_django(?:\.\w+)+)` \|", LOGGING, re.MULTILINE)
     )
-    there = {
+    existing = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "walex_django").rglob("*.py")
         if re.search(r"^logger = ", path.read_text(), re.MULTILINE)
     }
 
-    assert documented == there
+    assert documented == existing
 
 
-def test_each_field_is_told_of() -> None:
+def test_every_field_is_documented() -> None:
     (fields,) = re.findall(r"FIELDS = \((.*?)\n\)", LOGGING, re.DOTALL)
     documented = set(re.findall(r'"(\w+)"', fields))
     used = set()

@@ -1,4 +1,4 @@
-"""What Prometheus is told, over HTTP, beside what was written to the database."""
+"""The metrics served to Prometheus, compared with the changes in the database."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def _values(text: str) -> Values:
-    """Return what a text tells, by name and labels."""
+    """Return the values in a text, by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -72,7 +72,7 @@ def _view(client: Client) -> Values:
     return _values(answer.text)
 
 
-def test_a_listener_counts_what_was_written(
+def test_listener_counts_delivered_changes(
     durable: StreamConfig, environment: dict[str, str], sql: Connection
 ) -> None:
     with Process(*LISTEN, env=environment) as listener:
@@ -87,7 +87,7 @@ def test_a_listener_counts_what_was_written(
         eventually(
             lambda: _value(_scrape(listener), metrics.TRANSACTIONS) == 5, "the end"
         )
-        told = _scrape(listener)
+        after = _scrape(listener)
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
 
@@ -95,7 +95,7 @@ def test_a_listener_counts_what_was_written(
     assert _value(before, metrics.LISTENER_STATE, state="running") == 1
     counted = {
         (dict(labels)["table"], dict(labels)["type"]): value
-        for (name, labels), value in told.items()
+        for (name, labels), value in after.items()
         if name == metrics.EVENTS.name
     }
     assert renamed > 100
@@ -106,21 +106,21 @@ def test_a_listener_counts_what_was_written(
         ("public.zoo_building", "insert"): 1,
         ("legacy.nobody_knows", "truncate"): 1,
     }
-    assert _value(told, metrics.LISTENER_DELIVERING) == 0
-    last = _value(told, metrics.LISTENER_LAST_EVENT)
+    assert _value(after, metrics.LISTENER_DELIVERING) == 0
+    last = _value(after, metrics.LISTENER_LAST_EVENT)
     assert last is not None
     assert abs(time.time() - last) < 60
     states = [
         value
-        for (name, _), value in told.items()
+        for (name, _), value in after.items()
         if name == metrics.LISTENER_STATE.name
     ]
     assert sum(states) == 1
-    assert ("process_resident_memory_bytes", frozenset()) in told
+    assert ("process_resident_memory_bytes", frozenset()) in after
 
 
 @pytest.mark.usefixtures("durable")
-def test_a_listener_counts_retries_and_failures_by_receiver(
+def test_listener_counts_retries_and_failures_by_receiver(
     environment: dict[str, str], client: Client
 ) -> None:
     retries = json.dumps({"MAX_RETRIES": 2, "RETRY_BACKOFF": 0.01})
@@ -134,10 +134,10 @@ def test_a_listener_counts_retries_and_failures_by_receiver(
         eventually(
             lambda: _value(_scrape(listener), metrics.TRANSACTIONS) == 2, "the end"
         )
-        told = _scrape(listener)
-        assert _value(told, metrics.RECEIVER_RETRIES, receiver=receiver) == 4
-        assert _value(told, metrics.RECEIVER_FAILURES, receiver=receiver) == 2
-        # At its end it reports once more, and not after ten seconds only.
+        after = _scrape(listener)
+        assert _value(after, metrics.RECEIVER_RETRIES, receiver=receiver) == 4
+        assert _value(after, metrics.RECEIVER_FAILURES, receiver=receiver) == 2
+        # The listener reports when it exits, not only every ten seconds.
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
     seen = _view(client)
@@ -169,7 +169,7 @@ def test_transaction_being_delivered_has_an_age(
 
 
 @pytest.mark.usefixtures("durable")
-def test_the_port_is_free_again(environment: dict[str, str]) -> None:
+def test_port_is_free_after_exit(environment: dict[str, str]) -> None:
     with Process(*LISTEN, env=environment) as listener:
         listener.wait_for("Quit with")
         url = listener.wait_for("  metrics ").split()[1]
@@ -183,7 +183,7 @@ def test_the_port_is_free_again(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("durable")
-def test_the_port_stays_over_a_reload(
+def test_port_is_kept_across_reload(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     module = tmp_path / "reloaded.py"
@@ -204,7 +204,7 @@ def test_the_port_stays_over_a_reload(
 
 
 @pytest.mark.usefixtures("durable")
-def test_a_port_that_is_taken(environment: dict[str, str]) -> None:
+def test_port_in_use_is_reported(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with Process(*ONE, f"--metrics-port={port}", env=environment) as listener:
@@ -217,7 +217,7 @@ def test_a_port_that_is_taken(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--metrics-port=0", "--metrics-address=198.51.100.1"], "cannot be served at"),
         (["--metrics-port=0", "--metrics-address=no such"], "cannot be served at"),
@@ -225,12 +225,12 @@ def test_a_port_that_is_taken(environment: dict[str, str]) -> None:
         (["--metrics-port=http"], "'http' is not a valid port"),
     ],
 )
-def test_what_is_no_place(
-    environment: dict[str, str], options: list[str], said: str
+def test_invalid_port_or_address_is_reported(
+    environment: dict[str, str], options: list[str], message: str
 ) -> None:
     with Process(*ONE, *options, env=environment) as listener:
         assert listener.wait() != 0
-    assert said in listener.lines[-1]
+    assert message in listener.lines[-1]
     assert "Traceback" not in listener.output
 
 
@@ -241,7 +241,7 @@ NEEDS = (
 )
 
 
-def test_without_the_extra_a_listener_says_what_to_install(
+def test_listener_without_extra_names_package_to_install(
     environment: dict[str, str],
 ) -> None:
     program = ("-c", f"{WITHOUT} manage.main()")
@@ -250,23 +250,23 @@ def test_without_the_extra_a_listener_says_what_to_install(
     assert listener.lines == [f"CommandError: {NEEDS}"]
 
 
-def test_without_the_extra_the_view_says_what_to_install(
+def test_view_without_extra_names_package_to_install(
     environment: dict[str, str],
 ) -> None:
-    ask = (
+    script = (
         "import django; django.setup();"
         "from django.test import RequestFactory;"
         "from walex_django.views import metrics;"
         "answer = metrics(RequestFactory().get('/'));"
         "print(answer.status_code, answer.text)"
     )
-    program = ("-c", WITHOUT + ask)
+    program = ("-c", WITHOUT + script)
     with Process(env=environment, program=program) as process:
         assert process.wait() == 0
     assert process.lines[0] == f"501 {NEEDS}"
 
 
-def test_the_view_tells_what_the_server_tells(
+def test_view_reports_slots_as_the_server_does(
     durable: StreamConfig, client: Client, sql: Connection
 ) -> None:
     sql.execute(
@@ -286,7 +286,7 @@ def test_the_view_tells_what_the_server_tells(
     assert _state(stopped, "default") == "stopped"
     assert _value(stopped, metrics.SLOT_ACTIVE) == 0
     assert _value(stopped, metrics.SLOT_LOST) == 0
-    # The log may have grown since.
+    # The WAL may have grown since.
     assert 0 < (_value(stopped, metrics.LAG_BYTES) or 0) <= (slot.lag or 0)
     assert 0 < (_value(stopped, metrics.RETAINED_BYTES) or 0) <= (slot.retained or 0)
     assert _value(stopped, metrics.SAFE_WAL_BYTES) is None
@@ -319,10 +319,10 @@ def _state(values: Values, stream: str) -> str:
 
 
 @pytest.mark.usefixtures("durable")
-def test_the_view_of_a_server_that_is_away(client: Client, settings: Settings) -> None:
+def test_view_reports_unreachable_server(client: Client, settings: Settings) -> None:
     default = settings.WALEX["default"]
-    away = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
-    settings.WALEX = {"default": {**default, "URL": away}}
+    url = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
+    settings.WALEX = {"default": {**default, "URL": url}}
     answer = client.get("/walex/metrics/")
 
     values = _values(answer.text)
@@ -335,7 +335,7 @@ def test_the_view_of_a_server_that_is_away(client: Client, settings: Settings) -
         assert secret not in answer.text
 
 
-def test_the_view_with_wrong_settings(client: Client, settings: Settings) -> None:
+def test_view_reports_invalid_settings(client: Client, settings: Settings) -> None:
     settings.WALEX = {"default": {"PUBLICATION": "s3cret!", "URL": "s3cret"}}
     answer = client.get("/walex/metrics/")
 
@@ -344,7 +344,7 @@ def test_the_view_with_wrong_settings(client: Client, settings: Settings) -> Non
 
 
 @pytest.mark.usefixtures("durable")
-def test_the_view_speaks_openmetrics_too(client: Client) -> None:
+def test_view_supports_openmetrics(client: Client) -> None:
     answer = client.get(
         "/walex/metrics/", headers={"accept": "application/openmetrics-text"}
     )
@@ -352,7 +352,7 @@ def test_the_view_speaks_openmetrics_too(client: Client) -> None:
     assert answer.text.endswith("# EOF\n")
 
 
-def test_listeners_are_counted_by_what_they_said(
+def test_listeners_are_counted_by_reported_state(
     durable: StreamConfig, client: Client
 ) -> None:
     ListenerReport.objects.all().delete()
@@ -370,7 +370,7 @@ MONITORING = (ROOT / "docs/monitoring.md").read_text()
 DASHBOARD = (ROOT / "docs/grafana/walex_django.json").read_text()
 
 
-def test_each_metric_has_its_row() -> None:
+def test_every_metric_is_documented() -> None:
     rows = re.findall(r"^\| `(walex_\w+)` \| ([^|]*) \|", MONITORING, re.MULTILINE)
 
     assert {name: re.findall(r"`(\w+)`", labels) for name, labels in rows} == {
@@ -378,7 +378,7 @@ def test_each_metric_has_its_row() -> None:
     }
 
 
-def test_names_are_as_prometheus_wants_them() -> None:
+def test_names_follow_prometheus_conventions() -> None:
     for family in FAMILIES:
         assert re.fullmatch(r"walex_[a-z_]+", family.name)
         assert family.help.endswith(".")
@@ -394,16 +394,16 @@ def _expressions(node: Any) -> list[str]:
     return []
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+def test_dashboard_queries_existing_metrics() -> None:
     dashboard = json.loads(DASHBOARD)
-    asked = {
+    queried = {
         name
         for expression in _expressions(dashboard)
         for name in re.findall(r"\bwalex_\w+", expression)
     }
 
-    assert asked <= NAMES
-    assert asked >= {
+    assert queried <= NAMES
+    assert queried >= {
         family.name
         for family in (
             *(metrics.LAG_BYTES, metrics.LAG_SECONDS, metrics.EVENTS),
@@ -416,11 +416,11 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
             assert panel["datasource"]["uid"] == "${datasource}"
 
 
-def test_the_alerts_ask_for_metrics_and_states_that_there_are() -> None:
+def test_alerts_query_existing_metrics_and_states() -> None:
     (alerts,) = re.findall(r"```yaml\n(groups:.*?)```", MONITORING, re.DOTALL)
-    asked = set(re.findall(r"\bwalex_\w+", "".join(re.findall("expr: .*", alerts))))
+    queried = set(re.findall(r"\bwalex_\w+", "".join(re.findall("expr: .*", alerts))))
 
-    assert asked
-    assert asked <= NAMES
+    assert queried
+    assert queried <= NAMES
     for states in re.findall(r'state[=!]~?"([a-z|]+)"', alerts + DASHBOARD):
         assert {*states.split("|")} <= {*StreamState.values}

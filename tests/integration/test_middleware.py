@@ -1,4 +1,4 @@
-"""Messages take the way of MESSAGE_MIDDLEWARE."""
+"""Messages pass through MESSAGE_MIDDLEWARE."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Deliver = Callable[[Message], None]
 
 
 class Holding:
-    """A middleware that holds everything back until it is told to let go."""
+    """A middleware that holds all messages until they are released."""
 
     def __init__(self) -> None:
         self.held: list[tuple[Message, Deliver]] = []
@@ -53,12 +53,12 @@ class Holding:
             self.held.append((message, deliver))
 
     def holds(self, commits: int) -> bool:
-        """Return whether it holds that many transactions, whole."""
+        """Return whether it holds that many complete transactions."""
         with self._lock:
             return sum(type(message) is Commit for message, _ in self.held) == commits
 
-    def let_go(self) -> None:
-        """Deliver what is held; called in the test's thread."""
+    def release(self) -> None:
+        """Deliver the held messages, in the thread that calls this."""
         with self._lock:
             held, self.held = self.held, []
         for message, deliver in held:
@@ -66,13 +66,13 @@ class Holding:
 
 
 @pytest.fixture
-def often(durable: StreamConfig) -> StreamConfig:
-    """A stream that tells the server often how far it is."""
+def frequent_status(durable: StreamConfig) -> StreamConfig:
+    """A stream that frequently reports its position to the server."""
     return replace(durable, subscriptions=("zoo.Keeper",), status_interval=0.02)
 
 
 class Slot:
-    """What the server knows of the durable slot."""
+    """The durable slot, as the server sees it."""
 
     def __init__(self, sql: psycopg.Connection[Any]) -> None:
         self._sql = sql
@@ -86,13 +86,13 @@ class Slot:
         assert row
         return bool(row[0])
 
-    def end_of_log(self) -> str:
+    def end_of_wal(self) -> str:
         row = self._sql.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
         assert row
         return str(row[0])
 
-    def hear(self, times: int) -> None:
-        """Wait until the listener has told that often how far it is."""
+    def wait_for_replies(self, times: int) -> None:
+        """Wait until the listener has reported its position that many times."""
         for _ in range(times):
             before = self._last_reply()
             eventually(lambda: self._last_reply() != before, "a reply")  # noqa: B023
@@ -121,7 +121,7 @@ def write(*names: str) -> None:
         Keeper.objects.create(name=name)
 
 
-def test_it_sees_each_message_in_order(config: StreamConfig) -> None:
+def test_middleware_sees_each_message_in_order(config: StreamConfig) -> None:
     seen: list[str] = []
 
     def watch(message: Message, deliver: Deliver) -> None:
@@ -146,28 +146,30 @@ def test_it_sees_each_message_in_order(config: StreamConfig) -> None:
     assert seen[-2:] == ["Truncate", "Commit"]
 
 
-def test_one_that_passes_everything_on_changes_nothing(
+def test_middleware_that_passes_everything_on_changes_nothing(
     config: StreamConfig, connect: Connect
 ) -> None:
-    """Two streams read the same; one has a middleware."""
-    heard: dict[str, list[object]] = {"plain": [], "around": []}
+    """Two streams read the same changes; one has a middleware."""
+    received: dict[str, list[object]] = {"plain": [], "around": []}
 
     ended: list[str] = []
 
-    def hear_event(sender: Any, event: Event, stream: str, **kwargs: Any) -> None:
-        heard[stream].append((sender, event.as_dict()))
+    def receive_event(sender: Any, event: Event, stream: str, **kwargs: Any) -> None:
+        received[stream].append((sender, event.as_dict()))
 
-    def hear_transaction(events: Any, last: bool, stream: str, **kwargs: Any) -> None:
-        heard[stream].append((len(events), last))
+    def receive_transaction(
+        events: Any, last: bool, stream: str, **kwargs: Any
+    ) -> None:
+        received[stream].append((len(events), last))
         if events and (events[-1].new_record or {}).get("name") == "last":
             ended.append(stream)
 
-    def hear_message(message: Any, stream: str, **kwargs: Any) -> None:
-        heard[stream].append(message)
+    def receive_message(message: Any, stream: str, **kwargs: Any) -> None:
+        received[stream].append(message)
 
-    connect(post_db_change, hear_event)
-    connect(post_db_transaction, hear_transaction)
-    connect(post_db_message, hear_message)
+    connect(post_db_change, receive_event)
+    connect(post_db_transaction, receive_transaction)
+    connect(post_db_message, receive_message)
     plain = replace(config, name="plain", max_batch=3, messages=("*",))
     around = replace(
         plain,
@@ -190,11 +192,11 @@ def test_one_that_passes_everything_on_changes_nothing(
         write("last")
         eventually(lambda: len(ended) == 2, "the end of both")
 
-    assert heard["plain"] == heard["around"]
-    assert len(heard["plain"]) > 20
+    assert received["plain"] == received["around"]
+    assert len(received["plain"]) > 20
 
 
-def test_wide_rows_come_in_parts_that_fit_in_memory(
+def test_wide_rows_are_delivered_in_chunks_that_fit_in_memory(
     config: StreamConfig, connect: Connect
 ) -> None:
     sizes: list[int] = []
@@ -216,98 +218,102 @@ def test_wide_rows_come_in_parts_that_fit_in_memory(
     assert sizes == [3, 3, 1]
 
 
-def test_rows_that_it_drops_are_heard_of_by_nobody(
-    often: StreamConfig, slot: Slot
+def test_rows_dropped_by_middleware_are_not_delivered(
+    frequent_status: StreamConfig, slot: Slot
 ) -> None:
     def without_bots(message: Message, deliver: Deliver) -> None:
         if not (isinstance(message, Insert) and b"bot" in message.new):
             deliver(message)
 
-    with Listening(replace(often, message_middleware=without_bots)) as listening:
+    with Listening(
+        replace(frequent_status, message_middleware=without_bots)
+    ) as listening:
         Keeper.objects.bulk_create(Keeper(name=name) for name in ("bot", "Ada", "bot"))
         write("bot", "Bob", "bot")
-        end = slot.end_of_log()
+        end = slot.end_of_wal()
         assert names(listening.wait_for(2)) == ["Ada", "Bob"]
         eventually(lambda: slot.has_confirmed(end), "the acknowledgement")
 
 
-def test_nothing_is_acknowledged_that_was_not_delivered(
-    often: StreamConfig, slot: Slot, sql: psycopg.Connection[Any]
+def test_undelivered_messages_are_not_acknowledged(
+    frequent_status: StreamConfig, slot: Slot, sql: psycopg.Connection[Any]
 ) -> None:
     holding = Holding()
-    with Listening(replace(often, message_middleware=holding)) as listening:
-        before = slot.end_of_log()
+    with Listening(replace(frequent_status, message_middleware=holding)) as listening:
+        before = slot.end_of_wal()
         write("Ada", "Bob")
-        first = slot.end_of_log()
+        first = slot.end_of_wal()
         eventually(lambda: holding.holds(2), "both transactions")
-        # Keepalives tell of what others write.
+        # Keepalives report WAL that other sessions write.
         sql.execute("SELECT pg_create_restore_point('later')")
-        slot.hear(5)
+        slot.wait_for_replies(5)
         assert not slot.has_confirmed(first)
         assert not listening.events
 
-        holding.let_go()
+        holding.release()
         assert names(listening.wait_for(2)) == ["Ada", "Bob"]
         eventually(lambda: slot.has_confirmed(first), "the acknowledgement")
-        # Now that nothing is held, an idle slot moves on.
+        # Now that nothing is held, the idle slot advances.
         sql.execute("SELECT pg_create_restore_point('idle')")
-        end = slot.end_of_log()
-        eventually(lambda: slot.has_confirmed(end), "the end of the log")
+        end = slot.end_of_wal()
+        eventually(lambda: slot.has_confirmed(end), "the end of the WAL")
     assert before < end
 
 
-def test_of_several_transactions_only_the_delivered_are_acknowledged(
-    often: StreamConfig, slot: Slot
+def test_only_delivered_transactions_are_acknowledged(
+    frequent_status: StreamConfig, slot: Slot
 ) -> None:
-    """The first is delivered while others are held."""
+    """The first transaction is delivered while others are held."""
     holding = Holding()
-    with Listening(replace(often, message_middleware=holding)) as listening:
+    with Listening(replace(frequent_status, message_middleware=holding)) as listening:
         write("Ada")
-        first = slot.end_of_log()
+        first = slot.end_of_wal()
         eventually(lambda: holding.holds(1), "the first")
         (*early,) = holding.held
         write("Bob", "Eve")
-        last = slot.end_of_log()
+        last = slot.end_of_wal()
         eventually(lambda: holding.holds(3), "all of them")
         for message, deliver in early:
             deliver(message)
         del holding.held[: len(early)]
         assert names(listening.wait_for(1)) == ["Ada"]
         eventually(lambda: slot.has_confirmed(first), "the first one's")
-        slot.hear(5)
+        slot.wait_for_replies(5)
         assert not slot.has_confirmed(last)
 
-        holding.let_go()
+        holding.release()
         listening.wait_for(3)
         eventually(lambda: slot.has_confirmed(last), "the acknowledgement")
 
 
-def test_what_was_held_at_the_end_comes_again(often: StreamConfig, slot: Slot) -> None:
+def test_messages_held_at_stop_are_delivered_again(
+    frequent_status: StreamConfig, slot: Slot
+) -> None:
     holding = Holding()
-    with Listening(replace(often, message_middleware=holding)):
+    with Listening(replace(frequent_status, message_middleware=holding)):
         write("Ada", "Bob")
-        end = slot.end_of_log()
+        end = slot.end_of_wal()
         eventually(lambda: holding.holds(2), "both transactions")
     assert not slot.has_confirmed(end)
     with pytest.raises(StreamEnded):
-        holding.let_go()
+        holding.release()
 
-    with Listening(often) as listening:
+    with Listening(frequent_status) as listening:
         assert names(listening.wait_for(2)) == ["Ada", "Bob"]
 
 
-def test_what_was_held_at_a_lost_connection_comes_again(
-    often: StreamConfig, sql: psycopg.Connection[Any]
+def test_messages_held_at_lost_connection_are_delivered_again(
+    frequent_status: StreamConfig, sql: psycopg.Connection[Any]
 ) -> None:
     holding = Holding()
-    with Listening(replace(often, message_middleware=holding)) as listening:
+    with Listening(replace(frequent_status, message_middleware=holding)) as listening:
         write("Ada")
         eventually(lambda: holding.holds(1), "the transaction")
         sql.execute(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
             " WHERE slot_name = 'zoo_walex'"
         )
-        # The same connection twice would be no other `deliver`.
+        # Each connection has a `deliver` of its own.
         eventually(lambda: holding.holds(2), "the transaction, again")
         (_, first), (_, second) = holding.held[0], holding.held[-1]
         assert first != second
@@ -315,15 +321,17 @@ def test_what_was_held_at_a_lost_connection_comes_again(
         holding.held = [each for each in ended if each[1] == second]
         with pytest.raises(StreamEnded):
             first(ended[0][0])
-        holding.let_go()
+        holding.release()
         assert names(listening.wait_for(1)) == ["Ada"]
 
 
-def test_a_begun_transaction_is_delivered_before_the_end(
-    often: StreamConfig, slot: Slot
+def test_partly_delivered_transaction_is_finished_before_stop(
+    frequent_status: StreamConfig, slot: Slot
 ) -> None:
     holding = Holding()
-    with Listening(replace(often, message_middleware=holding, max_batch=1)) as one:
+    with Listening(
+        replace(frequent_status, message_middleware=holding, max_batch=1)
+    ) as one:
         Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(4))
         eventually(lambda: holding.holds(1), "the transaction")
         held = holding.held
@@ -333,43 +341,47 @@ def test_a_begun_transaction_is_delivered_before_the_end(
             if type(message) is Insert and len(held) < 4:
                 one.wait_until(lambda: len(one.events) > 0)
         one._listener.stop()
-        holding.let_go()
+        holding.release()
         assert one.wait_for_end() is None
         assert names(one.events) == ["0", "1", "2", "3"]
     assert slot.has_confirmed(str(one.events[0].lsn))
 
 
-def test_drain_waits_for_what_is_held(often: StreamConfig) -> None:
+def test_drain_waits_for_held_messages(frequent_status: StreamConfig) -> None:
     holding = Holding()
-    heard: list[str] = []
+    received: list[str] = []
 
-    def hear(event: Event, **kwargs: Any) -> None:
-        heard.extend(names([event]))
+    def receive(event: Event, **kwargs: Any) -> None:
+        received.extend(names([event]))
 
     write("Ada", "Bob")
-    listener = Listener(replace(often, message_middleware=holding), drain=True)
+    listener = Listener(
+        replace(frequent_status, message_middleware=holding), drain=True
+    )
 
     def drain() -> None:
         listener.run()
         connections.close_all()
 
     thread = Thread(target=drain)
-    post_db_insert.connect(hear)
+    post_db_insert.connect(receive)
     try:
         thread.start()
         eventually(lambda: holding.holds(2), "both transactions")
         assert thread.is_alive()
-        holding.let_go()
+        holding.release()
         thread.join(20)
     finally:
-        post_db_insert.disconnect(hear)
+        post_db_insert.disconnect(receive)
         listener.stop()
     assert not thread.is_alive()
-    assert heard == ["Ada", "Bob"]
+    assert received == ["Ada", "Bob"]
 
 
-def test_what_another_thread_delivers_is_taken_at_once(config: StreamConfig) -> None:
-    """Not when the next sign of life for the server is due."""
+def test_message_delivered_by_another_thread_is_processed_immediately(
+    config: StreamConfig,
+) -> None:
+    """The listener doesn't wait until its next status update is due."""
     holding = Holding()
     with Listening(
         replace(config, message_middleware=holding, status_interval=10)
@@ -377,13 +389,13 @@ def test_what_another_thread_delivers_is_taken_at_once(config: StreamConfig) -> 
         write("Ada")
         eventually(lambda: holding.holds(1), "the transaction")
         before = time.monotonic()
-        holding.let_go()
+        holding.release()
         listening.wait_for(1)
         assert time.monotonic() - before < 5
 
 
-def test_who_delivers_faster_than_receivers_work_is_held_back(
-    often: StreamConfig, slot: Slot, connect: Connect
+def test_deliver_blocks_when_receivers_are_slower(
+    frequent_status: StreamConfig, slot: Slot, connect: Connect
 ) -> None:
     holding, work = Holding(), Flag()
     counts: list[int] = []
@@ -397,7 +409,7 @@ def test_who_delivers_faster_than_receivers_work_is_held_back(
             counts.append(1)
 
     connect(post_db_insert, wait)
-    with Listening(replace(often, message_middleware=holding)) as listening:
+    with Listening(replace(frequent_status, message_middleware=holding)) as listening:
         # The first one's receiver waits before the others are delivered.
         write("first")
         eventually(lambda: holding.holds(1), "the first")
@@ -406,7 +418,7 @@ def test_who_delivers_faster_than_receivers_work_is_held_back(
         thread = Thread(target=deliver_all)
         thread.start()
         eventually(lambda: len(counts) >= 1000, "1,000 messages")
-        slot.hear(5)
+        slot.wait_for_replies(5)
         assert len(counts) < 1100
         assert thread.is_alive()
         work.set()
@@ -415,8 +427,8 @@ def test_who_delivers_faster_than_receivers_work_is_held_back(
         assert not thread.is_alive()
 
 
-def test_who_waits_to_deliver_is_told_of_the_end(
-    often: StreamConfig, connect: Connect
+def test_blocked_deliver_raises_when_stream_ends(
+    frequent_status: StreamConfig, connect: Connect
 ) -> None:
     holding, work = Holding(), Flag()
     ends: list[Exception] = []
@@ -426,12 +438,12 @@ def test_who_waits_to_deliver_is_told_of_the_end(
 
     def deliver_all() -> None:
         try:
-            holding.let_go()
+            holding.release()
         except StreamEnded as error:
             ends.append(error)
 
     connect(post_db_insert, wait)
-    with Listening(replace(often, message_middleware=holding)) as listening:
+    with Listening(replace(frequent_status, message_middleware=holding)) as listening:
         write(*map(str, range(600)))
         eventually(lambda: holding.holds(600), "all of them")
         thread = Thread(target=deliver_all)
@@ -443,7 +455,7 @@ def test_who_waits_to_deliver_is_told_of_the_end(
     assert len(ends) == 1
 
 
-def test_changed_settings_take_the_same_way(
+def test_changed_settings_pass_through_middleware(
     config: StreamConfig, settings: Settings
 ) -> None:
     settings.WALEX = dict(settings.WALEX)
@@ -452,14 +464,14 @@ def test_changed_settings_take_the_same_way(
     configs.replace_config("default", "SUBSCRIPTIONS", ["zoo.Keeper"])
     with Listening(config) as listening:
         Animal.objects.create(name="nobody's")
-        # As if another process did it: this one would follow by itself.
+        # Like a change by another process: this process would apply its own at once.
         StreamSetting.objects.create(
             stream="default", key="SUBSCRIPTIONS", value=["zoo.Animal"]
         )
         stored.announce(config)
         Animal.objects.create(name="Leo")
         eventually(lambda: sum(type(m) is Commit for m, _ in holding.held) >= 3)
-        holding.let_go()
+        holding.release()
         assert names(listening.wait_for(1)) == ["Leo"]
 
 
@@ -471,7 +483,7 @@ def fail(message, deliver):
 """
 
 
-def test_one_that_raises_ends_the_listener(stream: Stream, tmp_path: Any) -> None:
+def test_failing_middleware_ends_listener(stream: Stream, tmp_path: Any) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     env = {
         **stream.env,
@@ -494,21 +506,21 @@ def test_one_that_raises_ends_the_listener(stream: Stream, tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reason"),
     [
         ("zoo.gone.pass_on", "No module named 'zoo'"),
         ("tests.zoo.gone", 'does not define a "gone" attribute'),
         ("tests.process.TIMEOUT", "tests.process.TIMEOUT is not callable"),
     ],
 )
-def test_a_wrong_path_is_found_by_the_check(
-    stream: Stream, settings: Settings, path: str, told: str
+def test_e009_wrong_path(
+    stream: Stream, settings: Settings, path: str, reason: str
 ) -> None:
     settings.WALEX = {"default": {"MESSAGE_MIDDLEWARE": path}}
     (found,) = check_settings()
     assert found.id == "walex_django.E009"
     assert "MESSAGE_MIDDLEWARE" in found.msg
-    assert told in found.msg
+    assert reason in found.msg
 
     env = {**stream.env, "ZOO_STREAM": f'{{"MESSAGE_MIDDLEWARE": "{path}"}}'}
     with Process("walex_listen", *ONE, env=env) as listener:

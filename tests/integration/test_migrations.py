@@ -1,4 +1,4 @@
-"""The tables of walex_django itself."""
+"""The migrations of walex_django's own tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .test_mistakes import at, fails
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_migrations_say_all_that_the_models_do() -> None:
+def test_migrations_match_models() -> None:
     call_command("makemigrations", "walex_django", check=True, dry_run=True)
 
 
-def test_commands_ask_for_the_tables(
+def test_commands_report_missing_tables(
     own_server: Postgres, environment: dict[str, str]
 ) -> None:
     stream = Stream(at(own_server, environment))
@@ -31,5 +31,5 @@ def test_commands_ask_for_the_tables(
             "Run: python manage.py migrate walex_django --database default"
         )
         assert 'relation "walex_django_checkpoint" does not exist' in line
-        # PostgreSQL quotes the statement, which says nothing to a reader.
+        # PostgreSQL quotes the statement, which doesn't help the user.
         assert "LINE 1" not in line

@@ -1,4 +1,4 @@
-"""What a user gets wrong is told in one line, with what mends it."""
+"""Commands report a user's mistake in one line, with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONE = ("--stream", "default")
 
 
 def fails(command: str, environment: dict[str, str], *options: str) -> str:
-    """Return the one line with which a command ends, without success."""
+    """Return the only line that a failing command prints."""
     with Process(command, *ONE, *options, env=environment) as process:
         assert process.wait() == 1, process.output
         (line,) = process.lines
@@ -31,7 +31,7 @@ def at(server: Postgres, environment: dict[str, str], **user: str) -> dict[str, 
     return {**environment, "ZOO_DATABASE_URL": url, "ZOO_SECOND_URL": url}
 
 
-def test_no_server(environment: dict[str, str]) -> None:
+def test_unreachable_server(environment: dict[str, str]) -> None:
     nowhere = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
     env = {**environment, "ZOO_DATABASE_URL": nowhere}
     for command, options in (
@@ -47,7 +47,7 @@ def test_no_server(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("own_server", [{"wal_level": "replica"}], indirect=True)
-def test_wal_level(own_server: Postgres, environment: dict[str, str]) -> None:
+def test_wal_level_too_low(own_server: Postgres, environment: dict[str, str]) -> None:
     for command in ("walex_setup", "walex_listen"):
         line = fails(command, at(own_server, environment))
         assert "wal_level=replica" in line
@@ -63,15 +63,15 @@ def test_role_without_replication(
     for command in ("walex_setup", "walex_listen"):
         line = fails(command, keeper)
         assert 'The role "keeper" may not start replication.' in line
-        mend = 'ALTER ROLE "keeper" REPLICATION;'
-        assert f"Run as superuser: {mend}" in line
+        statement = 'ALTER ROLE "keeper" REPLICATION;'
+        assert f"Run as superuser: {statement}" in line
 
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
-        connection.execute(mend)
+        connection.execute(statement)
     assert "may not start replication" not in fails("walex_listen", keeper)
 
 
-def test_role_that_owns_nothing(
+def test_role_without_privileges(
     own_server: Postgres, environment: dict[str, str]
 ) -> None:
     with psycopg.connect(own_server.url(), autocommit=True) as connection:
@@ -156,7 +156,7 @@ def test_slot_of_another_kind(
 
 
 @pytest.mark.parametrize("own_server", [{"max_replication_slots": "1"}], indirect=True)
-def test_no_slot_to_spare(own_server: Postgres, environment: dict[str, str]) -> None:
+def test_no_free_slot(own_server: Postgres, environment: dict[str, str]) -> None:
     env = at(own_server, environment)
     with Process("migrate", "--verbosity=0", env=env) as migrate:
         assert migrate.wait() == 0, migrate.output
