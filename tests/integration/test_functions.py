@@ -120,9 +120,7 @@ def is_not_bob(event: Event) -> bool:
 class TestConcurrency:
     """Functions run concurrently with their handler and with each other."""
 
-    def test_the_handler_does_not_wait_for_a_function(
-        self, config: StreamConfig
-    ) -> None:
+    def test_handler_does_not_wait_for_function(self, config: StreamConfig) -> None:
         gate = Gate()
         function, heard = Function(gate=gate), Heard()
         on_insert(Keeper, functions=[function])(heard)
@@ -133,9 +131,7 @@ class TestConcurrency:
             eventually(lambda: heard.labels == [["insert Ada"]], "the handler's call")
             gate.open()
 
-    def test_a_function_does_not_wait_for_the_handler(
-        self, config: StreamConfig
-    ) -> None:
+    def test_function_does_not_wait_for_handler(self, config: StreamConfig) -> None:
         gate = Gate()
         function = Function()
 
