@@ -81,7 +81,7 @@ def test_dropped_table_is_skipped_with_warning(
 
     assert event.model is Keeper
     (warning,) = (each for each in caplog.records if each.levelno == logging.WARNING)
-    assert "The table public.zoo_gone is gone" in warning.getMessage()
+    assert "Table public.zoo_gone no longer exists" in warning.getMessage()
     assert "Subscribe to it by its name" in warning.getMessage()
 
 

@@ -67,7 +67,7 @@ def when(at: datetime) -> str:
 _CODE = re.compile(
     r"`(?P<quoted>[^`]+)`"
     r"|(?P<command>(?:python manage\.py|(?<=: )(?:ALTER|CREATE|DROP|GRANT|SELECT)) .+?)"
-    r"(?=;? (?:and )?then\b|, or | prints the SQL|\.\s|[.;]*$)"
+    r"(?=;? (?:and )?then\b|[,;] or | prints the SQL|\.\s|[.;]*$)"
 )
 
 
