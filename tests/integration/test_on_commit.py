@@ -1,4 +1,4 @@
-"""Functions that receivers give to ``transaction.on_commit()`` under ATOMIC."""
+"""Callbacks of ``transaction.on_commit()`` in receivers under ATOMIC."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def fail() -> None:
-    """Raise when all is written: a hook."""
+    """Raise an error: a callback of on_commit()."""
     raise ValueError("after the fact")
 
 
-def test_hooks_run_after_the_commit(
+def test_callbacks_run_after_the_commit(
     atomic: StreamConfig, connect: Connect, sql: Sql
 ) -> None:
     seen: list[list[str]] = []
@@ -38,12 +38,12 @@ def test_hooks_run_after_the_commit(
     connect(post_db_insert, announce)
     with Listening(atomic):
         Keeper.objects.create(name="Ada")
-        eventually(lambda: len(seen) > 0, "the hook")
-    # And of a call that failed, never.
+        eventually(lambda: len(seen) > 0, "the callback")
+    # The callback of the failed call never runs.
     assert seen == [["moody Ada"]]
 
 
-def test_a_hook_that_raises_is_logged(
+def test_callback_that_raises_is_logged(
     atomic: StreamConfig,
     connect: Connect,
     sql: Sql,
@@ -66,7 +66,7 @@ def test_a_hook_that_raises_is_logged(
     assert all("after the fact" in str(each.exc_text) for each in errors)
 
 
-def test_a_hook_that_raises_is_no_others_failure(
+def test_callback_that_raises_does_not_affect_others(
     atomic: StreamConfig, connect: Connect, sql: Sql
 ) -> None:
     announced: list[str] = []

@@ -43,13 +43,13 @@ def test_a_publication_is_created_and_dropped() -> None:
     assert not _one("SELECT count(*) FROM pg_publication WHERE pubname = 'migrated'")
 
 
-def test_partitions_may_be_published_by_their_own_names() -> None:
+def test_partitions_may_be_published_under_their_own_names() -> None:
     _forwards(CreatePublication("migrated", ["zoo.Animal"], via_root=False))
 
     assert not _one("SELECT pubviaroot FROM pg_publication WHERE pubname = 'migrated'")
 
 
-def test_tables_are_added_and_taken_out() -> None:
+def test_tables_are_added_and_dropped() -> None:
     _forwards(CreatePublication("migrated", ["zoo.Animal"]))
     alter = AlterPublication(
         "migrated", add=["zoo.Keeper", "zoo.AuditLog"], drop=["zoo.Animal"]
@@ -62,7 +62,7 @@ def test_tables_are_added_and_taken_out() -> None:
     assert _published() == ["public.zoo_animal"]
 
 
-def test_a_change_without_tables_is_refused() -> None:
+def test_alter_publication_requires_tables() -> None:
     with pytest.raises(ValueError, match="needs tables to add or to drop"):
         AlterPublication("migrated")
 
@@ -71,9 +71,7 @@ def test_a_change_without_tables_is_refused() -> None:
     ("identity", "relreplident"),
     [("FULL", "f"), ("NOTHING", "n"), ("zoo_animal_pkey", "i")],
 )
-def test_a_replica_identity_is_set_and_set_back(
-    identity: str, relreplident: str
-) -> None:
+def test_replica_identity_is_set_and_restored(identity: str, relreplident: str) -> None:
     operation = SetReplicaIdentity("Animal", identity)
     query = "SELECT relreplident::text FROM pg_class WHERE relname = 'zoo_animal'"
 
@@ -94,14 +92,14 @@ def test_a_replica_identity_is_set_and_set_back(
     ids=lambda operation: type(operation).__name__,
 )
 class TestInMigrations:
-    def test_it_changes_no_model(self, operation: Operation) -> None:
+    def test_model_state_is_unchanged(self, operation: Operation) -> None:
         state = ProjectState.from_apps(apps)
         before = dict(state.models)
         operation.state_forwards("zoo", state)
 
         assert state.models == before
 
-    def test_it_can_be_written(self, operation: Operation) -> None:
+    def test_operation_is_serializable(self, operation: Operation) -> None:
         migration = type("Migration", (Migration,), {"operations": [operation]})
         written = MigrationWriter(migration("0001_it", "zoo")).as_string()
 
@@ -112,12 +110,12 @@ class TestInMigrations:
             k: v for k, v in vars(operation).items() if k != "_constructor_args"
         }
 
-    def test_it_tells_what_it_does(self, operation: Operation) -> None:
+    def test_description_names_the_target(self, operation: Operation) -> None:
         target = operation.model if hasattr(operation, "model") else operation.name
         assert target in operation.formatted_description()
         assert operation.migration_name_fragment.isidentifier()
 
-    def test_a_router_can_keep_it_away(
+    def test_router_can_veto_the_operation(
         self, operation: Operation, settings: Any, sql: psycopg.Connection[Any]
     ) -> None:
         settings.DATABASE_ROUTERS = ["tests.integration.test_operations.Nowhere"]

@@ -1,4 +1,4 @@
-"""Parked events in the admin: who sees them, what of them, and what may be done."""
+"""Parked events in the admin: permissions, displayed values and actions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ As = Callable[..., Client]
 
 @pytest.fixture
 def sign_in() -> As:
-    """Sign staff in who may do what is named, or all."""
+    """Return a function that signs in a staff user with some permissions, or all."""
 
     def sign_in(*actions: str) -> Client:
         user = User.objects.create(
@@ -62,7 +62,7 @@ def sign_in() -> As:
 
 
 class Moody:
-    """A receiver that raises as long as it is told to, with the name of a keeper."""
+    """A receiver that raises, naming a keeper, while ``raises`` is true."""
 
     def __init__(self) -> None:
         self.raises = True
@@ -87,7 +87,7 @@ def moody(config: StreamConfig, connect: Connect) -> Moody:
 
 
 def park(config: StreamConfig, change: Callable[[], object]) -> None:
-    """Make changes and let their calls be parked."""
+    """Make changes whose calls are parked."""
     with Listening(replace(config, max_retries=0)) as listening:
         change()
         wait_until_done(listening)
@@ -104,7 +104,7 @@ def detail(parked: ParkedEvent) -> str:
 
 
 def shown(client: Client, page: str) -> str:
-    """Return a page that a strict policy lets appear as it is meant."""
+    """Return a page, which must comply with the strict Content-Security-Policy."""
     response = client.get(page)
     assert response.status_code == 200, response
     assert response["Content-Security-Policy"] == POLICY == "default-src 'self'"
@@ -120,7 +120,7 @@ def assert_strict(text: str) -> None:
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
 
 
-def said(response: Any) -> list[str]:
+def messages_of(response: Any) -> list[str]:
     """Return the messages of a response, with their levels."""
     return [
         f"{message.level_tag}: {message}"
@@ -137,7 +137,7 @@ REPLAY = "replay_selected"
 
 
 class TestPages:
-    def test_the_list(self, moody: Moody, sign_in: As) -> None:
+    def test_list_shows_parked_events(self, moody: Moody, sign_in: As) -> None:
         parked = ParkedEvent.objects.get()
         text = shown(sign_in("view"), LIST)
         for value in (
@@ -172,7 +172,7 @@ class TestPages:
         assert response.context["cl"].result_count == count
 
     @pytest.mark.parametrize("column", ["error", "traceback", "arguments_json"])
-    def test_nobody_finds_out_by_asking(
+    def test_values_cannot_be_probed_with_lookups(
         self, column: str, moody: Moody, sign_in: As
     ) -> None:
         response = sign_in("view").get(LIST, {f"{column}__contains": SECRET})
@@ -183,7 +183,7 @@ class TestPages:
         response = sign_in("view").get(LIST, {"q": event_id})
         assert response.context["cl"].result_count == 1
 
-    def test_the_detail_of_an_insert(self, moody: Moody, sign_in: As) -> None:
+    def test_detail_of_an_insert(self, moody: Moody, sign_in: As) -> None:
         parked = ParkedEvent.objects.get()
         text = shown(sign_in("view"), detail(parked))
         keeper = Keeper.objects.get()
@@ -194,7 +194,7 @@ class TestPages:
         assert "zoo.Keeper" in text
         assert parked.event_id in text
 
-    def test_the_detail_of_an_update(
+    def test_detail_of_an_update(
         self, config: StreamConfig, connect: Connect, sign_in: As, sql: Sql
     ) -> None:
         connect(post_db_change, Moody())
@@ -210,7 +210,7 @@ class TestPages:
         assert cells(text, "photo") == ["bytea", "NULL", "NULL", ""]
         assert cells(text, "habits")[1] == "{&quot;&lt;b&gt;&quot;: 1.5}"
 
-    def test_the_detail_of_a_delete(
+    def test_detail_of_a_delete(
         self, config: StreamConfig, connect: Connect, sign_in: As
     ) -> None:
         def fail(**kwargs: Any) -> None:
@@ -224,7 +224,7 @@ class TestPages:
         assert cells(text, "id") == ["bigint", str(pk)]
         assert cells(text, "name") == ["character varying", "–"]  # noqa: RUF001
 
-    def test_a_transaction_a_truncate_and_a_message(
+    def test_details_of_a_transaction_a_truncate_and_a_message(
         self, config: StreamConfig, connect: Connect, sign_in: As, sql: Sql
     ) -> None:
         def fail(**kwargs: Any) -> None:
@@ -249,7 +249,7 @@ class TestPages:
         assert sum("TRUNCATE RESTART IDENTITY CASCADE" in page for page in pages) == 1
         assert sum("hello &lt;b&gt;" in page for page in pages) == 1
 
-    def test_large_values_are_cut(
+    def test_large_values_are_truncated(
         self, config: StreamConfig, connect: Connect, sign_in: As
     ) -> None:
         connect(post_db_insert, Moody())
@@ -260,13 +260,13 @@ class TestPages:
         assert cells(text, "story")[1].startswith("x" * 1000)
         assert "… of 3000000 characters" in text
 
-    def test_one_that_is_gone(self, moody: Moody, sign_in: As) -> None:
+    def test_missing_event_redirects(self, moody: Moody, sign_in: As) -> None:
         response = sign_in("view").get(f"{LIST}4711/change/")
         assert response.status_code == 302
 
 
 def cells(text: str, column: str) -> list[str]:
-    """Return what a row of the table of values shows."""
+    """Return the cells of a row of the table of values."""
     found = re.search(
         rf"<th scope=\"row\"><code>{column}</code></th>(.*?)</tr>", text, re.DOTALL
     )
@@ -276,7 +276,7 @@ def cells(text: str, column: str) -> list[str]:
 
 
 class TestSensitiveFields:
-    def test_their_values_are_hidden(
+    def test_values_are_masked(
         self, moody: Moody, sign_in: As, settings: Settings
     ) -> None:
         make_sensitive(settings, "name")
@@ -290,18 +290,18 @@ class TestSensitiveFields:
         assert f"ValueError: no mail to {MASK}" in shown(client, LIST)
         assert cells(text, "id") == ["bigint", str(Keeper.objects.get().pk)]
 
-    def test_a_replay_calls_with_them_and_tells_nothing(
+    def test_replay_passes_the_values_and_masks_the_error(
         self, moody: Moody, sign_in: As, settings: Settings
     ) -> None:
         make_sensitive(settings, "name")
         client = sign_in("view", "replay")
         response = client.post(LIST, choose(REPLAY, confirmed="yes"))
         assert moody.names == [SECRET] * 2
-        (told,) = said(response)
-        assert told.endswith(f"failed again: ValueError: no mail to {MASK}")
+        (message,) = messages_of(response)
+        assert message.endswith(f"failed again: ValueError: no mail to {MASK}")
         assert SECRET not in repr(LogEntry.objects.values_list())
 
-    def test_of_a_stream_that_is_gone_nothing_is_shown(
+    def test_all_values_of_a_removed_stream_are_masked(
         self, moody: Moody, sign_in: As, settings: Settings
     ) -> None:
         settings.WALEX = {"other": settings.WALEX["default"]}
@@ -314,7 +314,9 @@ class TestSensitiveFields:
 
 
 class TestPermissions:
-    def test_without_any_nothing_is_shown(self, moody: Moody, sign_in: As) -> None:
+    def test_pages_are_forbidden_without_permissions(
+        self, moody: Moody, sign_in: As
+    ) -> None:
         client = sign_in()
         parked = ParkedEvent.objects.get()
         for page in (LIST, detail(parked), f"{LIST}{parked.pk}/history/"):
@@ -322,13 +324,15 @@ class TestPermissions:
         assert "parkedevent" not in client.get("/admin/").content.decode()
 
     @pytest.mark.parametrize("action", ["change", "add", "replay", "delete"])
-    def test_none_but_view_shows(self, action: str, moody: Moody, sign_in: As) -> None:
+    def test_pages_require_the_view_permission(
+        self, action: str, moody: Moody, sign_in: As
+    ) -> None:
         client = sign_in(action)
         for page in (LIST, detail(ParkedEvent.objects.get())):
             assert client.get(page).status_code == 403
         assert client.post(LIST, choose(REPLAY)).status_code == 403
 
-    def test_who_may_view_may_do_nothing(self, moody: Moody, sign_in: As) -> None:
+    def test_view_permission_allows_no_action(self, moody: Moody, sign_in: As) -> None:
         client = sign_in("view", "add", "change")
         parked = ParkedEvent.objects.get()
         for page in (LIST, detail(parked)):
@@ -350,13 +354,15 @@ class TestPermissions:
         assert moody.names == [SECRET]
         assert ParkedEvent.objects.count() == 1
 
-    def test_nobody_may_change_one(self, moody: Moody, sign_in: As) -> None:
+    def test_superuser_cannot_add_or_change_events(
+        self, moody: Moody, sign_in: As
+    ) -> None:
         client = sign_in("all")
         page = detail(ParkedEvent.objects.get())
         assert client.post(page, {"receiver": "other"}).status_code == 403
         assert client.get(f"{LIST}add/").status_code == 403
 
-    def test_replaying_and_deleting_are_two_permissions(
+    def test_replay_and_delete_have_separate_permissions(
         self, moody: Moody, sign_in: As
     ) -> None:
         page = detail(ParkedEvent.objects.get())
@@ -373,7 +379,7 @@ class TestPermissions:
 
 
 class TestActions:
-    def test_replay_asks_first(self, moody: Moody, sign_in: As) -> None:
+    def test_replay_asks_for_confirmation(self, moody: Moody, sign_in: As) -> None:
         response = sign_in("view", "replay").post(LIST, choose(REPLAY))
         text = response.content.decode()
         assert_strict(text)
@@ -383,7 +389,7 @@ class TestActions:
         assert moody.names == [SECRET]
 
     @pytest.mark.parametrize("index", [{}, {"index": "0"}], ids=["detail", "list"])
-    def test_what_is_delivered_is_removed(
+    def test_delivered_event_is_removed(
         self, index: dict[str, str], moody: Moody, sign_in: As
     ) -> None:
         moody.raises = False
@@ -391,7 +397,7 @@ class TestActions:
         client = sign_in("view", "replay")
         response = client.post(LIST, choose(REPLAY, confirmed="yes", **index))
         assert response.status_code == 302
-        assert said(response) == [f"success: {parked} was delivered."]
+        assert messages_of(response) == [f"success: {parked} was delivered."]
         assert moody.names == [SECRET] * 2
         assert not ParkedEvent.objects.exists()
         entry = LogEntry.objects.get()
@@ -399,26 +405,30 @@ class TestActions:
         assert entry.object_repr == str(parked)
         assert entry.get_change_message() == "Replayed: delivered."
 
-    def test_what_fails_again_stays(self, moody: Moody, sign_in: As) -> None:
+    def test_event_that_fails_again_stays_parked(
+        self, moody: Moody, sign_in: As
+    ) -> None:
         client = sign_in("view", "replay")
         response = client.post(LIST, choose(REPLAY, confirmed="yes"))
         parked = ParkedEvent.objects.get()
-        assert said(response) == [
+        assert messages_of(response) == [
             f"error: {parked} failed again: ValueError: no mail to {SECRET}"
         ]
         assert parked.attempts == 2
         assert LogEntry.objects.get().change_message == "Replayed: failed again."
         assert "Replayed: failed again." in shown(client, f"{LIST}{parked.pk}/history/")
 
-    def test_a_receiver_that_is_gone_is_told(self, moody: Moody, sign_in: As) -> None:
+    def test_missing_receiver_is_reported(self, moody: Moody, sign_in: As) -> None:
         ParkedEvent.objects.update(receiver="shop.receivers.gone")
         client = sign_in("view", "replay")
-        (told,) = said(client.post(LIST, choose(REPLAY, confirmed="yes")))
-        assert "shop.receivers.gone is not connected to post_db_insert." in told
-        assert "delete the parked event" in told
+        (message,) = messages_of(client.post(LIST, choose(REPLAY, confirmed="yes")))
+        assert "shop.receivers.gone is not connected to post_db_insert." in message
+        assert "delete the parked event" in message
         assert ParkedEvent.objects.count() == 1
 
-    def test_too_many_are_refused(self, moody: Moody, sign_in: As) -> None:
+    def test_replay_of_too_many_events_is_refused(
+        self, moody: Moody, sign_in: As
+    ) -> None:
         parked = ParkedEvent.objects.get()
         copies = []
         for _ in range(MAX_REPLAYED):
@@ -426,11 +436,11 @@ class TestActions:
             copies.append(ParkedEvent(**values(parked)))
         ParkedEvent.objects.bulk_create(copies)
         client = sign_in("view", "replay")
-        (told,) = said(client.post(LIST, choose(REPLAY, confirmed="yes")))
-        assert "python manage.py walex_replay" in told
+        (message,) = messages_of(client.post(LIST, choose(REPLAY, confirmed="yes")))
+        assert "python manage.py walex_replay" in message
         assert moody.names == [SECRET]
 
-    def test_delete_asks_first(self, moody: Moody, sign_in: As) -> None:
+    def test_delete_asks_for_confirmation(self, moody: Moody, sign_in: As) -> None:
         parked = ParkedEvent.objects.get()
         client = sign_in("view", "delete")
         page = f"{LIST}{parked.pk}/delete/"
@@ -441,7 +451,7 @@ class TestActions:
         assert LogEntry.objects.get().object_repr == str(parked)
         assert moody.names == [SECRET]
 
-    def test_several_are_deleted(self, moody: Moody, sign_in: As) -> None:
+    def test_several_events_are_deleted(self, moody: Moody, sign_in: As) -> None:
         client = sign_in("view", "delete")
         chosen = choose("delete_selected", index="0")
         assert "Are you sure" in client.post(LIST, chosen).content.decode()

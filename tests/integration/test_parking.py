@@ -1,4 +1,4 @@
-"""Receivers that raise: retried alone, then parked, stopped for or skipped."""
+"""Calls of failing receivers are retried, then parked, skipped, or stop the stream."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Moody:
-    """A receiver that raises as long as it is told to, for keepers of one name."""
+    """A receiver that raises for keepers of one name, a given number of times."""
 
     def __init__(self, bad: str = "bad", times: float = float("inf")) -> None:
         self.bad, self.times = bad, times
@@ -51,11 +51,11 @@ NAME = "tests.integration.test_parking.Moody"
 
 @pytest.fixture
 def hasty(config: StreamConfig) -> StreamConfig:
-    """Two retries, at once."""
+    """A stream with two immediate retries."""
     return replace(config, max_retries=2, retry_backoff=0.001)
 
 
-def test_one_failure_is_retried_and_forgotten(
+def test_single_failure_is_retried_and_not_parked(
     hasty: StreamConfig, connect: Connect
 ) -> None:
     moody, calm = Moody(times=1), Moody(bad="")
@@ -70,7 +70,7 @@ def test_one_failure_is_retried_and_forgotten(
     assert not ParkedEvent.objects.exists()
 
 
-def test_an_event_is_parked_after_the_last_retry(
+def test_event_is_parked_after_the_last_retry(
     hasty: StreamConfig, connect: Connect
 ) -> None:
     moody, calm = Moody(), Moody(bad="")
@@ -115,7 +115,9 @@ def test_parked_events_are_acknowledged(
     assert ParkedEvent.objects.count() == 1
 
 
-def test_skip_goes_on_and_keeps_nothing(hasty: StreamConfig, connect: Connect) -> None:
+def test_skip_continues_and_parks_nothing(
+    hasty: StreamConfig, connect: Connect
+) -> None:
     moody = Moody()
     connect(post_db_insert, moody)
     with Listening(replace(hasty, on_error="skip")) as listening:
@@ -139,7 +141,7 @@ def test_stop_ends_the_stream(hasty: StreamConfig, connect: Connect) -> None:
     assert not ParkedEvent.objects.exists()
 
 
-def test_a_stop_does_not_wait_for_retries(
+def test_stop_does_not_wait_for_retries(
     durable: StreamConfig, connect: Connect
 ) -> None:
     moody = Moody()
@@ -156,16 +158,16 @@ def test_a_stop_does_not_wait_for_retries(
     assert moody.calls == ["bad", "bad"]
 
 
-def test_transactions_and_messages_are_parked_too(
+def test_transactions_and_messages_are_parked(
     hasty: StreamConfig, connect: Connect, sql: psycopg.Connection[Any]
 ) -> None:
-    heard: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
     mood = {"bad": True}
 
     def receiver(signal: Any, sender: Any, **arguments: Any) -> None:
         if mood["bad"]:
             raise ValueError
-        heard.append(arguments)
+        received.append(arguments)
 
     connect(post_db_transaction, receiver)
     connect(post_db_message, receiver)
@@ -177,7 +179,7 @@ def test_transactions_and_messages_are_parked_too(
     mood["bad"] = False
 
     assert run("walex_replay") == "2 delivered, 0 failed again\n"
-    transaction, message = heard
+    transaction, message = received
     assert [event.id for event in transaction["events"]] == [
         event.id for event in listening.events
     ]
@@ -186,7 +188,7 @@ def test_transactions_and_messages_are_parked_too(
     assert message["message"].prefix == "zoo"
 
 
-def test_the_listener_never_hears_of_what_it_parks(
+def test_parked_events_are_never_delivered(
     hasty: StreamConfig, connect: Connect, sql: psycopg.Connection[Any]
 ) -> None:
     sql.execute("ALTER PUBLICATION zoo_events ADD TABLE walex_django_parkedevent")
@@ -217,7 +219,7 @@ class TestReplay:
         assert ParkedEvent.objects.count() == 3
         return moody
 
-    def test_delivers_again_in_order_and_removes(self, moody: Moody) -> None:
+    def test_events_are_delivered_in_order_and_removed(self, moody: Moody) -> None:
         ids: list[str] = []
 
         def receiver(event: Event, **kwargs: Any) -> None:
@@ -238,7 +240,7 @@ class TestReplay:
         assert ids == parked
         assert not ParkedEvent.objects.exists()
 
-    def test_what_fails_again_stays(self, moody: Moody) -> None:
+    def test_event_that_fails_again_stays_parked(self, moody: Moody) -> None:
         with pytest.raises(CommandError, match="stay parked"):
             run("walex_replay", "--table", "public.zoo_keeper")
 
@@ -246,7 +248,7 @@ class TestReplay:
         attempts = ParkedEvent.objects.values_list("attempts", flat=True)
         assert list(attempts) == [2, 2, 1]
 
-    def test_choice(self, moody: Moody) -> None:
+    def test_options_select_events(self, moody: Moody) -> None:
         moody.times = 0
         first = ParkedEvent.objects.earliest("pk")
         yesterday = timezone.now() - timedelta(days=1)
@@ -270,7 +272,7 @@ class TestReplay:
         assert moody.calls == ["bad"]
         assert ParkedEvent.objects.count() == 2
 
-    def test_a_receiver_that_is_gone_is_named(self, moody: Moody) -> None:
+    def test_missing_receiver_is_reported(self, moody: Moody) -> None:
         post_db_insert.disconnect(moody)
         output = StringIO()
         with pytest.raises(CommandError):
@@ -279,8 +281,8 @@ class TestReplay:
         assert ParkedEvent.objects.count() == 3
         post_db_insert.connect(moody)
 
-    def test_database_work_is_done_once(self, moody: Moody) -> None:
-        """The receiver's rows are undone with its failure."""
+    def test_rows_of_a_failed_receiver_are_rolled_back(self, moody: Moody) -> None:
+        """The receiver's rows are rolled back when it fails."""
 
         def receiver(event: Event, **kwargs: Any) -> None:
             Keeper.objects.create(name="written by the receiver")
@@ -301,12 +303,12 @@ class TestReplay:
             post_db_insert.disconnect(receiver)
         assert Keeper.objects.filter(name__startswith="written").count() == 3
 
-    def test_a_wrong_age_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_invalid_age_is_rejected(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(CommandError, match="'soon' is not a valid age"):
             call_command("walex_replay", "--older-than=soon")
 
 
-def test_arguments_survive_characters_that_jsonb_does_not_take(
+def test_arguments_may_contain_characters_that_jsonb_rejects(
     hasty: StreamConfig, connect: Connect, sql: psycopg.Connection[Any]
 ) -> None:
     def receiver(**kwargs: Any) -> None:

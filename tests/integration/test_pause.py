@@ -1,4 +1,4 @@
-"""Streams that are paused, and go on."""
+"""Streams that are paused and resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pause(config: StreamConfig, *, paused: bool = True) -> None:
 
 @pytest.fixture(autouse=True)
 def resumed(durable: StreamConfig) -> Iterator[None]:
-    """Let it run again after the test."""
+    """Resume the stream after the test."""
     yield
     stored.forget(durable, "PAUSED")
 
@@ -49,13 +49,13 @@ def is_paused(listening: Listening) -> bool:
 
 
 def passing(message: object, deliver: Callable[[Any], None]) -> None:
-    """A middleware that lets all pass."""
+    """A middleware that passes every message on."""
     deliver(message)
 
 
 @pytest.mark.parametrize("middleware", [None, passing])
 @pytest.mark.parametrize("is_durable", [True, False])
-def test_nothing_comes_meanwhile_and_nothing_is_lost(
+def test_paused_stream_delivers_nothing_and_loses_nothing(
     durable: StreamConfig,
     sql: Connection,
     is_durable: bool,
@@ -82,7 +82,7 @@ def test_nothing_comes_meanwhile_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("middleware", [None, passing])
-def test_a_backlog_stops_at_the_end_of_a_transaction(
+def test_pause_in_a_backlog_waits_for_the_end_of_a_transaction(
     durable: StreamConfig,
     connect: Connect,
     middleware: Callable[..., object] | None,
@@ -94,7 +94,7 @@ def test_a_backlog_stops_at_the_end_of_a_transaction(
 
     def hold(event: Any, **kwargs: object) -> None:
         if event.new_record["name"] == "7 a":
-            # As the reporter does, who need not wait for the message in the log.
+            # As the reporter does, which need not wait for the message in the WAL.
             StreamSetting.objects.create(stream="default", key="PAUSED", value=True)
             listening.report.hold.set()
 
@@ -109,7 +109,7 @@ def test_a_backlog_stops_at_the_end_of_a_transaction(
         assert names(listening) == [f"{n} {x}" for n in range(20) for x in "ab"]
 
 
-def test_the_reporter_sees_it_before_the_log_does(
+def test_reporter_notices_a_pause_before_it_arrives_in_the_wal(
     durable: StreamConfig, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporter, "_TICK", 0.02)
@@ -129,13 +129,13 @@ def test_the_reporter_sees_it_before_the_log_does(
         writer.close()
 
 
-def test_the_server_keeps_its_patience(own_stream: OwnStream) -> None:
+def test_server_does_not_time_out_a_paused_stream(own_stream: OwnStream) -> None:
     own_stream.execute("ALTER SYSTEM SET wal_sender_timeout = '1s'")
     own_stream.execute("SELECT pg_reload_conf()")
     with own_stream.listening() as listener:
         own_stream.run("walex_config", "default", "replace", "PAUSED", "true")
         listener.wait_for("is paused")
-        # More than its socket takes, over a time that is longer than its patience.
+        # More than fits into its socket buffer, for longer than its timeout.
         for _ in range(25):
             own_stream.execute(
                 "SELECT pg_logical_emit_message(true, 'noise', repeat('x', 1000000)),"
@@ -148,7 +148,7 @@ def test_the_server_keeps_its_patience(own_stream: OwnStream) -> None:
         assert "Retrying" not in listener.output
 
 
-def test_a_listener_starts_paused_and_obeys(stream: Stream) -> None:
+def test_listener_starts_paused_and_can_be_resumed(stream: Stream) -> None:
     stream.run("walex_config", "default", "replace", "PAUSED", "true")
     stream.write("Ada")
     with Process("walex_listen", *ONE, env=stream.env) as listener:
@@ -163,7 +163,7 @@ def test_a_listener_starts_paused_and_obeys(stream: Stream) -> None:
         assert listener.wait() == 0
 
 
-def test_what_is_paused_cannot_be_drained(stream: Stream) -> None:
+def test_paused_stream_cannot_be_drained(stream: Stream) -> None:
     stream.run("walex_config", "default", "replace", "PAUSED", "true")
     stream.write("Ada")
     with Process("walex_listen", "--drain", *ONE, env=stream.env) as listener:
@@ -175,7 +175,7 @@ def test_what_is_paused_cannot_be_drained(stream: Stream) -> None:
     assert stream.heard() == []
 
 
-def test_it_may_stand_in_the_settings(stream: Stream) -> None:
+def test_stream_can_be_paused_in_the_settings(stream: Stream) -> None:
     env = {**stream.env, "ZOO_STREAM": json.dumps({"PAUSED": True})}
     with Process("walex_listen", *ONE, env=env) as listener:
         listener.wait_for("is paused")

@@ -1,4 +1,4 @@
-"""What is kept of a stream's position is enough to go on, and to refuse to."""
+"""The stored position is enough to resume a stream, or to refuse to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SYSTEM = 7
 
 
 def slot_at(start: int) -> Slot:
-    """Return a slot that could be read on."""
+    """Return a slot that can be resumed."""
     return Slot(
         name="zoo_walex",
         plugin="pgoutput",
@@ -42,19 +42,19 @@ def slot_at(start: int) -> Slot:
 
 
 class TestWithoutTimeZones:
-    """The processes have USE_TZ = False."""
+    """The processes run with USE_TZ = False."""
 
     @pytest.fixture
     def naive(self, stream: Stream) -> Stream:
         return Stream({**stream.env, "ZOO_USE_TZ": "no"})
 
     @ENDS
-    def test_a_stream_goes_on(self, naive: Stream, end: signal.Signals) -> None:
+    def test_stream_resumes(self, naive: Stream, end: signal.Signals) -> None:
         naive.hear("before", end=end)
         naive.hear("after")
         assert list(dict.fromkeys(naive.heard())) == ["before", "after"]
 
-    def test_a_slot_made_again_is_refused(self, naive: Stream) -> None:
+    def test_recreated_slot_is_refused(self, naive: Stream) -> None:
         naive.hear("before", end=signal.SIGKILL)
         start = naive.remake_slot("lost")
 
@@ -63,10 +63,12 @@ class TestWithoutTimeZones:
         assert f"and now starts at {start}." in line
 
 
-class TestOrderlyEnd:
-    """A listener that is ended keeps exactly what the server was told."""
+class TestCleanShutdown:
+    """A listener that is stopped stores exactly the position that it acknowledged."""
 
-    def test_though_the_connection_of_the_orm_died(self, own_stream: OwnStream) -> None:
+    def test_position_is_stored_after_the_orm_lost_its_connection(
+        self, own_stream: OwnStream
+    ) -> None:
         with own_stream.listening() as listener:
             own_stream.write("before")
             eventually(lambda: own_stream.heard() == ["before"])
@@ -80,12 +82,12 @@ class TestOrderlyEnd:
             listener.signal(signal.SIGTERM)
             assert listener.wait() == 0, listener.output
         assert "could not be stored" not in listener.output
-        told, _ = self._confirmed(own_stream)
+        acknowledged, _ = self._confirmed(own_stream)
         ((confirmed,),) = own_stream.execute(
             "SELECT confirmed FROM walex_django_checkpoint"
             " WHERE slot_name = 'zoo_walex'"
         )
-        assert confirmed == told
+        assert confirmed == acknowledged
 
     def _confirmed(self, stream: Stream) -> tuple[int, bool]:
         ((confirmed, all_of_it),) = stream.execute(
@@ -97,11 +99,11 @@ class TestOrderlyEnd:
 
 
 class TestTimelines:
-    """Two sessions on two servers, of which one was promoted while the other read."""
+    """Two sessions on two servers; one was promoted while the other streamed."""
 
     @pytest.fixture
     def stale(self) -> CheckpointWriter:
-        """The session on the older timeline, with a transaction done."""
+        """The session on the older timeline, with a finished transaction."""
         writer = self._writer(timeline=1)
         self._advance(writer, 200)
         return writer
@@ -109,7 +111,7 @@ class TestTimelines:
     @pytest.mark.parametrize(
         ("fork", "done"), [(150, 149), (200, 199), (201, 200), (300, 200)]
     )
-    def test_the_newer_one_goes_on_at_the_fork_at_most(
+    def test_newer_timeline_resumes_no_later_than_the_fork(
         self, stale: CheckpointWriter, fork: int, done: int
     ) -> None:
         newer = self._writer(timeline=2, forks={1: Lsn(fork)})
@@ -117,7 +119,7 @@ class TestTimelines:
         assert newer.done == done
 
     @pytest.mark.parametrize("fork", [150, 300])
-    def test_the_older_one_gets_no_further(
+    def test_older_timeline_cannot_advance(
         self, stale: CheckpointWriter, fork: int
     ) -> None:
         newer = self._writer(timeline=2, forks={1: Lsn(fork)})
@@ -129,13 +131,17 @@ class TestTimelines:
         row = Checkpoint.objects.get()
         assert (row.timeline, row.position) == (2, 320)
 
-    def test_not_even_from_the_same_position(self, stale: CheckpointWriter) -> None:
+    def test_older_timeline_cannot_advance_from_the_same_position(
+        self, stale: CheckpointWriter
+    ) -> None:
         newer = self._writer(timeline=2, forks={1: Lsn(150)})
         self._advance(newer, stale.done)
         with pytest.raises(SlotInUse, match="taken over the slot"):
             stale.advance(Lsn(310))
 
-    def test_its_end_leaves_the_row_alone(self, stale: CheckpointWriter) -> None:
+    def test_end_of_the_older_session_leaves_the_row_unchanged(
+        self, stale: CheckpointWriter
+    ) -> None:
         self._writer(timeline=2, forks={1: Lsn(150)})
         stale.close(Lsn(210))
         row = Checkpoint.objects.get()
@@ -152,12 +158,12 @@ class TestTimelines:
         writer.done = Lsn(position)
 
 
-class TestBeyondTheLog:
-    """A slot that was read further than the server's log reaches."""
+class TestBeyondTheWal:
+    """A slot that was read beyond the end of the server's WAL."""
 
     @pytest.fixture
     def checkpoint(self) -> Checkpoint:
-        """What was kept on timeline 1."""
+        """The checkpoint that was stored on timeline 1."""
         config: StreamConfig = get_config("default")
         Checkpoint.objects.create(
             system_identifier=SYSTEM,
@@ -170,9 +176,7 @@ class TestBeyondTheLog:
         assert found
         return found
 
-    def test_a_server_that_was_set_back_is_refused(
-        self, checkpoint: Checkpoint
-    ) -> None:
+    def test_restored_server_is_refused(self, checkpoint: Checkpoint) -> None:
         with pytest.raises(
             SlotBroken, match="the server was restored to an earlier state"
         ) as raised:
@@ -183,16 +187,18 @@ class TestBeyondTheLog:
         assert raised.value.hint.endswith("--recreate-slot")
 
     @pytest.mark.parametrize("timeline", [1, 2])
-    def test_a_standby_is_waited_for(
+    def test_listener_waits_for_a_standby(
         self, checkpoint: Checkpoint, timeline: int
     ) -> None:
         with pytest.raises(SlotWaiting, match="this standby has only replayed"):
             self._require(checkpoint, timeline=timeline, standby=True)
 
-    def test_a_promoted_server_goes_on(self, checkpoint: Checkpoint) -> None:
+    def test_promoted_server_is_accepted(self, checkpoint: Checkpoint) -> None:
         self._require(checkpoint, timeline=2)
 
-    def test_the_end_of_the_log_is_not_beyond_it(self, checkpoint: Checkpoint) -> None:
+    def test_position_at_the_end_of_the_wal_is_accepted(
+        self, checkpoint: Checkpoint
+    ) -> None:
         for standby in (False, True):
             self._require(checkpoint, log_end=Lsn(500), standby=standby)
 

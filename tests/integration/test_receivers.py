@@ -1,4 +1,4 @@
-"""What receivers get, whom they hear of, and what their events can do elsewhere."""
+"""What receivers are called with, and how their events behave elsewhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from walex_django.signals import (
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_coroutine_may_be_the_first_to_read_the_instance(
+def test_instance_can_first_be_read_in_a_coroutine(
     config: StreamConfig, connect: Connect
 ) -> None:
     instances: list[Model | None] = []
@@ -60,7 +60,7 @@ def test_a_coroutine_may_be_the_first_to_read_the_instance(
 
 
 @pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
-def test_whatever_ends_a_receiver_is_parked(
+def test_any_base_exception_of_a_receiver_is_parked(
     config: StreamConfig, connect: Connect, error: type[BaseException]
 ) -> None:
     def receiver(**kwargs: Any) -> None:
@@ -79,7 +79,7 @@ def test_whatever_ends_a_receiver_is_parked(
 
 
 @pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
-def test_whatever_ends_a_receiver_is_retried(
+def test_any_base_exception_of_a_receiver_is_retried(
     config: StreamConfig, connect: Connect, error: type[BaseException]
 ) -> None:
     calls: list[str] = []
@@ -98,7 +98,7 @@ def test_whatever_ends_a_receiver_is_retried(
     assert not ParkedEvent.objects.exists()
 
 
-def test_a_child_table_does_not_fill_a_field_of_its_parent(
+def test_child_table_leaves_the_fields_of_its_parent_deferred(
     listening: Listening,
 ) -> None:
     Aviary.objects.create(name="Dome", label="birds", height=12)
@@ -120,7 +120,7 @@ def _as_json(event: Event) -> Event:
 @pytest.mark.parametrize(
     "habits", ["[" * 3000 + "]" * 3000, "1" * 5001], ids=["deep", "many digits"]
 )
-def test_json_beyond_what_python_takes_arrives_as_its_text(
+def test_json_that_python_cannot_parse_arrives_as_text(
     listening: Listening, sql: psycopg.Connection[Any], habits: str
 ) -> None:
     sql.execute(
@@ -147,16 +147,16 @@ def test_json_beyond_what_python_takes_arrives_as_its_text(
     assert type((restored.new_record or {})["habits"]) is type(record["habits"])
 
 
-def test_a_transaction_that_ends_with_a_message_has_an_end_too(
+def test_transaction_that_ends_with_a_message_has_a_last_part(
     config: StreamConfig, sql: psycopg.Connection[Any], connect: Connect
 ) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
 
     def on_message(message: Any, **kwargs: Any) -> None:
-        heard.append(message.content)
+        received.append(message.content)
 
     def on_transaction(events: list[Event], last: bool, **kwargs: Any) -> None:
-        heard.append((len(events), last))
+        received.append((len(events), last))
 
     connect(post_db_message, on_message)
     connect(post_db_transaction, on_transaction)
@@ -166,12 +166,12 @@ def test_a_transaction_that_ends_with_a_message_has_an_end_too(
             sql.execute("SELECT pg_logical_emit_message(true, 'zoo', 'the end')")
         Keeper.objects.create(name="Bob")
         listening.wait_for(2)
-        listening.wait_until(lambda: len(heard) == 4)
+        listening.wait_until(lambda: len(received) == 4)
 
-    assert heard == [(1, False), b"the end", (0, True), (1, True)]
+    assert received == [(1, False), b"the end", (0, True), (1, True)]
 
 
-def test_the_end_of_a_transaction_without_events_can_be_parked(
+def test_last_part_without_events_can_be_parked(
     config: StreamConfig, sql: psycopg.Connection[Any], connect: Connect
 ) -> None:
     def receiver(last: bool, **kwargs: Any) -> None:
@@ -190,8 +190,8 @@ def test_the_end_of_a_transaction_without_events_can_be_parked(
     assert parked.arguments == {"events": [], "last": True}
 
 
-class TestEventElsewhere:
-    """Events as values: copied, pickled, compared, restored."""
+class TestEventAsValue:
+    """Events are copied, pickled, compared and restored."""
 
     @pytest.fixture
     def event(self, listening: Listening) -> Event:
@@ -217,10 +217,10 @@ class TestEventElsewhere:
 
     def test_a_redelivered_event_is_equal(self, durable: StreamConfig) -> None:
         Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
-        heard: list[Event] = []
+        received: list[Event] = []
 
         def receiver(event: Event, **kwargs: Any) -> None:
-            heard.append(event)
+            received.append(event)
             raise ValueError("not yet")
 
         strict = replace(durable, on_error="stop", max_retries=0)
@@ -232,7 +232,7 @@ class TestEventElsewhere:
         finally:
             post_db_insert.disconnect(receiver)
 
-        first, again = heard
+        first, again = received
         assert first is not again
         assert first == again
         assert len({first, again}) == 1
@@ -265,7 +265,7 @@ class TestEventElsewhere:
         ],
         ids=str,
     )
-    def test_wrong_data_is_refused(self, event: Event, wrong: dict[str, Any]) -> None:
+    def test_invalid_data_is_refused(self, event: Event, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError):  # noqa: PT011
             Event.from_dict({**event.as_dict(), **wrong})
 
@@ -276,7 +276,7 @@ class TestEventElsewhere:
         with pytest.raises(ValueError, match="not a dict returned by Event"):
             Event.from_dict(data)
 
-    def test_the_version_of_its_origin_is_kept(self, event: Event) -> None:
+    def test_version_of_the_source_is_preserved(self, event: Event) -> None:
         data = event.as_dict()
         data["source"]["version"] = "0.0.1"
 
@@ -286,7 +286,7 @@ class TestEventElsewhere:
         assert restored.as_dict() == data
         assert _as_json(event).source.version == event.source.version
 
-    def test_its_columns_cannot_be_changed(self, event: Event) -> None:
+    def test_columns_are_read_only(self, event: Event) -> None:
         columns: Any = event.source.columns
 
         with pytest.raises(TypeError):
@@ -298,15 +298,15 @@ class TestEventElsewhere:
 
 
 class TestConnect:
-    """What ``connect`` refuses, and who hears."""
+    """What ``connect`` refuses, and which receivers are called."""
 
-    def test_a_coroutine_of_a_model_and_its_proxy_is_called_once(
+    def test_coroutine_connected_to_model_and_proxy_is_called_once(
         self, listening: Listening
     ) -> None:
-        heard: list[Event] = []
+        received: list[Event] = []
 
         async def receiver(event: Event, **kwargs: Any) -> None:
-            heard.append(event)
+            received.append(event)
 
         for sender in (Animal, TameAnimal):
             post_db_insert.connect(receiver, sender=sender)
@@ -316,9 +316,9 @@ class TestConnect:
         finally:
             for sender in (Animal, TameAnimal):
                 post_db_insert.disconnect(receiver, sender=sender)
-        assert heard == listening.events
+        assert received == listening.events
 
-    def test_a_function_that_nobody_holds_is_gone(self) -> None:
+    def test_unreferenced_function_is_disconnected(self) -> None:
         def receiver(**kwargs: Any) -> None:
             """Never called."""
 
@@ -329,7 +329,7 @@ class TestConnect:
         assert post_db_insert.count() == 0
 
     @pytest.mark.parametrize("signal", [post_db_insert, post_db_transaction])
-    def test_a_receiver_must_take_further_keywords(self, signal: StreamSignal) -> None:
+    def test_receiver_must_accept_kwargs(self, signal: StreamSignal) -> None:
         def narrow(sender: Any, event: Event) -> None:
             pass
 
@@ -338,7 +338,7 @@ class TestConnect:
         assert signal.count() == 0
 
     @pytest.mark.parametrize("signal", [post_db_transaction, post_db_message])
-    def test_streams_have_no_senders(self, signal: StreamSignal) -> None:
+    def test_stream_signals_have_no_senders(self, signal: StreamSignal) -> None:
         def receiver(**kwargs: Any) -> None:
             pass
 
@@ -361,29 +361,29 @@ class TestConnect:
         assert "forlorn" in error.msg
         assert "'zoo.unicorn'" in error.msg
 
-    def test_a_label_that_is_none_is_refused(self) -> None:
+    def test_invalid_model_label_is_refused(self) -> None:
         def receiver(**kwargs: Any) -> None:
             pass
 
         with pytest.raises(ValueError, match="Keeper"):
             post_db_insert.connect(receiver, sender="Keeper")
 
-    def test_only_living_receivers_are_counted(self) -> None:
-        class Ear:
-            def hear(self, **kwargs: Any) -> None:
+    def test_only_live_receivers_are_counted(self) -> None:
+        class Owner:
+            def receive(self, **kwargs: Any) -> None:
                 pass
 
         signal = ChangeSignal("of this test")
-        passing, lasting = Ear(), Ear()
-        signal.connect(passing.hear)
-        signal.connect(lasting.hear, sender=Keeper)
+        passing, lasting = Owner(), Owner()
+        signal.connect(passing.receive)
+        signal.connect(lasting.receive, sender=Keeper)
         assert signal.count() == 2
 
         del passing
         gc.collect()
         assert signal.count() == 1
 
-    def test_who_waits_for_model_and_proxy_is_called_once(
+    def test_receiver_connected_to_model_and_proxy_is_called_once(
         self, listening: Listening, connect: Connect
     ) -> None:
         calls: list[str] = []

@@ -1,4 +1,4 @@
-"""A stream that loses its connection is taken up again, and nothing is lost."""
+"""A stream that loses its connection is resumed, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE = ("--stream", "default")
 
 @pytest.fixture
 def server(programs: Path | None) -> Iterator[Postgres]:
-    """A server of the test's own, which may be killed."""
+    """A server that the test may kill."""
     with Postgres(bin=programs, settings={"wal_sender_timeout": "3s"}) as server:
         yield server
 
@@ -45,8 +45,8 @@ def write(server: Postgres, *names: str) -> None:
             connection.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [name])
 
 
-def heard(journal: Path) -> list[str]:
-    """Return the names that the listener heard of."""
+def delivered(journal: Path) -> list[str]:
+    """Return the names that the listener delivered."""
     return [line["label"] for line in read_journal(journal)]
 
 
@@ -64,62 +64,62 @@ def _restart(mode: str) -> Callable[[Postgres], None]:
 
 
 @pytest.mark.parametrize(
-    ("interrupt", "remembers_since"),
+    ("interrupt", "saves_slot_since"),
     [
         (_terminate_walsender, 150000),
-        # Older servers save a slot at their end only if it kept less of the log.
+        # Older servers save a slot at shutdown only if it retains less WAL.
         (_restart("fast"), 170000),
         (_restart("immediate"), math.inf),
     ],
     ids=["walsender terminated", "server restarted", "server killed"],
 )
-def test_the_stream_goes_on(
+def test_stream_resumes(
     server: Postgres,
     env: dict[str, str],
     journal: Path,
     interrupt: Callable[[Postgres], None],
-    remembers_since: float,
+    saves_slot_since: float,
 ) -> None:
     with Process("walex_listen", *ONE, env=env) as listener:
         listener.wait_for("Quit with")
         write(server, "before")
-        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: delivered(journal) == ["before"])
         eventually(lambda: _confirmed(server), "the acknowledgement")
         interrupt(server)
         write(server, "after", "last")
-        eventually(lambda: heard(journal)[-1:] == ["last"], "the rest")
+        eventually(lambda: delivered(journal)[-1:] == ["last"], "the rest")
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
 
-    # What was acknowledged comes again only if the server forgot it.
-    once = list(dict.fromkeys(heard(journal)))
+    # Acknowledged changes are redelivered only if the server lost track of them.
+    once = list(dict.fromkeys(delivered(journal)))
     assert once == ["before", "after", "last"]
-    assert heard(journal) == once or _version(server) < remembers_since
+    assert delivered(journal) == once or _version(server) < saves_slot_since
     assert listener.output.count("Retrying until it succeeds.") == 1
     assert listener.output.count("Stream default reconnected") == 1
     assert "Traceback" not in listener.output
 
 
-def test_a_server_that_falls_silent_is_left(
+def test_listener_reconnects_when_the_server_stops_responding(
     server: Postgres, env: dict[str, str], journal: Path
 ) -> None:
     with Process("walex_listen", *ONE, env=env) as listener:
         listener.wait_for("Quit with")
         with psycopg.connect(server.url()) as connection:
             ((walsender,),) = connection.execute("SELECT pid FROM pg_stat_replication")
-        # As on a connection that was cut on the way, nothing comes, and no end either.
+        # As with a connection cut by the network: neither data nor an end arrives.
         os.kill(walsender, signal.SIGSTOP)
         try:
             write(server, "unheard")
             assert "no answer for" in listener.wait_for("Retrying until it succeeds.")
         finally:
             os.kill(walsender, signal.SIGCONT)
-        eventually(lambda: heard(journal) == ["unheard"])
+        eventually(lambda: delivered(journal) == ["unheard"])
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
 
 
-def test_a_stop_does_not_wait_for_the_server(
+def test_stop_does_not_wait_for_the_server(
     server: Postgres, env: dict[str, str]
 ) -> None:
     with Process("walex_listen", *ONE, env=env) as listener:
@@ -130,9 +130,7 @@ def test_a_stop_does_not_wait_for_the_server(
         assert listener.wait() == 0
 
 
-def test_what_cannot_pass_ends_the_stream(
-    server: Postgres, env: dict[str, str]
-) -> None:
+def test_permanent_error_ends_the_stream(server: Postgres, env: dict[str, str]) -> None:
     with Process("walex_listen", *ONE, env=env) as listener:
         listener.wait_for("Quit with")
         with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -147,7 +145,7 @@ def test_what_cannot_pass_ends_the_stream(
 def test_nothing_is_lost_under_load(
     server: Postgres, env: dict[str, str], journal: Path
 ) -> None:
-    """Three writers, and a server that is killed twice among them."""
+    """Three writers write while the server is killed twice."""
     committed: list[list[str]] = [[], [], []]
     ended = Event()
 
@@ -163,7 +161,7 @@ def test_nothing_is_lost_under_load(
                         )
                         committed[number].append(name)
             except psycopg.OperationalError:
-                continue  # whether this one was committed, nobody knows
+                continue  # it is unknown whether this one was committed
 
     writers = [Thread(target=writer, args=[number]) for number in range(3)]
     with Process("walex_listen", *ONE, env=env) as listener:
@@ -171,21 +169,21 @@ def test_nothing_is_lost_under_load(
         for thread in writers:
             thread.start()
         for target in (300, 600):
-            eventually(lambda target=target: len(heard(journal)) > target)  # type: ignore[misc]
+            eventually(lambda target=target: len(delivered(journal)) > target)  # type: ignore[misc]
             server.stop("immediate")
             server.start()
-        eventually(lambda: len(heard(journal)) > 900)
+        eventually(lambda: len(delivered(journal)) > 900)
         ended.set()
         for thread in writers:
             thread.join()
         names = set().union(*committed)
-        eventually(lambda: names <= set(heard(journal)), "the rest")
+        eventually(lambda: names <= set(delivered(journal)), "the rest")
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
 
-    # A repeated event has its id again, and each writer's order is kept.
+    # A redelivered event has the same id, and each writer's order is preserved.
     first = {line["id"]: line["label"] for line in reversed(read_journal(journal))}
-    labels = list(dict.fromkeys(heard(journal)))
+    labels = list(dict.fromkeys(delivered(journal)))
     assert len(set(first.values())) == len(first)
     for number, own in enumerate(committed):
         in_order = [name for name in labels if name.startswith(f"{number}-")]

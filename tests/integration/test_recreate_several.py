@@ -1,4 +1,4 @@
-"""``walex_setup --recreate-slot`` says of which stream, where there are several."""
+"""``walex_setup --recreate-slot`` with several streams requires ``--stream``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .stream import Stream
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_without_a_stream_it_is_refused(stream: Stream) -> None:
+def test_recreate_slot_requires_a_stream(stream: Stream) -> None:
     stream.hear("before")
     stream.write("pending")
     look = "SELECT slot_name, confirmed_flush_lsn FROM pg_replication_slots"

@@ -1,4 +1,4 @@
-"""``walex_setup --recreate-slot`` goes on where the slot cannot be read on."""
+"""``walex_setup --recreate-slot`` recovers a stream whose slot cannot be resumed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CREATE = (
 )
 RECREATE = ("walex_setup", *ONE, "--recreate-slot")
 
-# Little log is kept for slots, and segments of it are removed at each checkpoint.
+# Slots retain little WAL, and each checkpoint removes segments.
 FORGETFUL = {"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB"}
 
 
 def start_of(stream: Stream) -> str:
-    """Return where the slot is."""
+    """Return the slot's confirmed position."""
     ((start,),) = stream.execute(
         "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
         " WHERE slot_name = 'zoo_walex'"
@@ -32,23 +32,23 @@ def start_of(stream: Stream) -> str:
 
 
 class TestHealthySlot:
-    """One that could be read on."""
+    """The slot could be resumed."""
 
-    def test_it_is_made_anew_at_the_end_of_the_log(self, stream: Stream) -> None:
+    def test_slot_is_recreated_at_the_end_of_the_wal(self, stream: Stream) -> None:
         stream.hear("before")
         stream.write("pending")
 
-        *made, told = stream.run(*RECREATE)
-        assert made == [
+        *steps, last = stream.run(*RECREATE)
+        assert steps == [
             'default: drop the slot "zoo_walex"',
             'default: create the slot "zoo_walex"',
         ]
-        assert told == f"default: delivers changes from LSN {start_of(stream)} on"
+        assert last == f"default: delivers changes from LSN {start_of(stream)} on"
         stream.write("since")
         stream.hear("after")
         assert stream.heard() == ["before", "since", "after"]
 
-    def test_not_while_a_listener_reads_it(self, stream: Stream) -> None:
+    def test_slot_in_use_is_refused(self, stream: Stream) -> None:
         with stream.listening():
             line = fails("walex_setup", stream.env, "--recreate-slot")
             assert 'The slot "zoo_walex" is in use' in line
@@ -72,24 +72,26 @@ class TestHealthySlot:
             stream.execute(statement)
         stream.write("since")
 
-        # What somebody else has made is to be accepted, and is kept.
+        # The slot that another role created is kept, but must be accepted.
         assert "was recreated" in fails("walex_listen", stream.env)
         assert stream.run(*RECREATE, "--dry-run") == ["-- the slot zoo_walex is kept"]
-        (told,) = stream.run(*RECREATE)
-        assert told == f"default: delivers changes from LSN {start_of(stream)} on"
+        (printed,) = stream.run(*RECREATE)
+        assert printed == f"default: delivers changes from LSN {start_of(stream)} on"
         stream.hear("after")
         assert stream.heard() == ["before", "since", "after"]
 
 
 @pytest.mark.parametrize("own_stream", [FORGETFUL], indirect=True)
 class TestLostSlot:
-    """The server has removed log that the slot had still to deliver."""
+    """The server has removed WAL that the slot still had to deliver."""
 
-    def test_it_is_refused_until_that_is_accepted(self, own_stream: Stream) -> None:
+    def test_lost_slot_is_refused_until_it_is_recreated(
+        self, own_stream: Stream
+    ) -> None:
         own_stream.hear("before")
         read = start_of(own_stream)
         own_stream.write("lost")
-        self._burn(own_stream)
+        self._lose_slot(own_stream)
 
         line = fails("walex_listen", own_stream.env)
         assert 'The slot "zoo_walex" is lost (' in line
@@ -101,12 +103,14 @@ class TestLostSlot:
         self._recreate(own_stream)
         assert own_stream.heard() == ["before", "after"]
 
-    def test_a_listener_at_work_ends_then(self, own_stream: Stream) -> None:
+    def test_running_listener_ends_when_the_slot_is_lost(
+        self, own_stream: Stream
+    ) -> None:
         with own_stream.listening() as listener:
             with own_stream.held(1):
                 own_stream.write("wait for 1", "lost")
                 eventually(own_stream.is_held, "the receiver's work")
-                self._burn(own_stream)
+                self._lose_slot(own_stream)
             assert listener.wait() == 1
         assert 'The slot "zoo_walex" is lost (' in listener.lines[-1]
         assert listener.lines[-1].endswith("walex_setup --recreate-slot")
@@ -116,7 +120,7 @@ class TestLostSlot:
         assert own_stream.heard()[0] == "wait for 1"
         assert own_stream.heard()[-1] == "after"
 
-    def _burn(self, stream: Stream) -> None:
+    def _lose_slot(self, stream: Stream) -> None:
         for _ in range(4):
             stream.execute("SELECT pg_switch_wal()")
             stream.write("burnt")

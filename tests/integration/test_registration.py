@@ -1,4 +1,4 @@
-"""Where handlers are found, and what is wrong with a registration."""
+"""Discovery of handlers, and errors in their registration."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ pytestmark = pytest.mark.usefixtures("own_handlers")
 
 
 def keepers(events: list[Event]) -> None:
-    """Be a handler."""
+    """Do nothing, as a handler."""
 
 
 NOTHING = None
 
 
 def like_a_receiver(sender: Any, event: Event) -> None:
-    """Be no handler."""
+    """Do nothing; not a valid handler."""
 
 
 def by_keyword(*, events: list[Event]) -> None:
-    """Be no handler."""
+    """Do nothing; not a valid handler."""
 
 
 def fails(register: Callable[[], object]) -> str:
-    """Return the error, which names this file and the line of the registration."""
+    """Return the error, which must name this file and the registration's line."""
     with pytest.raises(ImproperlyConfigured) as caught:
         register()
     place, _, problem = str(caught.value).partition(", @")
@@ -53,9 +53,9 @@ def fails(register: Callable[[], object]) -> str:
 
 
 class TestWrong:
-    """The error is raised at import, and says where."""
+    """The error is raised at import and names the place."""
 
-    def test_registered_twice(self) -> None:
+    def test_function_cannot_be_registered_twice(self) -> None:
         on_insert(Keeper)(keepers)
         first = sys._getframe().f_lineno - 1
         assert fails(lambda: on_insert(Animal)(keepers)) == (
@@ -84,7 +84,7 @@ class TestWrong:
             ),
         ],
     )
-    def test_tables(self, tables: Any, problem: str) -> None:
+    def test_invalid_tables(self, tables: Any, problem: str) -> None:
         assert fails(lambda: on_insert(tables)(keepers)).startswith(problem)
         assert not _registered()
 
@@ -116,11 +116,11 @@ class TestWrong:
             ),
         ],
     )
-    def test_options(self, options: Any, problem: str) -> None:
+    def test_invalid_options(self, options: Any, problem: str) -> None:
         assert fails(lambda: on_insert(Keeper, **options)(keepers)).startswith(problem)
         assert not _registered()
 
-    def test_each_model_of_a_list_has_the_fields(self) -> None:
+    def test_each_model_of_a_list_must_have_the_fields(self) -> None:
         problem = fails(lambda: on_insert([Animal, Keeper], changed=["tame"])(keepers))
         assert problem.startswith("zoo.Keeper has no field 'tame'")
 
@@ -139,20 +139,20 @@ class TestWrong:
             ([lambda: None], "<function TestWrong.<lambda> at "),
         ],
     )
-    def test_functions(self, functions: Any, problem: str) -> None:
+    def test_invalid_functions(self, functions: Any, problem: str) -> None:
         on_insert(Keeper, functions=functions)(keepers)
         place = f"{__file__}:{sys._getframe().f_lineno - 1}, @on_insert: "
         with pytest.raises(ImproperlyConfigured) as caught:
             registry.load()
         assert str(caught.value).startswith(place + problem)
 
-    def test_where_is_nowhere(self) -> None:
+    def test_missing_where_function(self) -> None:
         on_insert(Keeper, where="nowhere.is_it")(keepers)
         with pytest.raises(ImproperlyConfigured, match="on_insert: where: No module"):
             registry.load()
 
     @pytest.mark.parametrize("function", [lambda: None, like_a_receiver, by_keyword])
-    def test_what_cannot_be_called_with_a_list(self, function: Any) -> None:
+    def test_handler_must_accept_a_list(self, function: Any) -> None:
         problem = fails(lambda: on_event(ALL_TABLES)(function))
         assert "must accept a list of events as its only argument" in problem
 
@@ -161,10 +161,10 @@ def _registered() -> bool:
     return any(each.function is keepers for each in registry.handlers.values())
 
 
-class TestFound:
-    """Modules are imported that have handlers."""
+class TestDiscovery:
+    """Modules with handlers are imported."""
 
-    def test_a_function_may_lie_in_a_module_with_handlers(
+    def test_function_may_be_in_a_module_with_handlers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "far_away.py").write_text(
@@ -180,7 +180,7 @@ class TestFound:
         animals = registry.handlers["on_insert", "far_away.animals"]
         assert [each.__qualname__ for each in animals.functions] == ["note"]
 
-    def test_names_of_objects_without_one(self) -> None:
+    def test_object_without_a_name_is_named_after_its_class(self) -> None:
         class Handler:
             def __call__(self, events: list[Event]) -> None:
                 pass
@@ -192,9 +192,11 @@ class TestFound:
 
 @pytest.mark.django_db(transaction=True)
 class TestListener:
-    """A listener process finds them."""
+    """A listener process finds handlers."""
 
-    def test_of_apps_and_modules(self, stream: Stream, tmp_path: Path) -> None:
+    def test_handlers_in_apps_and_modules_are_found(
+        self, stream: Stream, tmp_path: Path
+    ) -> None:
         notes = tmp_path / "notes"
         stream.env |= {
             "ZOO_HANDLED": str(notes),
@@ -202,14 +204,14 @@ class TestListener:
         }
         with stream.listening() as listener:
             stream.write("Ada")
-            eventually(lambda: stream.heard() == ["Ada"], "hearing Ada")
+            eventually(lambda: stream.heard() == ["Ada"], "the delivery of Ada")
             listener.signal(signal.SIGTERM)
             assert listener.wait() == 0, listener.output
         assert sorted(notes.read_text().splitlines()) == [
             *("function Ada", "keepers Ada", "more keepers Ada"),
         ]
 
-    def test_what_is_wrong_is_told_at_the_start(
+    def test_registration_error_is_reported_at_startup(
         self, stream: Stream, tmp_path: Path
     ) -> None:
         module = tmp_path / "wrong_handlers.py"
@@ -227,7 +229,7 @@ class TestListener:
             assert listener.wait() == 1
         assert f"{module}:3, @on_insert: The app 'zoo' has no" in listener.output
 
-    def test_a_module_that_is_not_there(self, stream: Stream) -> None:
+    def test_missing_module_is_reported(self, stream: Stream) -> None:
         stream.env |= {"ZOO_STREAM": json.dumps({"MODULES": ["zoo.nowhere"]})}
         with Process("walex_listen", *ONE, env=stream.env) as listener:
             assert listener.wait() == 1

@@ -1,4 +1,4 @@
-"""``walex_replay`` where errors are odd, late or of the database."""
+"""``walex_replay`` with unusual errors, late errors and database errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILED = "The calls that failed stay parked."
 
 
 def park(config: StreamConfig, *names: str) -> None:
-    """Deliver keepers of these names, each to be parked."""
+    """Deliver keepers with these names, and park each call."""
     with Listening(replace(config, max_retries=0)) as listening:
         for name in names:
             Keeper.objects.create(name=name)
@@ -35,7 +35,7 @@ def park(config: StreamConfig, *names: str) -> None:
 
 
 def replay(*options: str) -> tuple[str, str]:
-    """Replay as to a terminal; return what is printed, and the error."""
+    """Replay as if on a terminal; return the output and the error."""
     error = ""
     output = TextIOWrapper(BytesIO(), encoding="utf-8")
     try:
@@ -47,7 +47,7 @@ def replay(*options: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"),
+    ("message", "stored"),
     [
         ("nul \x00 byte", r"nul \x00 byte"),
         ("lone \ud800 surrogate", r"lone \ud800 surrogate"),
@@ -56,9 +56,9 @@ def replay(*options: str) -> tuple[str, str]:
     ids=["nul", "surrogate", "umlaut"],
 )
 def test_an_error_of_any_text_is_parked_and_printed(
-    config: StreamConfig, connect: Connect, said: str, kept: str
+    config: StreamConfig, connect: Connect, message: str, stored: str
 ) -> None:
-    reasons = [said, said]
+    reasons = [message, message]
 
     def fail(**kwargs: Any) -> None:
         if reasons:
@@ -67,28 +67,28 @@ def test_an_error_of_any_text_is_parked_and_printed(
     connect(post_db_insert, fail)
     park(config, "Ada")
     parked = ParkedEvent.objects.get()
-    assert parked.error == f"ValueError: {kept}"
-    assert f"ValueError: {kept}" in parked.traceback
-    assert f": ValueError: {kept}\n1 parked" in replay("--dry-run")[0]
+    assert parked.error == f"ValueError: {stored}"
+    assert f"ValueError: {stored}" in parked.traceback
+    assert f": ValueError: {stored}\n1 parked" in replay("--dry-run")[0]
 
     printed, error = replay()
-    assert f": ValueError: {kept}\n0 delivered, 1 failed again" in printed
+    assert f": ValueError: {stored}\n0 delivered, 1 failed again" in printed
     assert error == FAILED
     parked.refresh_from_db()
-    assert (parked.error, parked.attempts) == (f"ValueError: {kept}", 2)
+    assert (parked.error, parked.attempts) == (f"ValueError: {stored}", 2)
 
     assert replay() == ("1 delivered, 0 failed again\n", "")
     assert not ParkedEvent.objects.exists()
 
 
-def test_who_breaks_a_deferred_constraint_fails_alone(
+def test_only_the_call_that_violates_a_deferred_constraint_fails(
     config: StreamConfig, connect: Connect
 ) -> None:
     animal = Animal.objects.create(name="Leo")
-    mended = False
+    fixed = False
 
     def assign(event: Event, **kwargs: Any) -> None:
-        if not mended:
+        if not fixed:
             raise ValueError
         Mascot.objects.create(name=name_of(event))
         if name_of(event) == "dangling":
@@ -96,7 +96,7 @@ def test_who_breaks_a_deferred_constraint_fails_alone(
 
     connect(post_db_insert, assign, Keeper)
     park(config, "Ada", "dangling", "Bob")
-    mended = True
+    fixed = True
 
     printed, error = replay()
     assert "assign: django.db.utils.IntegrityError: " in printed
@@ -113,7 +113,7 @@ def test_who_breaks_a_deferred_constraint_fails_alone(
     assert not animal.keepers.exists()
 
 
-def test_a_database_without_tables_is_told_in_one_line(
+def test_missing_tables_are_reported_in_one_line(
     environment: dict[str, str], sql: Sql
 ) -> None:
     sql.execute("CREATE DATABASE bare")

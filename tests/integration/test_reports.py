@@ -1,4 +1,4 @@
-"""What listeners say of themselves, and what becomes of it."""
+"""The state that listeners report, and the status derived from it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ AWAY = "postgres://zoo:s3cret@127.0.0.1:1/zoo"
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens every ten seconds happens all the time."""
+    """Run the reporter's periodic tasks without a pause."""
     monkeypatch.setattr(reporter, "_TICK", 0.02)
     monkeypatch.setattr(reporter, "_SAMPLE_EVERY", 0.05)
 
 
 @contextmanager
 def reported(config: StreamConfig) -> Iterator[Listening]:
-    """Run a listener, and write what it says."""
+    """Run a listener and write its reports."""
     with Listening(config) as listening:
         writer = Reporter([listening.report])
         writer.start()
@@ -55,21 +55,21 @@ def reported(config: StreamConfig) -> Iterator[Listening]:
             writer.close()
 
 
-def told(config: StreamConfig) -> StreamStatus:
+def status_of(config: StreamConfig) -> StreamStatus:
     (stream,) = inspection.inspect_all([config]).streams
     return stream
 
 
-def becomes(config: StreamConfig, state: StreamState) -> StreamStatus:
-    eventually(lambda: told(config).state == state, f"{state!r}")
-    return told(config)
+def wait_for_state(config: StreamConfig, state: StreamState) -> StreamStatus:
+    eventually(lambda: status_of(config).state == state, f"{state!r}")
+    return status_of(config)
 
 
-def test_a_running_listener_is_the_one_that_reads(durable: StreamConfig) -> None:
-    assert told(durable).state == StreamState.STOPPED
+def test_running_listener_reads_the_slot(durable: StreamConfig) -> None:
+    assert status_of(durable).state == StreamState.STOPPED
     with reported(durable):
         eventually(ListenerReport.objects.exists)
-        stream = told(durable)
+        stream = status_of(durable)
         (report,) = ListenerReport.objects.all()
     assert stream.state == StreamState.RUNNING
     assert stream.report == report
@@ -78,7 +78,7 @@ def test_a_running_listener_is_the_one_that_reads(durable: StreamConfig) -> None
     assert stream.since == report.since
 
 
-def test_what_is_delivered_is_sampled(durable: StreamConfig, quick: None) -> None:
+def test_deliveries_are_sampled(durable: StreamConfig, quick: None) -> None:
     with reported(durable) as listening:
         Keeper.objects.create(name="Ada")
         Animal.objects.bulk_create(Animal(name=name) for name in ("Leo", "Rex"))
@@ -87,7 +87,7 @@ def test_what_is_delivered_is_sampled(durable: StreamConfig, quick: None) -> Non
             lambda: sum(StreamSample.objects.values_list("events", flat=True)) == 3
         )
         eventually(lambda: ListenerReport.objects.get().transactions == 2)
-        stream = told(durable)
+        stream = status_of(durable)
         assert sum(StreamSample.objects.values_list("transactions", flat=True)) == 2
         assert listening.report.counts.events == {
             (("public", "zoo_keeper"), "insert"): 1,
@@ -115,15 +115,15 @@ def test_an_idle_stream_writes_nothing(
     with reported(durable) as listening:
         Keeper.objects.create(name="Ada")
         listening.wait_for(1)
-        eventually(lambda: _in_force(listening))
+        eventually(lambda: _is_reported(listening))
         before = _written()
         monkeypatch.setattr(reporter._ReportWriter, "check", counted)
         eventually(lambda: len(checks) > 20)
         assert _written() == before
 
 
-def _in_force(listening: Listening) -> bool:
-    """Return whether all that there was to write is written."""
+def _is_reported(listening: Listening) -> bool:
+    """Return whether the report is complete."""
     row = ListenerReport.objects.first()
     return (
         row is not None
@@ -140,7 +140,7 @@ def _written() -> list[object]:
     ]
 
 
-def test_a_change_that_is_at_work_has_an_age(
+def test_change_in_progress_has_an_age(
     durable: StreamConfig, quick: None, connect: Connect
 ) -> None:
     entered, leave = Event(), Event()
@@ -155,7 +155,9 @@ def test_a_change_that_is_at_work_has_an_age(
         assert entered.wait(20)
         try:
             eventually(
-                lambda: (told(durable).age or timedelta(0)) > timedelta(seconds=0.2)
+                lambda: (
+                    (status_of(durable).age or timedelta(0)) > timedelta(seconds=0.2)
+                )
             )
         finally:
             leave.set()
@@ -163,7 +165,7 @@ def test_a_change_that_is_at_work_has_an_age(
         eventually(lambda: ListenerReport.objects.get().delivering_since is None)
 
 
-def test_what_a_temporary_slot_has_lost_is_in_nobodys_hand(
+def test_change_lost_with_a_temporary_slot_is_not_in_progress(
     config: StreamConfig, connect: Connect
 ) -> None:
     def leave(**kwargs: object) -> None:
@@ -180,19 +182,19 @@ def test_what_a_temporary_slot_has_lost_is_in_nobodys_hand(
         assert report.counts.delivering is None
 
 
-def test_the_end_is_told(durable: StreamConfig) -> None:
+def test_stop_is_reported(durable: StreamConfig) -> None:
     listeners = Listeners([Listener(durable)])
     listeners.start()
-    becomes(durable, StreamState.RUNNING)
+    wait_for_state(durable, StreamState.RUNNING)
     eventually(lambda: ListenerReport.objects.filter(state="running").exists())
     listeners.stop()
     listeners.join()
     assert not listeners.failures
-    assert told(durable).state == StreamState.STOPPED
+    assert status_of(durable).state == StreamState.STOPPED
     assert ListenerReport.objects.get().state == ListenerState.STOPPED
 
 
-def test_a_failure_is_told_with_its_reason(
+def test_failure_is_reported_with_its_reason(
     durable: StreamConfig, connect: Connect
 ) -> None:
     def fail(**kwargs: object) -> None:
@@ -205,7 +207,7 @@ def test_a_failure_is_told_with_its_reason(
     Keeper.objects.create(name="Ada")
     listeners.join(20)
     assert listeners.failures
-    stream = told(durable)
+    stream = status_of(durable)
     assert stream.state == StreamState.FAILED
     assert "test_reports" in stream.reason
     assert "secret" not in stream.reason
@@ -220,28 +222,28 @@ def test_killed_listener_exits_without_reporting_a_status(
         eventually(lambda: ListenerReport.objects.filter(state="running").exists())
         listener.signal(signal.SIGKILL)
         listener.wait()
-    eventually(lambda: told(durable).state == StreamState.STOPPED)
-    assert told(durable).reason == KILLED
-    # The next one knows that the other is gone.
+    eventually(lambda: status_of(durable).state == StreamState.STOPPED)
+    assert status_of(durable).reason == KILLED
+    # The next listener detects that the previous one is gone.
     with stream.listening():
-        eventually(lambda: told(durable).state == StreamState.RUNNING)
+        eventually(lambda: status_of(durable).state == StreamState.RUNNING)
         eventually(lambda: ListenerReport.objects.count() == 1)
 
 
-def test_who_is_killed_is_gone(
+def test_killed_listener_is_gone(
     stream: Stream, durable: StreamConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with stream.listening() as listener:
         eventually(lambda: ListenerReport.objects.filter(state="running").exists())
-        (alive,) = told(durable).listeners
+        (alive,) = status_of(durable).listeners
         assert (alive.reads, alive.gone) == (True, False)
         listener.signal(signal.SIGKILL)
         listener.wait()
-    becomes(durable, StreamState.STOPPED)
-    (killed,) = told(durable).listeners
+    wait_for_state(durable, StreamState.STOPPED)
+    (killed,) = status_of(durable).listeners
     assert (killed.reads, killed.gone) == (False, True)
-    # A server that is away does not tell who reads.
-    (unknown,) = told(replace(durable, url=AWAY)).listeners
+    # An unreachable server does not report its readers.
+    (unknown,) = status_of(replace(durable, url=AWAY)).listeners
     assert (unknown.reads, unknown.gone) == (False, False)
 
     call_command("walex_status", "--stream=default")
@@ -249,13 +251,13 @@ def test_who_is_killed_is_gone(
         f"process {listener.pid}: gone (was running since " in capsys.readouterr().out
     )
     call_command("walex_status", "--stream=default", "--json")
-    ((said,),) = (
+    ((entry,),) = (
         each["listeners"] for each in json.loads(capsys.readouterr().out)["streams"]
     )
-    assert (said["state"], said["reads"], said["gone"]) == ("running", False, True)
+    assert (entry["state"], entry["reads"], entry["gone"]) == ("running", False, True)
 
 
-def test_who_waited_is_not_waited_for_when_a_later_one_has_ended(
+def test_killed_standby_is_gone_once_a_later_listener_has_ended(
     stream: Stream, durable: StreamConfig
 ) -> None:
     with (
@@ -267,31 +269,31 @@ def test_who_waited_is_not_waited_for_when_a_later_one_has_ended(
         for listener in (second, first):
             listener.signal(signal.SIGKILL)
             listener.wait()
-    # It may still wait, as far as anybody knows.
-    becomes(durable, StreamState.STANDBY)
+    # As far as is known, it may still be waiting.
+    wait_for_state(durable, StreamState.STANDBY)
     assert _gone(durable) == {first.pid}
 
     with stream.listening() as third:
-        becomes(durable, StreamState.RUNNING)
+        wait_for_state(durable, StreamState.RUNNING)
         eventually(lambda: ListenerReport.objects.filter(state="running").exists())
         assert _gone(durable) == set()
         third.signal(signal.SIGTERM)
         assert third.wait() == 0
-    becomes(durable, StreamState.STOPPED)
-    assert not told(durable).reason
+    wait_for_state(durable, StreamState.STOPPED)
+    assert not status_of(durable).reason
     assert _gone(durable) == {second.pid}
 
     with stream.listening() as fourth:
         eventually(lambda: ListenerReport.objects.filter(state="running").exists())
         fourth.signal(signal.SIGKILL)
         fourth.wait()
-    becomes(durable, StreamState.STOPPED)
-    assert told(durable).reason == KILLED
+    wait_for_state(durable, StreamState.STOPPED)
+    assert status_of(durable).reason == KILLED
     assert _gone(durable) == {second.pid, fourth.pid}
 
 
 def _gone(config: StreamConfig) -> set[int]:
-    return {each.report.process for each in told(config).listeners if each.gone}
+    return {each.report.process for each in status_of(config).listeners if each.gone}
 
 
 def test_a_second_listener_stands_by(stream: Stream, durable: StreamConfig) -> None:
@@ -301,7 +303,7 @@ def test_a_second_listener_stands_by(stream: Stream, durable: StreamConfig) -> N
     ):
         second.wait_for("Waiting to take over")
         eventually(lambda: ListenerReport.objects.filter(state="standby").exists())
-        assert told(durable).state == StreamState.RUNNING
+        assert status_of(durable).state == StreamState.RUNNING
         first.signal(signal.SIGTERM)
         assert first.wait() == 0
         second.wait_for("Quit with")
@@ -313,7 +315,7 @@ def test_a_second_listener_stands_by(stream: Stream, durable: StreamConfig) -> N
         eventually(lambda: ListenerReport.objects.count() == 1)
 
 
-def test_who_was_to_take_over_is_not_told_to_stop_the_other(
+def test_killed_standby_is_reported_without_a_reason(
     stream: Stream, durable: StreamConfig
 ) -> None:
     with (
@@ -326,11 +328,11 @@ def test_who_was_to_take_over_is_not_told_to_stop_the_other(
         second.wait()
         first.signal(signal.SIGTERM)
         assert first.wait() == 0
-    eventually(lambda: told(durable).state == StreamState.STANDBY)
-    assert not told(durable).reason
+    eventually(lambda: status_of(durable).state == StreamState.STANDBY)
+    assert not status_of(durable).reason
 
 
-def test_a_missing_table_is_told_once_and_stops_nothing(
+def test_missing_table_is_logged_once_and_delivery_continues(
     durable: StreamConfig, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     table, away = "walex_django_listenerreport", "away"
@@ -342,18 +344,18 @@ def test_a_missing_table_is_told_once_and_stops_nothing(
             eventually(lambda: "migrate walex_django" in caplog.text)
             Keeper.objects.create(name="Ada")
             listening.wait_for(1)
-            stream = told(durable)
+            stream = status_of(durable)
         assert caplog.text.count("migrate walex_django") == 1
         assert any("migrate walex_django" in each.hint for each in stream.problems)
-        said = stream.as_dict()
+        status = stream.as_dict()
         for key in ("parked", "events_per_second", "transactions_per_second"):
-            assert said[key] is None
+            assert status[key] is None
     finally:
         with connection.cursor() as cursor:
             cursor.execute(rename.format(away, table))
 
 
-def test_a_program_that_is_no_listener_is_told(durable: StreamConfig) -> None:
+def test_reader_that_is_not_a_listener_is_reported(durable: StreamConfig) -> None:
     parameters = durable.connection_parameters()
     other = replication.connect(parameters, replication=True, name="somebody")
     try:
@@ -361,14 +363,14 @@ def test_a_program_that_is_no_listener_is_told(durable: StreamConfig) -> None:
             b"START_REPLICATION SLOT zoo_walex LOGICAL 0/0"
             b" (proto_version '1', publication_names 'zoo_events')"
         )
-        found = becomes(durable, StreamState.TAKEN)
+        found = wait_for_state(durable, StreamState.TAKEN)
     finally:
         other.pgconn.finish()
     assert found.reason == "somebody"
 
 
-def test_a_server_that_is_away_is_a_state(durable: StreamConfig) -> None:
-    stream = told(replace(durable, url=AWAY))
+def test_unreachable_server_is_reported_as_a_state(durable: StreamConfig) -> None:
+    stream = status_of(replace(durable, url=AWAY))
     assert stream.state == StreamState.UNREACHABLE
     assert "Cannot connect" in stream.reason
     assert "s3cret" not in str(stream.as_dict())

@@ -37,13 +37,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def walex(settings: Settings) -> None:
-    """As the settings have it, and so again after the test."""
+    """Restore ``settings.WALEX`` after the test."""
     settings.WALEX = copy.deepcopy(settings.WALEX)
 
 
 @pytest.fixture
 def keepers(config: StreamConfig) -> StreamConfig:
-    """A stream of keepers alone."""
+    """A stream that delivers only keepers."""
     return replace(config, subscriptions=("zoo.Keeper",))
 
 
@@ -58,7 +58,7 @@ def labels(events: list[Event]) -> list[str]:
     return [event.instance.name for event in events]  # type: ignore[union-attr]
 
 
-def test_subscriptions_follow_at_the_next_transaction(keepers: StreamConfig) -> None:
+def test_subscriptions_change_at_the_next_transaction(keepers: StreamConfig) -> None:
     replace_config("default", "SUBSCRIPTIONS", ["zoo.Keeper"])
     with Listening(keepers) as listening:
         Animal.objects.create(name="nobody's")
@@ -76,7 +76,7 @@ def test_subscriptions_follow_at_the_next_transaction(keepers: StreamConfig) -> 
         assert labels(listening.wait_for(4))[3] == "Bob"
 
 
-def test_a_transaction_is_delivered_as_it_began(
+def test_transaction_is_delivered_with_the_settings_at_its_start(
     keepers: StreamConfig, connect: Connect
 ) -> None:
     """Its settings change while the first of its events are delivered."""
@@ -111,16 +111,16 @@ def test_a_transaction_is_delivered_as_it_began(
     assert sizes == [2, 2, 3, 1]
 
 
-def test_threads_change_settings_while_it_listens(
+def test_threads_change_settings_while_the_stream_runs(
     config: StreamConfig, connect: Connect
 ) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     prefixes = [f"part{number}" for number in range(20)]
 
-    def hear(message: Any, **kwargs: Any) -> None:
-        heard.append(message.prefix)
+    def receive(message: Any, **kwargs: Any) -> None:
+        received.append(message.prefix)
 
-    connect(post_db_message, hear)
+    connect(post_db_message, receive)
     with Listening(config) as listening:
         threads = [
             Thread(target=add_config, args=("default", "MESSAGES", prefix))
@@ -135,52 +135,52 @@ def test_threads_change_settings_while_it_listens(
             emit(prefix)
         emit("unwanted")
         listening.wait_for(20)
-        eventually(lambda: len(heard) == 20, "the messages")
+        eventually(lambda: len(received) == 20, "the messages")
 
-    assert heard == prefixes
+    assert received == prefixes
 
 
-def test_messages_follow_outside_of_transactions_too(
+def test_messages_change_outside_of_transactions(
     config: StreamConfig, connect: Connect
 ) -> None:
-    heard: list[tuple[str, bool]] = []
+    received: list[tuple[str, bool]] = []
 
-    def hear(message: Any, **kwargs: Any) -> None:
-        heard.append((message.prefix, message.transactional))
+    def receive(message: Any, **kwargs: Any) -> None:
+        received.append((message.prefix, message.transactional))
 
-    connect(post_db_message, hear)
+    connect(post_db_message, receive)
     with Listening(replace(config, messages=("early",))):
         emit("early", transactional=False)
-        eventually(lambda: len(heard) == 1, "the first message")
+        eventually(lambda: len(received) == 1, "the first message")
         replace_config("default", "MESSAGES", ["late"])
         emit("early", transactional=False)
         emit("late", transactional=False)
         emit("late")
-        eventually(lambda: len(heard) == 3, "the other messages")
+        eventually(lambda: len(received) == 3, "the other messages")
 
-    assert heard == [("early", False), ("late", False), ("late", True)]
+    assert received == [("early", False), ("late", False), ("late", True)]
 
 
-def test_our_own_messages_are_nobody_elses(
+def test_internal_messages_are_not_delivered(
     config: StreamConfig, connect: Connect
 ) -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
-    def hear(message: Any, **kwargs: Any) -> None:
-        heard.append(message.prefix)
+    def receive(message: Any, **kwargs: Any) -> None:
+        received.append(message.prefix)
 
-    connect(post_db_message, hear)
+    connect(post_db_message, receive)
     with Listening(replace(config, messages=("*",))):
         stored.announce(config)
         emit("walex_django.context")
         emit("walex_django.else", transactional=False)
         emit("walex_djangoish")
-        eventually(lambda: bool(heard), "the message")
+        eventually(lambda: bool(received), "the message")
 
-    assert heard == ["walex_djangoish"]
+    assert received == ["walex_djangoish"]
 
 
-def test_filters_follow(config: StreamConfig) -> None:
+def test_filters_change_at_the_next_transaction(config: StreamConfig) -> None:
     with Listening(config) as listening:
         Keeper.objects.create(name="out")
         listening.wait_for(1)
@@ -196,18 +196,18 @@ def test_filters_follow(config: StreamConfig) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a module with a handler, which keeps the names of keepers."""
+    """The name of a module with a handler that stores the names of keepers."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "late_handlers.py").write_text(
         "from walex_django import on_insert\n"
-        "heard = []\n"
+        "received = []\n"
         "@on_insert('zoo.Keeper')\n"
-        "def hear(events):\n"
-        "    heard.extend(event.instance.name for event in events)\n"
+        "def receive(events):\n"
+        "    received.extend(event.instance.name for event in events)\n"
     )
     yield "late_handlers"
     if loaded := sys.modules.pop("late_handlers", None):
-        registry.unregister(loaded.hear)
+        registry.unregister(loaded.receive)
 
 
 def test_a_module_with_handlers_is_imported(config: StreamConfig, module: str) -> None:
@@ -217,10 +217,12 @@ def test_a_module_with_handlers_is_imported(config: StreamConfig, module: str) -
         assert module not in sys.modules
         add_config("default", "MODULES", module)
         Keeper.objects.create(name="Ada")
-        eventually(lambda: sys.modules[module].heard == ["Ada"], "the handler's call")
+        eventually(
+            lambda: sys.modules[module].received == ["Ada"], "the handler's call"
+        )
 
 
-def test_what_becomes_of_failures_follows(
+def test_error_handling_changes_at_the_next_transaction(
     config: StreamConfig, connect: Connect
 ) -> None:
     calls: list[str] = []
@@ -246,7 +248,7 @@ def test_what_becomes_of_failures_follows(
     assert ParkedEvent.objects.get().error == "ValueError: parked"
 
 
-def test_a_lacking_table_is_logged_and_comes_when_it_is_published(
+def test_unpublished_table_is_logged_and_delivered_once_published(
     keepers: StreamConfig,
     sql: psycopg.Connection[Any],
     caplog: pytest.LogCaptureFixture,
@@ -269,7 +271,7 @@ def test_a_lacking_table_is_logged_and_comes_when_it_is_published(
         assert labels(listening.wait_for(2)) == ["Ada", "aviary"]
 
 
-def test_changes_are_kept_for_the_next_listener(keepers: StreamConfig) -> None:
+def test_changes_are_stored_for_the_next_listener(keepers: StreamConfig) -> None:
     replace_config("default", "SUBSCRIPTIONS", ["zoo.Keeper"])
     with Listening(keepers) as listening:
         stored.change(keepers, "add", "SUBSCRIPTIONS", "zoo.Animal")
@@ -280,7 +282,7 @@ def test_changes_are_kept_for_the_next_listener(keepers: StreamConfig) -> None:
         assert labels(listening.wait_for(1)) == ["Rex"]
 
 
-def test_what_json_cannot_keep_is_refused(
+def test_setting_that_json_cannot_store_is_refused(
     config: StreamConfig, settings: Settings
 ) -> None:
     settings.WALEX = {"default": {"FILTERS": {"zoo.Keeper": {"where": bool}}}}
@@ -291,7 +293,7 @@ def test_what_json_cannot_keep_is_refused(
     assert list(get_config("default").filters) == ["zoo.Keeper"]
 
 
-def test_settings_that_do_not_fit_end_the_listener_that_is_told(
+def test_invalid_stored_setting_ends_the_listener(
     config: StreamConfig,
 ) -> None:
     with Listening(config) as listening:

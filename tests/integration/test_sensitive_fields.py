@@ -1,4 +1,4 @@
-"""Values of sensitive fields: receivers get them, and nobody else is told."""
+"""Receivers get the values of sensitive fields; logs and errors do not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sensitive(config: StreamConfig, entry: str = "zoo.Keeper") -> StreamConfig:
 
 
 class Failing:
-    """Receivers of all kinds that raise with the name of a keeper."""
+    """Receivers of all kinds that raise an error naming a keeper."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -85,7 +85,7 @@ KINDS = [signal, transaction, handler, function]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logs_tell_of_a_failure_without_the_values(
+def test_logged_failure_masks_the_values(
     kind: Callable[[Failing, Connect], None],
     config: StreamConfig,
     connect: Connect,
@@ -100,19 +100,19 @@ def test_logs_tell_of_a_failure_without_the_values(
     assert failing.names == [SECRET] * 2
     assert SECRET not in caplog.text
     assert SECRET not in repr([record.__dict__ for record in caplog.records])
-    told = [r for r in caplog.records if r.name == "walex_django.delivery.dispatch"]
-    assert [record.levelname for record in told] == ["WARNING", "ERROR"]
-    assert told[0].getMessage().endswith(f"ValueError: no mail to {MASK}")
-    assert told[1].getMessage().endswith(f"ValueError: no mail to {MASK}")
-    assert "in hear\n" in told[1].getMessage()
-    assert told[1].exc_info is None
-    # What is kept is whole: it is to be replayed.
+    records = [r for r in caplog.records if r.name == "walex_django.delivery.dispatch"]
+    assert [record.levelname for record in records] == ["WARNING", "ERROR"]
+    assert records[0].getMessage().endswith(f"ValueError: no mail to {MASK}")
+    assert records[1].getMessage().endswith(f"ValueError: no mail to {MASK}")
+    assert "in hear\n" in records[1].getMessage()
+    assert records[1].exc_info is None
+    # The parked event contains the values, because it may be replayed.
     parked = ParkedEvent.objects.get()
     assert SECRET in parked.arguments_json
     assert SECRET in parked.error
 
 
-def test_a_broken_transaction_is_told_without_the_values(
+def test_reason_of_a_broken_transaction_masks_the_values(
     atomic: StreamConfig, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     def leave(event: Event, **kwargs: Any) -> None:
@@ -131,7 +131,7 @@ def test_a_broken_transaction_is_told_without_the_values(
     assert SECRET not in caplog.text
 
 
-def test_what_runs_on_commit_is_logged_without_them(
+def test_logged_failure_of_an_on_commit_callback_omits_the_values(
     atomic: StreamConfig, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     def announce(event: Event, **kwargs: Any) -> None:
@@ -152,7 +152,7 @@ def test_what_runs_on_commit_is_logged_without_them(
 
 
 @pytest.mark.parametrize("entry", ["zoo.*", "public.zoo_keeper", "public.*", "*"])
-def test_entries_of_all_kinds_name_tables(
+def test_entries_of_all_kinds_mask_the_values(
     entry: str,
     config: StreamConfig,
     connect: Connect,
@@ -167,7 +167,7 @@ def test_entries_of_all_kinds_name_tables(
     assert SECRET not in caplog.text
 
 
-def test_other_tables_are_told_whole(
+def test_values_of_other_tables_are_not_masked(
     config: StreamConfig, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect(post_db_insert, Failing().hear)
@@ -178,7 +178,7 @@ def test_other_tables_are_told_whole(
     assert caplog.records[-1].exc_info
 
 
-def test_the_old_value_is_hidden_too(
+def test_old_values_are_masked(
     config: StreamConfig, connect: Connect, sql: Sql, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(event: Event, **kwargs: Any) -> None:
@@ -197,7 +197,7 @@ def test_the_old_value_is_hidden_too(
     assert "@example" not in caplog.text
 
 
-def test_a_stream_that_stops_tells_no_values(
+def test_error_of_a_stopped_stream_masks_the_values(
     config: StreamConfig, connect: Connect
 ) -> None:
     connect(post_db_insert, Failing().hear)
@@ -210,7 +210,7 @@ def test_a_stream_that_stops_tells_no_values(
     assert error.__cause__ is None
 
 
-def test_a_condition_that_fails_tells_no_values(
+def test_logged_failure_of_a_condition_masks_the_values(
     config: StreamConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(event: Event) -> bool:
@@ -227,7 +227,7 @@ def test_a_condition_that_fails_tells_no_values(
     assert SECRET not in caplog.text
 
 
-def test_it_filters_nothing(config: StreamConfig) -> None:
+def test_sensitive_fields_do_not_filter_events(config: StreamConfig) -> None:
     with Listening(sensitive(config)) as listening:
         Keeper.objects.create(name=SECRET)
         (event,) = listening.wait_for(1)
@@ -238,7 +238,7 @@ def test_it_filters_nothing(config: StreamConfig) -> None:
 
 
 class TestReplay:
-    """``walex_replay`` prints errors without the values."""
+    """``walex_replay`` masks the values in errors."""
 
     @pytest.fixture
     def failing(self, config: StreamConfig, connect: Connect, settings: Any) -> Failing:
@@ -255,7 +255,7 @@ class TestReplay:
         settings.WALEX = {**walex, "default": {**walex["default"], **options}}
 
     @pytest.mark.parametrize("entry", ["zoo.Keeper", "zoo.*", "public.zoo_keeper"])
-    def test_of_a_sensitive_field(
+    def test_sensitive_field_is_masked(
         self, entry: str, failing: Failing, settings: Any
     ) -> None:
         self.configure(settings, FILTERS={entry: {"SENSITIVE_FIELDS": ["name"]}})
@@ -265,7 +265,7 @@ class TestReplay:
             assert SECRET not in printed
         assert failing.names == [SECRET] * 2
 
-    def test_of_a_table_that_was_renamed_since(
+    def test_field_of_a_renamed_table_is_masked(
         self, failing: Failing, settings: Any, sql: Sql
     ) -> None:
         filters = {"public.staff": {"sensitive_fields": ["name"]}}
@@ -277,7 +277,7 @@ class TestReplay:
         finally:
             sql.execute("ALTER TABLE staff RENAME TO zoo_keeper")
 
-    def test_of_a_field_that_became_sensitive_while_it_ran(
+    def test_field_that_became_sensitive_at_runtime_is_masked(
         self, failing: Failing
     ) -> None:
         assert SECRET in replay("--dry-run")
@@ -288,11 +288,15 @@ class TestReplay:
         finally:
             call_command("walex_config", "default", "reset", "FILTERS")
 
-    def test_of_a_stream_that_is_gone(self, failing: Failing, settings: Any) -> None:
+    def test_all_fields_of_a_removed_stream_are_masked(
+        self, failing: Failing, settings: Any
+    ) -> None:
         settings.WALEX = {"other": settings.WALEX["default"]}
         assert SECRET not in replay("--dry-run")
 
-    def test_of_a_model_that_is_gone(self, failing: Failing, settings: Any) -> None:
+    def test_all_fields_of_a_removed_model_are_masked(
+        self, failing: Failing, settings: Any
+    ) -> None:
         filters = {"zoo.Animal": {"sensitive_fields": ["name"]}}
         self.configure(settings, FILTERS=filters)
         parked = ParkedEvent.objects.get()
@@ -304,7 +308,7 @@ class TestReplay:
 
 
 def replay(*options: str) -> str:
-    """Run ``walex_replay``; return what is printed."""
+    """Run ``walex_replay``; return its output."""
     output = StringIO()
     try:
         call_command("walex_replay", *options, stdout=output, no_color=True)
@@ -313,7 +317,7 @@ def replay(*options: str) -> str:
     return output.getvalue()
 
 
-def test_a_field_that_there_is_not_is_found(settings: Any) -> None:
+def test_e008_unknown_sensitive_field(settings: Any) -> None:
     stream = settings.WALEX["default"]
     filters = {"zoo.Keeper": {"sensitive_fields": ["mail"]}}
     settings.WALEX = {"default": {**stream, "FILTERS": filters}}
@@ -329,7 +333,7 @@ def test_keys_may_be_written_in_any_case(settings: Any, key: str) -> None:
     assert filters == {"zoo.*": Filter(sensitive_fields=("name",))}
 
 
-def test_a_key_may_not_be_there_twice(settings: Any) -> None:
+def test_duplicate_key_is_refused(settings: Any) -> None:
     both = {"changed": ["name"], "CHANGED": ["id"]}
     stream = settings.WALEX["default"]
     settings.WALEX = {"default": {**stream, "FILTERS": {"zoo.*": both}}}

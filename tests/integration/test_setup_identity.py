@@ -1,4 +1,4 @@
-"""walex_setup lets tables tell of their old rows what REPLICA_IDENTITY says."""
+"""walex_setup sets the replica identities that REPLICA_IDENTITY specifies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def identities(sql: psycopg.Connection[Any], *tables: str) -> list[str]:
     return [identity for (identity,) in rows]
 
 
-def test_w039_another_identity(sql: psycopg.Connection[Any], settings: Any) -> None:
+def test_w039_different_identity(sql: psycopg.Connection[Any], settings: Any) -> None:
     change_stream(settings, REPLICA_IDENTITY={"zoo.Keeper": "full"})
     found = diagnosed()["W039"]
     assert found.message == (
@@ -66,7 +66,7 @@ def test_w039_another_identity(sql: psycopg.Connection[Any], settings: Any) -> N
     assert run("walex_setup", *ONE) == "default: nothing to do\n"
 
 
-def test_what_names_a_table_alone_goes_first(
+def test_entry_for_a_single_table_takes_precedence(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     sql.execute("ALTER TABLE zoo_keeper REPLICA IDENTITY FULL")
@@ -84,19 +84,21 @@ def test_what_names_a_table_alone_goes_first(
     assert identities(sql, *tables, "auth_user") == ["d", "d", "d", "d"]
 
 
-def test_partitions_too(sql: psycopg.Connection[Any], settings: Any) -> None:
+def test_identity_is_set_for_partitions(
+    sql: psycopg.Connection[Any], settings: Any
+) -> None:
     change_stream(settings, REPLICA_IDENTITY={"public.zoo_ticket": "FULL"})
     run("walex_setup", *ONE)
     assert identities(sql, "zoo_ticket", "zoo_ticket_1") == ["f", "f"]
 
-    # As it was once a partition was added.
+    # As after a partition is added.
     sql.execute("ALTER TABLE zoo_ticket_1 REPLICA IDENTITY DEFAULT")
     assert "public.zoo_ticket_1 is DEFAULT" in diagnosed()["W039"].message
     run("walex_setup", *ONE)
     assert "W039" not in diagnosed()
 
 
-def test_an_index_and_those_of_partitions(
+def test_index_is_set_for_partitions(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     change_stream(settings, REPLICA_IDENTITY={"public.zoo_ticket": "zoo_ticket_code"})
@@ -109,7 +111,7 @@ def test_an_index_and_those_of_partitions(
 
 
 @pytest.mark.parametrize("index", ["zoo_ticket_note", "zoo_nothing"])
-def test_w048_an_index_that_cannot_be_one(index: str, settings: Any) -> None:
+def test_w048_unsuitable_index(index: str, settings: Any) -> None:
     change_stream(settings, REPLICA_IDENTITY={"public.zoo_ticket": index})
     found = diagnosed()["W048"]
     assert f"names the index {index!r}" in found.message
@@ -131,7 +133,7 @@ def test_w048_no_such_table(settings: Any) -> None:
     )
 
 
-def test_it_is_set_before_the_table_is_published(settings: Any) -> None:
+def test_identity_is_set_before_the_table_is_published(settings: Any) -> None:
     entries = [*settings.WALEX["default"]["SUBSCRIPTIONS"], "auth.Group"]
     change_stream(
         settings, SUBSCRIPTIONS=entries, REPLICA_IDENTITY={"auth.Group": "FULL"}
@@ -152,7 +154,7 @@ def test_it_is_set_before_the_table_is_published(settings: Any) -> None:
         ({"zoo.Keper": "FULL"}, "E006"),
     ],
 )
-def test_wrong_settings(written: object, id: str, settings: Any) -> None:
+def test_invalid_settings(written: object, id: str, settings: Any) -> None:
     change_stream(settings, REPLICA_IDENTITY=written)
     (found,) = check_settings()
     assert found.id == f"walex_django.{id}"

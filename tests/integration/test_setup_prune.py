@@ -1,4 +1,4 @@
-"""walex_setup --prune takes out of publications what no stream wants."""
+"""walex_setup --prune drops unwanted tables from publications."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE = ("--stream", "default")
 
 
 @pytest.fixture(autouse=True)
-def _surplus(durable: StreamConfig, sql: psycopg.Connection[Any]) -> None:
+def _unwanted_tables(durable: StreamConfig, sql: psycopg.Connection[Any]) -> None:
     sql.execute("ALTER PUBLICATION zoo_events ADD TABLE auth_group, auth_permission")
 
 
@@ -27,7 +27,7 @@ def published(sql: psycopg.Connection[Any]) -> set[str]:
     return set(map(str, publications.tables(sql, ["zoo_events"])))
 
 
-def test_dry_run_prints_it(sql: psycopg.Connection[Any]) -> None:
+def test_dry_run_prints_the_sql(sql: psycopg.Connection[Any]) -> None:
     assert run("walex_setup", "--prune", "--dry-run", *ONE) == (
         'ALTER PUBLICATION "zoo_events" DROP TABLE "public"."auth_group",'
         ' "public"."auth_permission";\n'
@@ -35,12 +35,12 @@ def test_dry_run_prints_it(sql: psycopg.Connection[Any]) -> None:
     assert "public.auth_group" in published(sql)
 
 
-def test_without_it_nothing_is_taken_out(sql: psycopg.Connection[Any]) -> None:
+def test_nothing_is_dropped_without_prune(sql: psycopg.Connection[Any]) -> None:
     assert run("walex_setup", *ONE) == "default: nothing to do\n"
     assert "public.auth_group" in published(sql)
 
 
-def test_what_another_stream_wants_stays(
+def test_table_that_another_stream_wants_is_kept(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     other = {"PUBLICATION": ["zoo_events"], "SUBSCRIPTIONS": ["auth.Group"]}
@@ -55,7 +55,7 @@ def test_what_another_stream_wants_stays(
     assert "I032" not in diagnosed()
 
 
-def test_a_stream_of_another_database_does_not_count(
+def test_stream_of_another_database_is_ignored(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     second = {**settings.WALEX["second"], "SUBSCRIPTIONS": ["auth.Group"]}
@@ -65,7 +65,9 @@ def test_a_stream_of_another_database_does_not_count(
     assert "public.auth_group" not in published(sql)
 
 
-def test_a_stream_of_all_wants_all(sql: psycopg.Connection[Any], settings: Any) -> None:
+def test_stream_of_all_tables_keeps_all_tables(
+    sql: psycopg.Connection[Any], settings: Any
+) -> None:
     change_stream(settings, SUBSCRIPTIONS=["*"])
 
     assert "I032" not in diagnosed()
@@ -73,7 +75,7 @@ def test_a_stream_of_all_wants_all(sql: psycopg.Connection[Any], settings: Any) 
     assert "public.auth_group" in published(sql)
 
 
-def test_a_partitioned_table_stays_for_its_partition(
+def test_partitioned_table_is_kept_for_its_partition(
     sql: psycopg.Connection[Any], settings: Any
 ) -> None:
     sql.execute(

@@ -1,4 +1,4 @@
-"""A slot that does not go on where it was read up to is not read as if it did."""
+"""A slot that does not continue where the stream stopped is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACCEPT = "run: python manage.py walex_setup --recreate-slot"
 
 
 def refused(config: StreamConfig) -> SlotBroken:
-    """Return why a listener refuses to start; setup does for the same reason."""
+    """Return why a listener refuses to start; setup must give the same reason."""
     with pytest.raises(SlotBroken) as raised, Listening(config):
         pass
     with pytest.raises(CommandError) as setup_raised:
@@ -35,18 +35,18 @@ def refused(config: StreamConfig) -> SlotBroken:
     return raised.value
 
 
-def hear(config: StreamConfig, *names: str) -> None:
-    """Let a listener hear of these keepers, and end in order."""
+def deliver(config: StreamConfig, *names: str) -> None:
+    """Have a listener deliver these keepers and shut down cleanly."""
     with Listening(config) as listening:
         for name in names:
             Keeper.objects.create(name=name)
         listening.wait_for(len(names))
 
 
-class TestMadeAgain:
-    """Somebody has dropped the slot and made one of the same name."""
+class TestRecreated:
+    """Another client dropped the slot and created one with the same name."""
 
-    def test_after_an_end_in_order(self, stream: Stream) -> None:
+    def test_after_a_clean_shutdown(self, stream: Stream) -> None:
         stream.hear("before")
         ((read,),) = stream.execute(
             "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
@@ -74,7 +74,7 @@ class TestMadeAgain:
         assert f"and now starts at {start}." in error.reason
         assert error.hint.endswith(ACCEPT)
 
-    def test_after_kill_9_since_a_reset_of_the_statistics(
+    def test_after_kill_9_and_a_reset_of_the_statistics(
         self, stream: Stream, durable: StreamConfig
     ) -> None:
         stream.execute("SELECT pg_stat_reset_replication_slot('zoo_walex')")
@@ -84,7 +84,7 @@ class TestMadeAgain:
         refused(durable)
 
     @pytest.mark.usefixtures("durable")
-    def test_before_anybody_has_read_it(
+    def test_before_the_first_listener(
         self, stream: Stream, durable: StreamConfig
     ) -> None:
         stream.drop_slot()
@@ -96,12 +96,12 @@ class TestMadeAgain:
     def test_after_a_listener_that_delivered_nothing(
         self, stream: Stream, durable: StreamConfig
     ) -> None:
-        hear(durable)
+        deliver(durable)
         stream.remake_slot("lost")
 
         refused(durable)
 
-    def test_while_the_listener_is_at_work(
+    def test_while_a_listener_is_running(
         self,
         stream: Stream,
         durable: StreamConfig,
@@ -111,7 +111,7 @@ class TestMadeAgain:
         gates = Gates(1)
         connect(post_db_insert, gates)
         with Listening(durable) as listening:
-            Keeper.objects.create(name="in hand")
+            Keeper.objects.create(name="in progress")
             gates[0].wait()
             cut_stream(sql)
             stream.remake_slot("lost")
@@ -123,7 +123,7 @@ class TestMadeAgain:
         [
             (signal.SIGTERM, "fast"),
             (signal.SIGKILL, "fast"),
-            # After it the server's statistics tell nothing, but an end in order does.
+            # It discards the server's statistics, but the clean shutdown was recorded.
             (signal.SIGTERM, "immediate"),
         ],
     )
@@ -138,8 +138,8 @@ class TestMadeAgain:
         assert f"and now starts at {start}." in line
 
 
-def test_moved_by_hand(stream: Stream, durable: StreamConfig) -> None:
-    hear(durable, "before")
+def test_slot_moved_by_another_client(stream: Stream, durable: StreamConfig) -> None:
+    deliver(durable, "before")
     stream.write("lost")
     ((end,),) = stream.execute(
         "SELECT end_lsn::text"
@@ -154,15 +154,17 @@ def test_moved_by_hand(stream: Stream, durable: StreamConfig) -> None:
 
 
 class TestDropped:
-    """Somebody has dropped the slot."""
+    """Another client dropped the slot."""
 
     @pytest.fixture(autouse=True)
     def dropped(self, stream: Stream, durable: StreamConfig) -> None:
-        hear(durable, "before")
+        deliver(durable, "before")
         stream.drop_slot()
         stream.write("lost")
 
-    def test_it_is_refused_until_that_is_accepted(self, stream: Stream) -> None:
+    def test_dropped_slot_is_refused_until_it_is_recreated(
+        self, stream: Stream
+    ) -> None:
         line = fails("walex_listen", stream.env)
         assert 'The slot "zoo_walex" no longer exists. It was read up to ' in line
         assert "0/" in reached(line)
@@ -175,13 +177,13 @@ class TestDropped:
         stream.hear("after")
         assert stream.heard() == ["after"]
 
-    def test_teardown_and_setup_begin_anew(self, durable: StreamConfig) -> None:
+    def test_teardown_and_setup_start_over(self, durable: StreamConfig) -> None:
         call_command("walex_teardown", *ONE, "--no-input")
         call_command("walex_setup", *ONE)
 
-        hear(durable, "after")
+        deliver(durable, "after")
 
-    def test_a_listener_that_streamed_ends(
+    def test_running_listener_ends(
         self,
         stream: Stream,
         durable: StreamConfig,
@@ -192,7 +194,7 @@ class TestDropped:
         gates = Gates(1)
         connect(post_db_insert, gates)
         with Listening(durable) as listening:
-            Keeper.objects.create(name="in hand")
+            Keeper.objects.create(name="in progress")
             gates[0].wait()
             cut_stream(sql)
             stream.drop_slot()

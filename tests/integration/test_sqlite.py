@@ -1,4 +1,4 @@
-"""The receivers' database is SQLite: checkpoints and parked events are there."""
+"""The receivers' database is SQLite and stores checkpoints and parked events."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 class Apart(Stream):
     """
-    A stream of the second database; the first one is a file.
+    A stream of the second database; the first one is an SQLite file.
 
     Args:
-        stream: on the server that gets the second database.
-        file: of the first.
-        atomic: the setting.
+        stream: The stream on the server that holds the second database.
+        file: The file of the first database.
+        atomic: The value of ATOMIC.
     """
 
     def __init__(self, stream: OwnStream, file: Path, *, atomic: bool) -> None:
@@ -53,7 +53,7 @@ class Apart(Stream):
 def apart(
     request: pytest.FixtureRequest, own_stream: OwnStream, tmp_path: Path
 ) -> Stream:
-    """A stream that was set up."""
+    """A stream that is set up."""
     apart = Apart(own_stream, tmp_path / "zoo.sqlite3", atomic=request.param)
     apart.run("migrate", "walex_django", "--verbosity=0")
     apart.run("walex_setup", *ONE)
@@ -61,7 +61,7 @@ def apart(
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["", "atomic"], indirect=True)
-def test_it_is_delivered_parked_and_gone_on(apart: Stream) -> None:
+def test_stream_delivers_parks_and_resumes(apart: Stream) -> None:
     with apart.listening() as listener:
         apart.write("raise", "Bob")
         eventually(lambda: "Bob" in apart.heard())
@@ -70,22 +70,20 @@ def test_it_is_delivered_parked_and_gone_on(apart: Stream) -> None:
     apart.hear("Kim")
     assert apart.heard() == ["raise", "Bob", "Kim"]
 
-    with Process("walex_replay", env=apart.env) as again:
-        assert again.wait() == 1
-    assert "RuntimeError: the keeper said so" in again.lines[0]
-    mended = Stream({**apart.env, "ZOO_MENDED": "1"})
-    assert mended.run("walex_replay") == ["1 delivered, 0 failed again"]
+    with Process("walex_replay", env=apart.env) as replay:
+        assert replay.wait() == 1
+    assert "RuntimeError: the keeper said so" in replay.lines[0]
+    fixed = Stream({**apart.env, "ZOO_MENDED": "1"})
+    assert fixed.run("walex_replay") == ["1 delivered, 0 failed again"]
 
 
-def test_reports_are_written_where_times_have_no_zone(
-    apart: Stream, tmp_path: Path
-) -> None:
+def test_reports_are_written_without_time_zones(apart: Stream, tmp_path: Path) -> None:
     apart.env["ZOO_USE_TZ"] = "no"
     apart.hear("Ada")
     assert _reports(tmp_path) == [("stopped", 1)]
 
 
-def test_who_waits_for_the_server_says_so_once(
+def test_listener_that_waits_for_the_server_reports_it(
     apart: Stream, own_stream: OwnStream, tmp_path: Path
 ) -> None:
     with apart.listening():
@@ -94,7 +92,7 @@ def test_who_waits_for_the_server_says_so_once(
         eventually(lambda: apart.heard() == ["Ada"])
         own_stream.server.stop("immediate")
         eventually(lambda: _reports(tmp_path) == [("retrying", 1)])
-        # What was delivered is sampled, though nobody tells the lag.
+        # Deliveries are sampled although the lag is unknown.
         eventually(lambda: _samples(tmp_path) == [(1, None)])
 
 
@@ -111,7 +109,7 @@ def _rows(directory: Path, query: str) -> list[tuple[Any, ...]]:
         return file.execute(query).fetchall()
 
 
-def test_a_slot_made_again_is_refused(apart: Stream) -> None:
+def test_recreated_slot_is_refused(apart: Stream) -> None:
     apart.hear("before", end=signal.SIGKILL)
     start = apart.remake_slot("lost")
 
@@ -119,18 +117,18 @@ def test_a_slot_made_again_is_refused(apart: Stream) -> None:
 
 
 class TestMessagesOnly:
-    """Nothing came but messages outside of transactions: the server counts none."""
+    """Only messages outside of transactions arrive; the server does not count them."""
 
     @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-    def test_it_goes_on(
+    def test_stream_resumes(
         self, apart: Stream, tmp_path: Path, end: signal.Signals
     ) -> None:
-        # Since the slot was first made, the server's own checkpoint was written.
+        # The server's own checkpoint was written after the slot was first created.
         apart.run("walex_setup", *ONE, "--recreate-slot")
         with apart.listening() as listener:
             before = self._position(tmp_path)
             apart.execute("SELECT pg_logical_emit_message(false, 'zoo', 'hello')")
-            # Such a message alone does not make the server flush its log.
+            # Such a message alone does not make the server flush its WAL.
             apart.execute("SELECT pg_switch_wal()")
             eventually(lambda: self._position(tmp_path) > before, "the delivery")
             listener.signal(end)

@@ -1,4 +1,4 @@
-"""How commands start: what they refuse, warn of and mend, in one line each."""
+"""What commands refuse, warn about and fix when they start, in one line each."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Sql = psycopg.Connection[Any]
 
 
 def changed(environment: dict[str, str], **stream: Any) -> dict[str, str]:
-    """Return the environment of a process with other settings of its stream."""
+    """Return the environment of a process with other stream settings."""
     return {**environment, "ZOO_STREAM": json.dumps(stream)}
 
 
 def succeeds(command: str, environment: dict[str, str], *options: str) -> str:
-    """Return what a command prints that ends with success."""
+    """Run a command that succeeds; return its output."""
     with Process(command, *options, env=environment) as process:
         assert process.wait() == 0, process.output
         assert "Traceback" not in process.output
@@ -54,7 +54,7 @@ def run(*arguments: str) -> str:
 
 @pytest.fixture
 def fresh(sql: Sql, settings: Any) -> Iterator[dict[str, Any]]:
-    """The settings of one stream; what setup makes of them is gone at the end."""
+    """The settings of one stream, which is torn down at the end."""
     stream = {
         "PUBLICATION": "zoo_fresh",
         "SLOT_NAME": "zoo_fresh",
@@ -67,9 +67,9 @@ def fresh(sql: Sql, settings: Any) -> Iterator[dict[str, Any]]:
 
 
 class TestSubscriptions:
-    """What ``SUBSCRIPTIONS`` names, and the publication has."""
+    """Tables in ``SUBSCRIPTIONS`` and in the publication."""
 
-    def test_a_table_that_is_not_published_stops_the_listener(
+    def test_unpublished_table_stops_the_listener(
         self, durable: StreamConfig, environment: dict[str, str], sql: Sql
     ) -> None:
         sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
@@ -83,7 +83,7 @@ class TestSubscriptions:
 
     @pytest.mark.parametrize("command", ["walex_setup", "walex_listen"])
     @pytest.mark.parametrize(
-        ("entry", "told"),
+        ("entry", "problem"),
         [
             ("legacyy.*", "neither an app 'legacyy' nor such a table exists."),
             ("zooo.Keeper", "Did you mean the app 'zoo'?"),
@@ -91,14 +91,14 @@ class TestSubscriptions:
         ],
     )
     @pytest.mark.usefixtures("durable")
-    def test_a_wrong_name_is_told(
-        self, environment: dict[str, str], command: str, entry: str, told: str
+    def test_unknown_name_is_reported(
+        self, environment: dict[str, str], command: str, entry: str, problem: str
     ) -> None:
         line = fails(command, changed(environment, SUBSCRIPTIONS=[entry]))
         assert f"SUBSCRIPTIONS contains '{entry}'" in line
-        assert told in line
+        assert problem in line
 
-    def test_setup_before_migrate_says_so(
+    def test_setup_before_migrate_is_reported(
         self, own_server: Postgres, environment: dict[str, str]
     ) -> None:
         env = at(own_server, environment)
@@ -131,7 +131,7 @@ class TestSubscriptions:
         finally:
             sql.execute("DROP TABLE aa_parted")
 
-    def test_an_unlogged_table_is_left_out_of_its_schema(
+    def test_unlogged_table_is_omitted_from_its_schema(
         self, fresh: dict[str, Any], settings: Any, sql: Sql
     ) -> None:
         settings.WALEX = {"default": {**fresh, "SUBSCRIPTIONS": ["legacy.*"]}}
@@ -144,7 +144,7 @@ class TestSubscriptions:
         finally:
             sql.execute("DROP TABLE legacy.scratch")
 
-    def test_a_publication_named_twice_is_one(
+    def test_publication_named_twice_is_created_once(
         self, fresh: dict[str, Any], settings: Any
     ) -> None:
         twice = {**fresh, "PUBLICATION": ["zoo_fresh", "zoo_fresh"]}
@@ -156,7 +156,7 @@ class TestSubscriptions:
         ]
         assert run("walex_setup") == "default: nothing to do\n"
 
-    def test_a_table_without_primary_key_is_warned_of_until_mended(
+    def test_table_without_primary_key_causes_a_warning_until_fixed(
         self, fresh: dict[str, Any], settings: Any, sql: Sql
     ) -> None:
         settings.WALEX = {"default": {**fresh, "SUBSCRIPTIONS": ["legacy.*"]}}
@@ -168,17 +168,17 @@ class TestSubscriptions:
                 if line.startswith("Warning: ")
             )
             assert "legacy.keyless has no primary key" in warning
-            mend = 'ALTER TABLE "legacy"."keyless" REPLICA IDENTITY FULL;'
-            assert warning.endswith(f"; or run: {mend}")
+            fix = 'ALTER TABLE "legacy"."keyless" REPLICA IDENTITY FULL;'
+            assert warning.endswith(f"; or run: {fix}")
 
-            sql.execute(mend.encode())
+            sql.execute(fix.encode())
             assert run("walex_setup") == "default: nothing to do\n"
         finally:
             sql.execute("DROP TABLE legacy.keyless")
 
 
 class TestTeardown:
-    """``walex_teardown`` drops what is the stream's alone, if told to."""
+    """``walex_teardown`` drops what only the stream uses, once confirmed."""
 
     def test_a_publication_that_another_stream_reads_is_kept(
         self, fresh: dict[str, Any], settings: Any, sql: Sql
@@ -196,7 +196,7 @@ class TestTeardown:
             run("walex_teardown", "--no-input")
         assert publications.existing(sql, ["zoo_fresh"]) == set()
 
-    def test_nobody_to_answer(
+    def test_nothing_is_dropped_without_confirmation(
         self, durable: StreamConfig, environment: dict[str, str], sql: Sql
     ) -> None:
         with Process("walex_teardown", *ONE, env=environment) as teardown:
@@ -210,11 +210,11 @@ class TestTeardown:
 
 
 class TestConnection:
-    """Where a stream connects to."""
+    """The server that a stream connects to."""
 
     @pytest.mark.parametrize("command", ["walex_setup", "walex_listen"])
     @pytest.mark.usefixtures("durable")
-    def test_an_option_that_libpq_does_not_know(
+    def test_connection_option_unknown_to_libpq(
         self, environment: dict[str, str], command: str
     ) -> None:
         url = f"{environment['ZOO_DATABASE_URL']}?sslmod=require"
@@ -237,7 +237,7 @@ class TestConnection:
         succeeds("walex_listen", env, *ONE, "--drain")
 
     @pytest.mark.usefixtures("durable")
-    def test_a_missing_slot_is_never_taken_for_a_publication(
+    def test_missing_slot_is_not_mistaken_for_a_publication(
         self, environment: dict[str, str]
     ) -> None:
         env = changed(environment, SLOT_NAME="publication_slot")
@@ -246,7 +246,7 @@ class TestConnection:
         assert 'The slot "publication_slot" does not exist.' in line
         assert line.endswith("Run: python manage.py walex_setup")
 
-    def test_a_slot_that_goes_missing_at_the_last_moment(
+    def test_slot_that_disappears_at_the_last_moment(
         self, config: StreamConfig
     ) -> None:
         parameters = config.connection_parameters()
@@ -263,7 +263,7 @@ class TestSignals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     @pytest.mark.usefixtures("config")
-    def test_the_wait_for_writing_transactions_can_be_ended(
+    def test_wait_for_writing_transactions_can_be_interrupted(
         self, environment: dict[str, str], sql: Sql, number: signal.Signals
     ) -> None:
         env = changed(environment, DURABLE_SLOT=False, SLOT_NAME="zoo_waiting")
@@ -278,7 +278,7 @@ class TestSignals:
         eventually(lambda: slots.find(sql, "zoo_waiting") is None, "the slot's end")
 
     @pytest.mark.usefixtures("durable")
-    def test_handlers_are_as_before_when_the_command_returns(self) -> None:
+    def test_signal_handlers_are_restored_when_the_command_returns(self) -> None:
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.getsignal(number) for number in numbers]
 
@@ -290,7 +290,7 @@ class TestSignals:
 class TestReload:
     """``walex_listen --reload``."""
 
-    def test_it_waits_for_a_change_when_the_start_fails(
+    def test_reload_waits_for_a_change_when_the_start_fails(
         self,
         durable: StreamConfig,
         environment: dict[str, str],
@@ -317,24 +317,24 @@ class TestReload:
         assert "Traceback" not in listener.output
 
     @pytest.mark.usefixtures("durable")
-    def test_it_does_not_go_with_drain(self) -> None:
+    def test_reload_cannot_be_combined_with_drain(self) -> None:
         with pytest.raises(CommandError) as raised:
             run("walex_listen", "--drain", "--reload")
         assert str(raised.value) == "--drain and --reload cannot be used together."
 
 
 @pytest.mark.usefixtures("config")
-def test_drain_needs_a_durable_slot(environment: dict[str, str]) -> None:
+def test_drain_requires_a_durable_slot(environment: dict[str, str]) -> None:
     line = fails("walex_listen", changed(environment, DURABLE_SLOT=False), "--drain")
     assert "--drain requires DURABLE_SLOT = True" in line
 
 
 class TestWarnings:
-    """What ``walex_listen`` warns of when it starts."""
+    """Warnings of ``walex_listen`` when it starts."""
 
     @pytest.fixture
     def warnings(self, fresh: dict[str, Any], settings: Any) -> Any:
-        """Return the warnings of a listener with some settings of its stream."""
+        """Return a function that collects a listener's warnings with some settings."""
 
         def warnings(**stream: Any) -> list[str]:
             settings.WALEX = {"default": {**fresh, **stream}}
@@ -344,7 +344,7 @@ class TestWarnings:
 
         return warnings
 
-    def test_no_receivers_at_all(self, warnings: Any) -> None:
+    def test_no_receivers(self, warnings: Any) -> None:
         (warning,) = warnings()
         assert "No receiver is connected" in warning
         assert "weak=False" in warning
@@ -377,7 +377,7 @@ class TestWarnings:
 
 
 @pytest.mark.parametrize("own_server", [{"wal_level": "replica"}], indirect=True)
-def test_dry_run_prints_sql_for_whoever_may_run_it(
+def test_dry_run_prints_sql_for_any_role(
     own_server: Postgres, environment: dict[str, str]
 ) -> None:
     env = at(own_server, environment)

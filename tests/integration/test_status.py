@@ -1,4 +1,4 @@
-"""How streams are, on the command line."""
+"""The status of streams on the command line."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
     return shown
 
 
-def _told(shown: Shown) -> dict[str, Any]:
+def _as_json(shown: Shown) -> dict[str, Any]:
     (stream,) = json.loads(shown("--json"))["streams"]
     return dict(stream)
 
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """Take connections and never answer; the URL."""
+    """Accept connections and never respond; yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         yield f"postgres://zoo:s3cret@127.0.0.1:{port}/zoo"
 
 
-def test_a_stream_that_nobody_reads(durable: StreamConfig, shown: Shown) -> None:
+def test_stream_without_a_reader(durable: StreamConfig, shown: Shown) -> None:
     Keeper.objects.create(name="Ada")
 
     text = shown()
@@ -68,13 +68,13 @@ def test_a_stream_that_nobody_reads(durable: StreamConfig, shown: Shown) -> None
     assert "publication  zoo_events: legacy.audit_log" in text
     assert "parked       none" in text
     assert re.search(r"retained     [\d.]+ \w+ of WAL, wal_status reserved\n", text)
-    told = _told(shown)
-    assert told["slot"]["active_pid"] is None
-    assert told["slot"]["lag"] > 0
-    assert told["slot"]["retained"] >= told["slot"]["lag"]
+    status = _as_json(shown)
+    assert status["slot"]["active_pid"] is None
+    assert status["slot"]["lag"] > 0
+    assert status["slot"]["retained"] >= status["slot"]["lag"]
 
 
-def test_a_stream_that_is_read(
+def test_stream_with_a_reader(
     durable: StreamConfig, shown: Shown, sql: Connection
 ) -> None:
     with Listening(durable):
@@ -83,20 +83,20 @@ def test_a_stream_that_is_read(
         text = shown()
         assert "state        running since 20" in text
         assert f"read by 127.0.0.1 (walsender {slot.active_pid}) since 20" in text
-        told = _told(shown)
-    assert told["slot"]["active_pid"] == slot.active_pid
-    assert isinstance(told["age"], float)
+        status = _as_json(shown)
+    assert status["slot"]["active_pid"] == slot.active_pid
+    assert isinstance(status["age"], float)
 
 
-def test_a_stream_without_its_slot(config: StreamConfig, shown: Shown) -> None:
+def test_stream_without_a_slot(config: StreamConfig, shown: Shown) -> None:
     text = shown()
     assert "state        no slot" in text
     assert "slot         zoo_walex: does not exist" in text
-    assert _told(shown)["slot"] is None
+    assert _as_json(shown)["slot"] is None
 
 
 @pytest.mark.usefixtures("durable")
-def test_listeners_and_what_they_have_done(
+def test_listeners_and_their_deliveries(
     environment: dict[str, str], journal: Path, shown: Shown
 ) -> None:
     one = ("walex_listen", "--stream=default")
@@ -106,10 +106,10 @@ def test_listeners_and_what_they_have_done(
             second.wait_for("Waiting to take over")
             eventually(lambda: "standing by" in shown(), "the standby's report")
             text = shown()
-            told = _told(shown)
+            status = _as_json(shown)
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             eventually(lambda: len(read_journal(journal)) == 2, "the events")
-            # At their end they report once more, and not after ten seconds only.
+            # They report again when they end, not only every ten seconds.
             for listener in (second, first):
                 listener.signal(signal.SIGTERM)
                 assert listener.wait() == 0
@@ -119,7 +119,7 @@ def test_listeners_and_what_they_have_done(
     assert f"process {second.pid}: standing by since " in text
     assert "delivered    2 events, 1 transaction, no failed calls" in ended
     assert re.search(r"last event   [0-9A-F]+/[0-9A-F]+:\d+, committed 20", ended)
-    assert {each["state"] for each in told["listeners"]} == {"running", "standby"}
+    assert {each["state"] for each in status["listeners"]} == {"running", "standby"}
 
 
 def test_changed_settings_and_parked_calls(durable: StreamConfig, shown: Shown) -> None:
@@ -129,7 +129,7 @@ def test_changed_settings_and_parked_calls(durable: StreamConfig, shown: Shown) 
     stored.change(durable, "add", "SUBSCRIPTIONS", "legacy.nobody_knows")
     try:
         text = shown()
-        changed = _told(shown)["changed"]
+        changed = _as_json(shown)["changed"]
     finally:
         stored.forget(durable, "SUBSCRIPTIONS")
 
@@ -139,7 +139,7 @@ def test_changed_settings_and_parked_calls(durable: StreamConfig, shown: Shown) 
 
 
 @pytest.mark.usefixtures("durable")
-def test_only_the_first_tables_are_named(shown: Shown, sql: Connection) -> None:
+def test_only_the_first_tables_are_listed(shown: Shown, sql: Connection) -> None:
     names = [f"legacy.many_{number}" for number in range(5)]
     for name in names:
         sql.execute(f"CREATE TABLE {name} (id int)")
@@ -147,7 +147,7 @@ def test_only_the_first_tables_are_named(shown: Shown, sql: Connection) -> None:
         sql.execute(f"ALTER PUBLICATION zoo_events ADD TABLE {name}")
     try:
         short, long = _publication(shown()), _publication(shown("-v", "2"))
-        tables = _told(shown)["tables"]
+        tables = _as_json(shown)["tables"]
     finally:
         for name in names:
             sql.execute(f"DROP TABLE {name}")
@@ -186,14 +186,12 @@ def test_other_slots_of_the_server(shown: Shown, sql: Connection) -> None:
     )
     (other,) = [each for each in others if each["name"] == "zoo_left_behind"]
     assert other["orphaned"]
-    # Of a stream that was not asked for, but is in the settings.
+    # It belongs to a stream in the settings that was not selected.
     assert "second_walex" not in text
 
 
 @pytest.mark.usefixtures("durable")
-def test_what_is_wrong_is_told_with_what_mends_it(
-    shown: Shown, sql: Connection
-) -> None:
+def test_problem_is_shown_with_its_fix(shown: Shown, sql: Connection) -> None:
     assert not _problems(shown(), "public.zoo_keeper")
     sql.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_keeper")
     text = shown()
@@ -202,8 +200,8 @@ def test_what_is_wrong_is_told_with_what_mends_it(
     lines = text.splitlines()
     hint = lines[lines.index(line) + 1]
     assert hint.startswith("               Run: python manage.py walex_setup")
-    told = _told(shown)["problems"]
-    assert any("public.zoo_keeper" in each["message"] for each in told)
+    problems = _as_json(shown)["problems"]
+    assert any("public.zoo_keeper" in each["message"] for each in problems)
 
 
 def _problems(text: str, of: str) -> list[str]:
@@ -214,7 +212,7 @@ def _problems(text: str, of: str) -> list[str]:
     ]
 
 
-def test_a_server_that_is_away_is_a_state(environment: dict[str, str]) -> None:
+def test_unreachable_server_is_shown_as_a_state(environment: dict[str, str]) -> None:
     env = {**environment, "ZOO_DATABASE_URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo"}
     with Process("walex_status", "--stream=default", env=env) as process:
         assert process.wait() == 1
@@ -224,7 +222,7 @@ def test_a_server_that_is_away_is_a_state(environment: dict[str, str]) -> None:
     assert "s3cret" not in process.output
 
 
-def test_a_server_that_fell_silent_is_not_waited_for(
+def test_unresponsive_server_times_out(
     environment: dict[str, str],
 ) -> None:
     with silent_server() as url:
@@ -232,7 +230,7 @@ def test_a_server_that_fell_silent_is_not_waited_for(
         env = {**environment, "ZOO_DATABASE_URL": url}
         with Process("walex_status", "--check", "--stream=default", env=env) as process:
             assert process.wait() == 1
-        # With the start of the interpreter.
+        # Including the start of the interpreter.
         assert time.monotonic() - began < inspection._TIMEOUT + 6
     assert process.lines == [
         "default: failing: state is unreachable (No answer for 5 s.)"
@@ -241,11 +239,11 @@ def test_a_server_that_fell_silent_is_not_waited_for(
 
 @pytest.mark.parametrize("options", [["--watch", "0.1"], ["--watch=0.1", "--json"]])
 @pytest.mark.usefixtures("durable")
-def test_watch_in_a_pipe_tells_one_after_another(
+def test_watch_in_a_pipe_prints_one_status_after_another(
     environment: dict[str, str], options: list[str]
 ) -> None:
     with Process("walex_status", "--stream=default", *options, env=environment) as it:
-        eventually(lambda: it.output.count("zoo_walex") > 6, "several looks")
+        eventually(lambda: it.output.count("zoo_walex") > 6, "several statuses")
         it.signal(signal.SIGINT)
         assert it.wait() == 0
     assert "\x1b" not in it.output
@@ -255,7 +253,7 @@ def test_watch_in_a_pipe_tells_one_after_another(
 
 
 @pytest.mark.usefixtures("durable")
-def test_watch_ends_when_nobody_reads_any_more(environment: dict[str, str]) -> None:
+def test_watch_ends_when_the_pipe_is_closed(environment: dict[str, str]) -> None:
     command = f"{sys.executable} manage.py walex_status --stream=default --watch 0.1"
     ended = subprocess.run(
         ["/bin/bash", "-o", "pipefail", "-c", f"{command} | head -n 1"],
@@ -271,7 +269,7 @@ def test_watch_ends_when_nobody_reads_any_more(environment: dict[str, str]) -> N
 
 
 @pytest.mark.usefixtures("durable")
-def test_watch_in_a_terminal_draws_over(environment: dict[str, str]) -> None:
+def test_watch_in_a_terminal_redraws_the_screen(environment: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "manage.py", "walex_status", "--watch", "0.1", *("-v", "2")],
@@ -297,7 +295,7 @@ def test_watch_in_a_terminal_draws_over(environment: dict[str, str]) -> None:
             while more := os.read(ours, 65536):
                 drawn += more.decode()
         except OSError:
-            pass  # how Linux tells the end
+            pass  # how Linux reports the end
         assert process.wait() == 0
     os.close(ours)
     pages = drawn.split("\x1b[H")[1:]
@@ -310,33 +308,33 @@ def test_watch_in_a_terminal_draws_over(environment: dict[str, str]) -> None:
 
 
 @contextmanager
-def _status(of: int) -> Iterator[None]:
+def _exits_with(status: int) -> Iterator[None]:
     """Expect this exit status."""
-    if of == 0:
+    if status == 0:
         yield
         return
     with pytest.raises(SystemExit) as end:
         yield
-    assert end.value.code == of
+    assert end.value.code == status
 
 
 def _check(
     capsys: pytest.CaptureFixture[str], *options: str, ends: int = 0
 ) -> list[str]:
-    with _status(ends):
+    with _exits_with(ends):
         call_command("walex_status", "--check", "--stream=default", *options)
-    told = capsys.readouterr()
-    assert told.err == ""
-    return told.out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.splitlines()
 
 
-def test_check_of_a_stream_that_runs(
+def test_check_of_a_running_stream(
     durable: StreamConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Listening(durable):
         assert _check(capsys, "--max-lag=1GB", "--max-age=60s") == ["default: OK"]
-        (told,) = _check(capsys, "--json")
-        assert json.loads(told) == {"status": "ok", "streams": {"default": []}}
+        (line,) = _check(capsys, "--json")
+        assert json.loads(line) == {"status": "ok", "streams": {"default": []}}
     (line,) = _check(capsys, "--max-lag=1GB", ends=1)
     assert line.startswith("default: failing: state is stopped")
 
@@ -346,7 +344,7 @@ def test_check_without_a_slot(capsys: pytest.CaptureFixture[str]) -> None:
     assert _check(capsys, ends=1) == ["default: failing: state is missing"]
 
 
-def test_check_of_a_stream_that_is_paused(
+def test_check_of_a_paused_stream(
     durable: StreamConfig, environment: dict[str, str], capsys: Any
 ) -> None:
     one = ("walex_listen", "--stream=default")
@@ -376,7 +374,7 @@ def test_check_of_a_stream_that_is_paused(
     [{"max_slot_wal_keep_size": "1MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}],
     indirect=True,
 )
-def test_a_slot_that_is_lost(own_stream: OwnStream) -> None:
+def test_lost_slot(own_stream: OwnStream) -> None:
     # Segments of 16 MB each, and a checkpoint that removes them.
     for _ in range(4):
         own_stream.write("Ada")
@@ -394,7 +392,7 @@ def test_a_slot_that_is_lost(own_stream: OwnStream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--check", "--max-lag=1XB"], "'1XB' is not a valid size: write a number and"),
         (
@@ -408,6 +406,6 @@ def test_a_slot_that_is_lost(own_stream: OwnStream) -> None:
         (["--stream=nobody"], "nobody"),
     ],
 )
-def test_wrong_options(options: list[str], said: str) -> None:
-    with pytest.raises(CommandError, match=re.escape(said)):
+def test_invalid_options(options: list[str], message: str) -> None:
+    with pytest.raises(CommandError, match=re.escape(message)):
         call_command("walex_status", *options)

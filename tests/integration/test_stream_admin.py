@@ -1,4 +1,4 @@
-"""The admin's page of streams: what it shows, to whom, and what may be done there."""
+"""The admin's stream page: its contents, permissions and actions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Login = Callable[..., Client]
 
 @pytest.fixture
 def login() -> Login:
-    """Log in somebody of the staff who may do so much."""
+    """Return a function that logs in a staff user with some permissions."""
 
     def login(*may: str) -> Client:
         user = User.objects.create_user("clerk", is_staff=True)
@@ -81,11 +81,11 @@ def orphan(durable: StreamConfig, sql: Connection) -> Any:
 
 
 def _shown(client: Client, path: str = PAGE) -> str:
-    """Return what a page says, without its markup."""
+    """Return the text of a page, without its markup."""
     response = client.get(path)
     assert response.status_code == 200
     html = response.content.decode()
-    # What the tests' policy would keep the browser from.
+    # The tests' Content-Security-Policy would block these.
     assert not re.search(r"<[^>]+\s(style|on\w+)=", html)
     assert not re.search(r"<script(?![^>]* src=)", html)
     assert "<style" not in html
@@ -93,8 +93,8 @@ def _shown(client: Client, path: str = PAGE) -> str:
     return " ".join(unescape(text).split())
 
 
-def _said(client: Client, path: str, **data: str) -> str:
-    """Return what the page says after an action."""
+def _perform(client: Client, path: str, **data: str) -> str:
+    """Perform an action; return the message that the page shows."""
     response = client.post(path, data, follow=True)
     assert response.redirect_chain == [(PAGE, 302)]
     (message,) = map(str, response.context["messages"])
@@ -107,7 +107,7 @@ def _slots(sql: Connection) -> set[str]:
     }
 
 
-def test_a_stream_that_is_read(
+def test_stream_with_a_reader(
     durable: StreamConfig, admin_client: Client, sql: Connection
 ) -> None:
     with Listening(durable):
@@ -127,9 +127,7 @@ def test_a_stream_that_is_read(
     assert "Drop slot" not in shown
 
 
-def test_a_stream_that_nobody_reads(
-    durable: StreamConfig, admin_client: Client
-) -> None:
+def test_stream_without_a_reader(durable: StreamConfig, admin_client: Client) -> None:
     shown = _shown(admin_client)
 
     assert "default stopped" in shown
@@ -140,7 +138,7 @@ def test_a_stream_that_nobody_reads(
     assert "python manage.py walex_setup" in shown
 
 
-def test_what_listeners_say(durable: StreamConfig, admin_client: Client) -> None:
+def test_reports_of_listeners(durable: StreamConfig, admin_client: Client) -> None:
     now = timezone.now()
     for state, reason in (("retrying", "The network is down."), ("running", "")):
         ListenerReport.objects.create(
@@ -192,7 +190,7 @@ def test_no_streams(settings: Settings, admin_client: Client) -> None:
     )
 
 
-def test_wrong_settings(settings: Settings, admin_client: Client) -> None:
+def test_invalid_settings(settings: Settings, admin_client: Client) -> None:
     settings.WALEX = {"default": {"PUBLICATON": "zoo_events"}}
 
     shown = _shown(admin_client)
@@ -200,7 +198,7 @@ def test_wrong_settings(settings: Settings, admin_client: Client) -> None:
     assert "Did you mean 'PUBLICATION'" in shown
 
 
-def test_a_server_that_is_away(
+def test_unreachable_server(
     durable: StreamConfig, settings: Settings, admin_client: Client
 ) -> None:
     away = {"URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo", "SLOT_NAME": "away"}
@@ -211,15 +209,13 @@ def test_a_server_that_is_away(
     assert "Cannot connect to PostgreSQL" in shown
     assert "Check that the server is running" in shown
     assert "s3cret" not in shown
-    # The others are there.
+    # The other streams are still shown.
     assert "default stopped" in shown
-    message = _said(admin_client, f"{PAGE}away/drop/away/", reason="It is away.")
+    message = _perform(admin_client, f"{PAGE}away/drop/away/", reason="It is away.")
     assert "Cannot connect to PostgreSQL" in message
 
 
-def test_tables_that_are_not_migrated(
-    durable: StreamConfig, admin_client: Client
-) -> None:
+def test_missing_table(durable: StreamConfig, admin_client: Client) -> None:
     rename = "ALTER TABLE walex_django_{} RENAME TO walex_django_{}"
     with connection.cursor() as cursor:
         cursor.execute(rename.format("streamsample", "hidden"))
@@ -234,7 +230,7 @@ def test_tables_that_are_not_migrated(
     assert "Parked \N{EN DASH}" in shown
 
 
-def test_times_without_zones(
+def test_without_time_zones(
     durable: StreamConfig, settings: Settings, admin_client: Client, sql: Connection
 ) -> None:
     sql.execute("INSERT INTO zoo_keeper (name) VALUES ('unheard')")
@@ -242,11 +238,11 @@ def test_times_without_zones(
 
     shown = _shown(admin_client)
     assert "default stopped" in shown
-    if sql.info.server_version >= 170000:  # it tells since when nobody reads
+    if sql.info.server_version >= 170000:  # it reports when a slot lost its reader
         assert re.search(r"Lag \S+ k?B (under a second|\d+ s)", shown)
 
 
-def test_a_name_that_is_no_slug(
+def test_stream_name_is_escaped(
     durable: StreamConfig, settings: Settings, admin_client: Client
 ) -> None:
     name = "<b>käse/brot"
@@ -259,7 +255,7 @@ def test_a_name_that_is_no_slug(
     assert "&lt;b&gt;käse/brot" in admin_client.get(pause).content.decode()
 
 
-def test_a_refresh_brings_the_streams_alone(
+def test_refresh_returns_only_the_streams(
     durable: StreamConfig, admin_client: Client
 ) -> None:
     response = admin_client.get(PAGE, headers={"X-Walex-Refresh": "1"})
@@ -270,7 +266,7 @@ def test_a_refresh_brings_the_streams_alone(
     assert "X-Walex-Refresh" in response["Vary"]
 
 
-def test_view_shows_and_does_nothing_else(
+def test_view_permission_allows_no_action(
     durable: StreamConfig, orphan: str, login: Login, sql: Connection
 ) -> None:
     client = login("view_stream")
@@ -297,7 +293,9 @@ def test_view_shows_and_does_nothing_else(
         ["view_parkedevent", "change_parkedevent", "replay_parkedevent"],
     ],
 )
-def test_staff_who_may_not_look(durable: StreamConfig, login: Login, may: Any) -> None:
+def test_staff_without_the_view_permission(
+    durable: StreamConfig, login: Login, may: Any
+) -> None:
     client = login(*may)
 
     assert PAGE not in client.get("/admin/").content.decode()
@@ -306,7 +304,7 @@ def test_staff_who_may_not_look(durable: StreamConfig, login: Login, may: Any) -
         assert client.post(path).status_code == 403
 
 
-def test_who_is_not_staff_is_to_log_in(durable: StreamConfig) -> None:
+def test_user_who_is_not_staff_must_log_in(durable: StreamConfig) -> None:
     client = Client()
     client.force_login(User.objects.create_user("customer"))
 
@@ -337,24 +335,26 @@ def test_each_action_has_its_permission(
 
 
 @pytest.mark.parametrize("path", ["add/", "1/", "1/change/", "1/delete/", "1/history/"])
-def test_streams_are_no_objects(admin_client: Client, path: str) -> None:
+def test_streams_have_no_object_pages(admin_client: Client, path: str) -> None:
     assert admin_client.get(f"{PAGE}{path}").status_code == 404
     assert admin_client.post(f"{PAGE}{path}").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["typo/pause/", "typo/resume/", "typo/drop/x/"])
-def test_a_stream_that_is_not_there(admin_client: Client, path: str) -> None:
+def test_unknown_stream(admin_client: Client, path: str) -> None:
     assert admin_client.get(f"{PAGE}{path}").status_code == 404
 
 
 def test_pause_and_resume(durable: StreamConfig, login: Login) -> None:
     client = login("view_stream", "pause_stream", "resume_stream")
-    asked = _shown(client, PAUSE)
-    assert "Pause the stream “ default ”?" in asked
-    assert "the server keeps WAL for the slot" in asked
+    question = _shown(client, PAUSE)
+    assert "Pause the stream “ default ”?" in question
+    assert "the server keeps WAL for the slot" in question
     assert stored.kept("default") == {}
     try:
-        assert "Pausing the stream “default” after the current" in _said(client, PAUSE)
+        assert "Pausing the stream “default” after the current" in _perform(
+            client, PAUSE
+        )
         assert stored.kept("default") == {"PAUSED": True}
         assert "Pausing after the current transaction." in _shown(client)
         links = client.get(PAGE).content.decode()
@@ -362,7 +362,7 @@ def test_pause_and_resume(durable: StreamConfig, login: Login) -> None:
         assert PAUSE not in links
 
         assert "Resume the stream “ default ”?" in _shown(client, RESUME)
-        assert "Resuming the stream “default”." in _said(client, RESUME)
+        assert "Resuming the stream “default”." in _perform(client, RESUME)
         assert stored.kept("default") == {"PAUSED": False}
     finally:
         stored.forget(durable, "PAUSED")
@@ -377,33 +377,33 @@ def test_pause_and_resume(durable: StreamConfig, login: Login) -> None:
     assert "Resumed." not in client.get("/admin/").content.decode()
 
 
-def test_listeners_are_told_after_the_commit() -> None:
+def test_views_do_not_run_in_a_transaction() -> None:
     for path in (PAGE, PAUSE, RESUME, DROP):
         view: Any = resolve(path).func
-        # Of ATOMIC_REQUESTS.
+        # Relevant with ATOMIC_REQUESTS.
         assert view._non_atomic_requests == {"default", "second"}
 
 
-def test_an_orphan_of_another_database_is_dropped(
+def test_orphaned_slot_of_another_database_is_dropped(
     orphan: str, admin_client: Client, sql: Connection
 ) -> None:
     path = f"{PAGE}default/drop/{orphan}/"
-    asked = _shown(admin_client, path)
-    assert "Drop the replication slot “ left_behind ”?" in asked
-    assert "No stream in WALEX reads from it." in asked
-    assert "plugin pgoutput in the database elsewhere" in asked
+    question = _shown(admin_client, path)
+    assert "Drop the replication slot “ left_behind ”?" in question
+    assert "No stream in WALEX reads from it." in question
+    assert "plugin pgoutput in the database elsewhere" in question
     assert "left_behind" in _slots(sql)
 
-    assert _said(admin_client, path) == "The slot “left_behind” was dropped."
+    assert _perform(admin_client, path) == "The slot “left_behind” was dropped."
     assert "left_behind" not in _slots(sql)
     entry = LogEntry.objects.get()
     assert (entry.action_flag, entry.object_repr) == (DELETION, "left_behind")
     # A second click.
-    assert "does not exist" in _said(admin_client, path)
+    assert "does not exist" in _perform(admin_client, path)
     assert LogEntry.objects.count() == 1
 
 
-def test_the_slot_of_a_stream_is_dropped_for_a_reason(
+def test_dropping_the_slot_of_a_stream_requires_a_reason(
     durable: StreamConfig, admin_client: Client, sql: Connection
 ) -> None:
     system, _ = server.identity(sql)
@@ -413,15 +413,15 @@ def test_the_slot_of_a_stream_is_dropped_for_a_reason(
         defaults={"stream": "default", "timeline": 1, "position": 1},
     )
     sql.execute("INSERT INTO zoo_keeper (name) VALUES ('unheard')")
-    asked = _shown(admin_client, DROP)
-    assert "The stream “default” reads from it." in asked
-    assert "will never be delivered" in asked
+    question = _shown(admin_client, DROP)
+    assert "The stream “default” reads from it." in question
+    assert "will never be delivered" in question
 
     response = admin_client.post(DROP, {"reason": "  "})
     assert "Enter a reason" in response.content.decode()
     assert "zoo_walex" in _slots(sql)
 
-    done = _said(admin_client, DROP, reason="The zoo moves to another server.")
+    done = _perform(admin_client, DROP, reason="The zoo moves to another server.")
     assert done == "The slot “zoo_walex” was dropped."
     assert "zoo_walex" not in _slots(sql)
     assert not Checkpoint.objects.filter(slot_name="zoo_walex").exists()
@@ -431,20 +431,20 @@ def test_the_slot_of_a_stream_is_dropped_for_a_reason(
     assert "default no slot" in _shown(admin_client)
 
 
-def test_a_slot_that_is_read_is_not_dropped(
+def test_slot_in_use_is_not_dropped(
     durable: StreamConfig, admin_client: Client, sql: Connection
 ) -> None:
     with Listening(durable):
-        asked = _shown(admin_client, DROP)
-        assert "is in use by PostgreSQL process" in asked
-        assert "Yes, drop it" not in asked
-        message = _said(admin_client, DROP, reason="I want to.")
+        question = _shown(admin_client, DROP)
+        assert "is in use by PostgreSQL process" in question
+        assert "Yes, drop it" not in question
+        message = _perform(admin_client, DROP, reason="I want to.")
         assert "Stop its listener first." in message
         assert "zoo_walex" in _slots(sql)
     assert not LogEntry.objects.exists()
 
 
-def test_a_role_that_may_not_drop(
+def test_role_without_permission_cannot_drop_a_slot(
     durable: StreamConfig,
     settings: Settings,
     admin_client: Client,
@@ -459,7 +459,7 @@ def test_a_role_that_may_not_drop(
     default = {**settings.WALEX["default"], "URL": url}
     settings.WALEX = {"default": default}
     try:
-        message = _said(admin_client, DROP, reason="I want to.")
+        message = _perform(admin_client, DROP, reason="I want to.")
     finally:
         sql.execute("DROP ROLE weak")
     assert "PostgreSQL refused the command: " in message

@@ -17,14 +17,14 @@ WAITING = "Waiting to take over."
 
 
 def standby(stream: Stream) -> Process:
-    """Return a listener that waits."""
+    """Return a listener that waits to take over."""
     listener = Process("walex_listen", *ONE, env=stream.env)
     listener.wait_for(WAITING)
     return listener
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_it_takes_over(stream: Stream, end: signal.Signals) -> None:
+def test_standby_takes_over(stream: Stream, end: signal.Signals) -> None:
     with stream.listening() as first, standby(stream) as second:
         (warning,) = second.lines
         assert 'The slot "zoo_walex" is in use by the PostgreSQL process ' in warning
@@ -40,7 +40,7 @@ def test_it_takes_over(stream: Stream, end: signal.Signals) -> None:
         assert second.wait() == 0
     assert [line for line in second.lines if WAITING in line] == [warning]
     assert second.lines[1].startswith("walex_django ")
-    # What was acknowledged before a kill, nobody knows.
+    # After a kill it is unknown what was acknowledged.
     assert stream.heard() == ["Ada", "Bob"] or end == signal.SIGKILL
 
 
@@ -65,7 +65,7 @@ def test_one_of_several_takes_over(stream: Stream) -> None:
         eventually(lambda: stream.heard() == ["Ada", "Bob"])
 
 
-def test_it_may_be_ended_while_it_waits(stream: Stream) -> None:
+def test_waiting_standby_can_be_stopped(stream: Stream) -> None:
     with stream.listening(), standby(stream) as second:
         second.signal(signal.SIGTERM)
         assert second.wait() == 0

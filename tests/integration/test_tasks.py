@@ -1,4 +1,4 @@
-"""Tasks: events are handed over to the workers of Celery, or of Django's tasks."""
+"""Events are handed over to workers of Celery or of Django's tasks."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ CREATE TABLE zoo_effect (
 
 
 class HandingOver(Stream):
-    """A stream whose events are handed over, and what the workers made of them."""
+    """A stream whose events are handed over to workers."""
 
     def configure(self, **options: Any) -> None:
-        """Set more settings of the stream."""
+        """Change settings of the stream."""
         settings = {**json.loads(self.env.get("ZOO_STREAM", "{}")), **options}
         self.env["ZOO_STREAM"] = json.dumps(settings)
 
     def effects(self) -> list[str]:
-        """Return whom the workers heard of, by name."""
+        """Return the names that the workers have processed."""
         rows = self.execute("SELECT label FROM zoo_effect ORDER BY id")
         return [label.split(" ", 2)[2] for (label,) in rows]
 
-    def will_have(self, *names: str) -> None:
-        """Wait until the workers have heard of these, and of no others."""
+    def wait_for_effects(self, *names: str) -> None:
+        """Wait until the workers have processed exactly these names."""
         eventually(lambda: len(self.effects()) >= len(names), f"work for {names}")
         assert sorted(self.effects()) == sorted(names)
 
-    def will_be_acknowledged(self) -> None:
-        """Wait until all is done that was written."""
+    def wait_until_acknowledged(self) -> None:
+        """Wait until everything written is acknowledged."""
         eventually(self._is_acknowledged, "the acknowledgement")
 
     def parked(self) -> list[tuple[str, str]]:
-        """Return what waits to be replayed."""
+        """Return the signals and receivers of the parked calls."""
         return [
             (signal, receiver)
             for signal, receiver in self.execute(
@@ -59,7 +59,7 @@ class HandingOver(Stream):
 
 @pytest.fixture
 def handing(stream: Stream) -> Iterator[HandingOver]:
-    """The stream, with a table for what the workers do."""
+    """The stream, with a table for the workers' effects."""
     handing = HandingOver(stream.env | {"ZOO_HANDS_OVER": "1"})
     handing.configure(SUBSCRIPTIONS=["zoo.Keeper"], MAX_RETRIES=1, RETRY_BACKOFF=0.1)
     handing.execute(_EFFECTS)
@@ -100,25 +100,25 @@ class TestCelery:
     ) -> None:
         with celery.listening():
             celery.write("Ada", "Bob")
-            celery.will_have("Ada", "Bob")
-            celery.will_be_acknowledged()
+            celery.wait_for_effects("Ada", "Bob")
+            celery.wait_until_acknowledged()
         ids = celery.execute("SELECT event_id FROM zoo_effect ORDER BY id")
         assert len(set(ids)) == 2
         assert celery.parked() == []
 
-    def test_a_broker_that_is_killed_loses_nothing(
+    def test_killed_broker_loses_nothing(
         self, celery: HandingOver, redis: RedisServer, request: pytest.FixtureRequest
     ) -> None:
         with celery.listening() as listener:
             celery.write("Ada")
-            celery.will_be_acknowledged()
+            celery.wait_until_acknowledged()
             redis.kill()
             celery.write("Bob")
-            celery.will_be_acknowledged()
+            celery.wait_until_acknowledged()
             task = ("function", "tests.zoo.celery_tasks.keep")
             assert celery.parked() == [task]
             celery.write("Cem")
-            celery.will_be_acknowledged()
+            celery.wait_until_acknowledged()
             assert celery.parked() == [task, task]
             listener.signal(signal.SIGTERM)
             assert listener.wait() == 0, listener.output
@@ -126,43 +126,43 @@ class TestCelery:
 
         redis.start()
         request.getfixturevalue("worker")
-        celery.will_have("Ada")
+        celery.wait_for_effects("Ada")
         assert celery.run("walex_replay") == ["2 delivered, 0 failed again"]
-        celery.will_have("Ada", "Bob", "Cem")
+        celery.wait_for_effects("Ada", "Bob", "Cem")
         assert celery.parked() == []
 
-    def test_a_broker_that_comes_back_in_time_is_handed_it(
+    def test_broker_that_recovers_in_time_gets_the_task(
         self, celery: HandingOver, redis: RedisServer, worker: Process
     ) -> None:
         celery.configure(MAX_RETRIES=1000)
         with celery.listening() as listener:
             celery.write("Ada")
-            celery.will_have("Ada")
-            celery.will_be_acknowledged()
+            celery.wait_for_effects("Ada")
+            celery.wait_until_acknowledged()
             redis.kill()
             celery.write("Bob")
             listener.wait_for("retrying in 0.2 s")
             assert celery.acknowledged("Ada")
             assert not celery.acknowledged("Bob")
             redis.start()
-            celery.will_be_acknowledged()
-            celery.will_have("Ada", "Bob")
+            celery.wait_until_acknowledged()
+            celery.wait_for_effects("Ada", "Bob")
         assert celery.parked() == []
 
-    def test_a_listener_killed_while_handing_over_does_it_again(
+    def test_listener_killed_while_handing_over_repeats_it(
         self, celery: HandingOver, redis: RedisServer, worker: Process
     ) -> None:
         with redis.frozen(), celery.listening() as listener:
             celery.write("Ada")
             # The receivers come first.
-            eventually(lambda: celery.heard() == ["Ada"], "hearing Ada")
+            eventually(lambda: celery.heard() == ["Ada"], "the delivery of Ada")
             listener.signal(signal.SIGKILL)
             listener.wait()
         assert not celery.acknowledged("Ada")
         assert celery.effects() == []
 
         with celery.listening():
-            celery.will_be_acknowledged()
+            celery.wait_until_acknowledged()
             eventually(lambda: set(celery.effects()) == {"Ada"}, "work for Ada")
         assert celery.heard() == ["Ada", "Ada"]
 
@@ -177,7 +177,7 @@ class TestDjango:
         handing.run("migrate", "django_tasks_database", "--verbosity=0")
         handing.configure(MODULES=["tests.zoo.django_tasks"])
         yield handing
-        # There is no way back for these migrations.
+        # These migrations cannot be reversed.
         handing.execute(f"DROP TABLE {_QUEUE}")
         handing.execute(
             "DELETE FROM django_migrations WHERE app = 'django_tasks_database'"
@@ -188,17 +188,17 @@ class TestDjango:
         options = ("--interval=0.1", "--no-startup-delay")
         with Process("db_worker", *options, env=env), tasks.listening():
             tasks.write("Ada", "Bob")
-            tasks.will_have("Ada", "Bob")
-            tasks.will_be_acknowledged()
+            tasks.wait_for_effects("Ada", "Bob")
+            tasks.wait_until_acknowledged()
         assert tasks.parked() == []
 
-    def test_what_the_queue_refuses_is_parked_and_replayed(
+    def test_task_that_the_queue_refuses_is_parked_and_replayed(
         self, tasks: HandingOver
     ) -> None:
         tasks.execute(f"ALTER TABLE {_QUEUE} RENAME TO away")
         with tasks.listening():
             tasks.write("Ada")
-            tasks.will_be_acknowledged()
+            tasks.wait_until_acknowledged()
             assert tasks.parked() == [("function", "tests.zoo.django_tasks.keep")]
         tasks.execute(f"ALTER TABLE away RENAME TO {_QUEUE}")
         assert tasks.run("walex_replay") == ["1 delivered, 0 failed again"]
@@ -215,10 +215,10 @@ class TestDjango:
         assert self._queued(tasks) == 0
 
         with tasks.listening():
-            tasks.will_be_acknowledged()
+            tasks.wait_until_acknowledged()
         assert self._queued(tasks) == 1
 
-    def test_without_it_a_task_is_enqueued_again(self, tasks: HandingOver) -> None:
+    def test_without_atomic_a_task_is_enqueued_again(self, tasks: HandingOver) -> None:
         with tasks.held(1), tasks.listening() as listener:
             tasks.write("handler waits for 1")
             eventually(tasks.is_held, "the handler's work")
@@ -227,7 +227,7 @@ class TestDjango:
             listener.wait()
 
         with tasks.listening():
-            tasks.will_be_acknowledged()
+            tasks.wait_until_acknowledged()
         assert self._queued(tasks) == 2
 
     def _queued(self, tasks: HandingOver) -> int:

@@ -1,4 +1,4 @@
-"""post_db_transaction beside filters, handlers, messages and parts of transactions."""
+"""post_db_transaction with filters, handlers, messages and parts of transactions."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def names(events: list[Event]) -> list[str]:
 
 
 @pytest.fixture
-def heard(connect: Connect) -> list[tuple[str, Any]]:
-    """What was heard, in order: transactions with whether it was their last part."""
-    heard: list[tuple[str, Any]] = []
+def calls(connect: Connect) -> list[tuple[str, Any]]:
+    """The calls in order; each part of a transaction is marked "part" or "last"."""
+    calls: list[tuple[str, Any]] = []
 
-    def hear(events: list[Event], last: bool, **kwargs: Any) -> None:
-        heard.append(("last" if last else "part", names(events)))
+    def receive(events: list[Event], last: bool, **kwargs: Any) -> None:
+        calls.append(("last" if last else "part", names(events)))
 
-    connect(post_db_transaction, hear)
-    return heard
+    connect(post_db_transaction, receive)
+    return calls
 
 
 @pytest.fixture
-def wait(heard: list[tuple[str, Any]]) -> Callable[[int], None]:
-    """Wait until so many transactions were heard of, whole."""
+def wait(calls: list[tuple[str, Any]]) -> Callable[[int], None]:
+    """Return a function that waits for a number of complete transactions."""
 
     def wait(count: int) -> None:
         eventually(
-            lambda: sum(kind == "last" for kind, _ in heard) == count, "the last one"
+            lambda: sum(kind == "last" for kind, _ in calls) == count, "the last one"
         )
 
     return wait
@@ -67,9 +67,9 @@ def write(*names: str) -> None:
         (7, [("part", 3), ("part", 3), ("last", 1)]),
     ],
 )
-def test_the_last_part_is_told(
+def test_last_part_is_marked(
     config: StreamConfig,
-    heard: list[tuple[str, Any]],
+    calls: list[tuple[str, Any]],
     wait: Callable[[int], None],
     count: int,
     parts: list[tuple[str, int]],
@@ -78,14 +78,14 @@ def test_the_last_part_is_told(
         write(*map(str, range(count)))
         wait(1)
 
-    assert [(kind, len(part)) for kind, part in heard] == parts
-    assert [name for _, part in heard for name in part] == list(map(str, range(count)))
+    assert [(kind, len(part)) for kind, part in calls] == parts
+    assert [name for _, part in calls for name in part] == list(map(str, range(count)))
 
 
-def test_what_the_stream_filters_is_in_no_part(
-    config: StreamConfig, heard: list[tuple[str, Any]], wait: Callable[[int], None]
+def test_filtered_events_are_in_no_part(
+    config: StreamConfig, calls: list[tuple[str, Any]], wait: Callable[[int], None]
 ) -> None:
-    """Parts are of what is delivered; of nothing, nothing is told."""
+    """Parts contain only delivered events; without any, no signal is sent."""
     config = replace(config, filters={"zoo.Keeper": OUT}, max_batch=2)
     with Listening(config) as listening:
         write("out", "1", "out", "2", "out", "3", "out")
@@ -94,13 +94,13 @@ def test_what_the_stream_filters_is_in_no_part(
         wait(2)
         ordinals = [event.ordinal for event in listening.events]
 
-    assert heard == [("part", ["1", "2"]), ("last", ["3"]), ("last", ["4"])]
-    # Places in the transaction are those that the server gave.
+    assert calls == [("part", ["1", "2"]), ("last", ["3"]), ("last", ["4"])]
+    # Ordinals include the filtered changes.
     assert ordinals == [2, 4, 6, 3]
 
 
-def test_a_condition_of_the_stream_counts_too(
-    config: StreamConfig, heard: list[tuple[str, Any]], wait: Callable[[int], None]
+def test_condition_of_the_stream_applies(
+    config: StreamConfig, calls: list[tuple[str, Any]], wait: Callable[[int], None]
 ) -> None:
     def is_long(event: Event) -> bool:
         return len(names([event])[0]) > 3
@@ -114,46 +114,46 @@ def test_a_condition_of_the_stream_counts_too(
         write("Eve", "Judith")
         wait(2)
 
-    assert heard == [("last", ["Grace", "Ludwig"]), ("last", ["Judith"])]
+    assert calls == [("last", ["Grace", "Ludwig"]), ("last", ["Judith"])]
 
 
-def test_filters_of_a_handler_are_its_own(
-    config: StreamConfig, heard: list[tuple[str, Any]], wait: Callable[[int], None]
+def test_filters_of_a_handler_apply_only_to_it(
+    config: StreamConfig, calls: list[tuple[str, Any]], wait: Callable[[int], None]
 ) -> None:
     @on_insert(Keeper, unwatched_records={"name": "out"})
     def keepers(events: list[Event]) -> None:
-        heard.append(("keepers", names(events)))
+        calls.append(("keepers", names(events)))
 
     with Listening(config):
         write("out", "in")
         write("out")
         wait(2)
 
-    assert heard == [
+    assert calls == [
         ("keepers", ["in"]),
         ("last", ["out", "in"]),
         ("last", ["out"]),
     ]
 
 
-def test_it_comes_after_signals_and_handlers_of_the_same_part(
+def test_signal_follows_signals_and_handlers_of_the_same_part(
     config: StreamConfig,
-    heard: list[tuple[str, Any]],
+    calls: list[tuple[str, Any]],
     wait: Callable[[int], None],
     connect: Connect,
 ) -> None:
-    def hear(event: Event, **kwargs: Any) -> None:
-        heard.append(("change", names([event])))
+    def receive(event: Event, **kwargs: Any) -> None:
+        calls.append(("change", names([event])))
 
     @on_event("zoo.*")
     def handle(events: list[Event]) -> None:
-        heard.append(("handler", names(events)))
+        calls.append(("handler", names(events)))
 
     @on_insert(Animal)
     def animals(events: list[Event]) -> None:
-        heard.append(("animals", names(events)))
+        calls.append(("animals", names(events)))
 
-    connect(post_db_change, hear)
+    connect(post_db_change, receive)
     with Listening(replace(config, max_batch=2)):
         with transaction.atomic():
             Keeper.objects.create(name="Ada")
@@ -161,7 +161,7 @@ def test_it_comes_after_signals_and_handlers_of_the_same_part(
             Keeper.objects.create(name="Bob")
         wait(1)
 
-    assert heard == [
+    assert calls == [
         ("change", ["Ada"]),
         ("change", ["Leo"]),
         ("handler", ["Ada", "Leo"]),
@@ -173,22 +173,22 @@ def test_it_comes_after_signals_and_handlers_of_the_same_part(
     ]
 
 
-def test_a_message_comes_in_its_place(
+def test_message_splits_a_transaction(
     config: StreamConfig,
-    heard: list[tuple[str, Any]],
+    calls: list[tuple[str, Any]],
     wait: Callable[[int], None],
     connect: Connect,
 ) -> None:
-    """Unlike what walex_django itself writes, it parts a transaction."""
+    """Messages of walex_django itself do not split it."""
 
-    def hear(message: Any, **kwargs: Any) -> None:
-        heard.append(("message", message.prefix))
+    def receive(message: Any, **kwargs: Any) -> None:
+        calls.append(("message", message.prefix))
 
     def emit(prefix: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_logical_emit_message(true, %s, '{}')", [prefix])
 
-    connect(post_db_message, hear)
+    connect(post_db_message, receive)
     with Listening(replace(config, messages=("*",))):
         with transaction.atomic():
             emit("first")
@@ -202,7 +202,7 @@ def test_a_message_comes_in_its_place(
         write("Kim")
         wait(2)
 
-    assert heard == [
+    assert calls == [
         ("message", "first"),
         ("part", ["Ada", "Bob"]),
         ("message", "zoo"),

@@ -1,4 +1,4 @@
-"""Filters by values, in the settings and of handlers."""
+"""Filters by value, in the settings and on handlers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def filtering(request: pytest.FixtureRequest, config: StreamConfig) -> Filtering
 
 
 class TestUnwatchedRecords:
-    """Rows that have all of the values are not told of."""
+    """Rows with all of the given values are not delivered."""
 
     @pytest.mark.parametrize(
         ("field", "stored", "unwatched"),
@@ -67,7 +67,7 @@ class TestUnwatchedRecords:
         ],
         ids=str,
     )
-    def test_values_are_those_of_the_field(
+    def test_values_are_converted_by_the_field(
         self, config: StreamConfig, field: str, stored: Any, unwatched: Any
     ) -> None:
         filtering = Filtering(config, "settings")
@@ -85,7 +85,9 @@ class TestUnwatchedRecords:
         ("field", "other"),
         [("weight", 1), ("born_at", NOON), ("habits", {}), ("comfort", Temperature(1))],
     )
-    def test_none(self, filtering: Filtering, field: str, other: Any) -> None:
+    def test_none_matches_null(
+        self, filtering: Filtering, field: str, other: Any
+    ) -> None:
         def insert() -> None:
             Animal.objects.create(name="none", **{field: None})
             Animal.objects.create(name="other", **{field: other})
@@ -114,7 +116,7 @@ class TestUnwatchedRecords:
         (events,) = heard.lists
         assert [(each.new_record or {})["keeper_id"] for each in events] == [bob.pk]
 
-    def test_all_pairs_have_to_be_there(self, filtering: Filtering) -> None:
+    def test_all_values_must_match(self, filtering: Filtering) -> None:
         def insert() -> None:
             for name in ("Leo", "Max"):
                 for tame in (True, False):
@@ -125,7 +127,7 @@ class TestUnwatchedRecords:
         )
         assert passed == ["insert Leo", "insert Max", "insert Max"]
 
-    def test_of_an_update_the_new_row_counts(self, filtering: Filtering) -> None:
+    def test_update_is_filtered_by_its_new_row(self, filtering: Filtering) -> None:
         ada, bob = (Keeper.objects.create(name=name) for name in ("Ada", "Bob"))
 
         def update() -> None:
@@ -137,7 +139,7 @@ class TestUnwatchedRecords:
         )
         assert passed == ["update Bob"]
 
-    def test_of_a_delete_the_old_row_counts(
+    def test_delete_is_filtered_by_its_old_row(
         self, filtering: Filtering, sql: Sql
     ) -> None:
         Keeper.objects.create(name="Ada")
@@ -150,7 +152,7 @@ class TestUnwatchedRecords:
             )
         assert passed == ["delete Bob"]
 
-    def test_of_a_delete_that_tells_the_key_only(
+    def test_delete_with_only_the_key_passes(
         self, filtering: Filtering, sql: Sql
     ) -> None:
         Keeper.objects.create(name="Ada")
@@ -161,7 +163,9 @@ class TestUnwatchedRecords:
         )
         assert passed == ["delete"]
 
-    def test_of_a_delete_the_key_counts(self, filtering: Filtering, sql: Sql) -> None:
+    def test_delete_is_filtered_by_its_key(
+        self, filtering: Filtering, sql: Sql
+    ) -> None:
         ada = Keeper.objects.create(name="Ada")
         passed = filtering.passed(
             "zoo.Keeper",
@@ -173,7 +177,7 @@ class TestUnwatchedRecords:
     @pytest.mark.parametrize(
         ("of", "expected"), [("DEFAULT", ["update Leo"]), ("FULL", [])]
     )
-    def test_a_long_value_that_did_not_come_again(
+    def test_unchanged_long_value(
         self, filtering: Filtering, sql: Sql, of: str, expected: list[str]
     ) -> None:
         Animal.objects.create(name="Leo", story=LONG)
@@ -186,7 +190,7 @@ class TestUnwatchedRecords:
         assert passed == expected
 
     def test_many_values_of_one_column(self, config: StreamConfig) -> None:
-        """More than are remembered."""
+        """More values than are cached."""
         heard = Heard()
         on_insert(Keeper, unwatched_records={"name": "7"})(heard)
         with Listening(replace(config, max_batch=10_000)) as listening:

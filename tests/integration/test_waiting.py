@@ -1,4 +1,4 @@
-"""A listener waits from its start for what may pass, and for nothing else."""
+"""A starting listener waits for temporary problems to pass, and only for those."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def waiting(env: dict[str, str]) -> Process:
     return listener
 
 
-def starts(listener: Process, stream: Stream) -> None:
-    """Require that a listener reads the stream now, and told of the wait once."""
+def assert_starts(listener: Process, stream: Stream) -> None:
+    """Assert that a listener starts streaming and reported the wait once."""
     listener.wait_for("Quit with")
     stream.write("Ada")
     eventually(lambda: stream.heard() == ["Ada"])
@@ -62,14 +62,16 @@ def test_a_server_that_is_ready_right_after_the_attempt_is_waited_for(
 class TestAbsentServer:
     """The server is started after the listener."""
 
-    def test_it_begins_when_the_server_is_there(self, own_stream: OwnStream) -> None:
+    def test_listener_starts_once_the_server_is_up(self, own_stream: OwnStream) -> None:
         own_stream.server.stop()
         with waiting(own_stream.env) as listener:
             assert "Cannot connect to PostgreSQL" in listener.lines[0]
             own_stream.server.start()
-            starts(listener, own_stream)
+            assert_starts(listener, own_stream)
 
-    def test_it_ends_when_the_server_refuses(self, own_stream: OwnStream) -> None:
+    def test_listener_ends_when_the_server_refuses_it(
+        self, own_stream: OwnStream
+    ) -> None:
         own_stream.server.stop()
         with waiting(
             at(own_stream.server, own_stream.env, password="wr0ng")
@@ -80,7 +82,7 @@ class TestAbsentServer:
         assert listener.lines[1].startswith("CommandError: default: ")
         assert "password authentication failed" in listener.lines[1]
 
-    def test_it_may_be_ended(self, own_stream: OwnStream) -> None:
+    def test_waiting_listener_can_be_stopped(self, own_stream: OwnStream) -> None:
         own_stream.server.stop()
         with waiting(own_stream.env) as listener:
             listener.signal(signal.SIGTERM)
@@ -89,19 +91,19 @@ class TestAbsentServer:
 
 
 class TestFullServer:
-    """The server has no connection to spare."""
+    """The server has no free connection."""
 
     @pytest.mark.parametrize("own_stream", [{"max_wal_senders": "1"}], indirect=True)
-    def test_it_waits_for_a_walsender(self, own_stream: Stream) -> None:
+    def test_listener_waits_for_a_walsender(self, own_stream: Stream) -> None:
         url = own_stream.env["ZOO_DATABASE_URL"]
         with psycopg.connect(f"{url}?replication=database"):
             listener = waiting(own_stream.env)
         with listener:
             assert "max_wal_senders" in listener.lines[0]
-            starts(listener, own_stream)
+            assert_starts(listener, own_stream)
 
     @pytest.mark.parametrize("own_stream", [{"max_connections": "8"}], indirect=True)
-    def test_it_waits_for_a_connection(self, own_stream: Stream) -> None:
+    def test_listener_waits_for_a_connection(self, own_stream: Stream) -> None:
         url = own_stream.env["ZOO_DATABASE_URL"]
         with ExitStack() as stack:
             with suppress(psycopg.OperationalError):
@@ -110,17 +112,19 @@ class TestFullServer:
             listener = waiting(own_stream.env)
         with listener:
             assert "too many clients" in listener.lines[0]
-            starts(listener, own_stream)
+            assert_starts(listener, own_stream)
 
 
 @pytest.fixture
 def wrong_login(own_stream: OwnStream) -> dict[str, str]:
-    """Replication may connect, and the ORM has a wrong password."""
+    """Replication can connect, but the ORM has a wrong password."""
     env = at(own_stream.server, own_stream.env, password="wr0ng")
     return {**env, "ZOO_STREAM": json.dumps({"URL": own_stream.server.url()})}
 
 
-def test_a_wrong_password_of_the_receivers_ends_it(wrong_login: dict[str, str]) -> None:
+def test_wrong_password_of_the_orm_ends_the_listener(
+    wrong_login: dict[str, str],
+) -> None:
     with Process("walex_listen", *ONE, env=wrong_login) as listener:
         line = listener.wait_for("password authentication failed")
         assert line.startswith("CommandError: default: ")

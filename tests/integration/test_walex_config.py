@@ -1,4 +1,4 @@
-"""walex_config: settings that change from another process."""
+"""walex_config changes settings from another process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHANGED = "reloaded its settings"
 
 @pytest.fixture
 def keepers(stream: Stream) -> Stream:
-    """A stream of keepers alone."""
+    """A stream that delivers only keepers."""
     stream.env["ZOO_STREAM"] = json.dumps({"SUBSCRIPTIONS": ["zoo.Keeper"]})
     return stream
 
@@ -38,7 +38,7 @@ def change(stream: Stream, *arguments: str) -> list[str]:
 
 
 def refused(stream: Stream, *arguments: str) -> str:
-    """Return the one line with which walex_config ends, without success."""
+    """Return the single line that a failing walex_config prints."""
     with Process("walex_config", "default", *arguments, env=stream.env) as process:
         assert process.wait() == 1, process.output
         (line,) = process.lines
@@ -57,7 +57,7 @@ def build(stream: Stream, *names: str) -> None:
         stream.execute("INSERT INTO zoo_building (name) VALUES (%s)", [name])
 
 
-def test_it_reaches_a_listener_that_runs(keepers: Stream) -> None:
+def test_change_reaches_a_running_listener(keepers: Stream) -> None:
     with keepers.listening() as listener:
         build(keepers, "nobody's")
         assert change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building") == [
@@ -92,7 +92,7 @@ def test_it_reaches_a_listener_that_runs(keepers: Stream) -> None:
         assert listener.wait() == 0
 
 
-def test_it_is_known_after_a_restart(keepers: Stream) -> None:
+def test_change_survives_a_restart(keepers: Stream) -> None:
     change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
     change(keepers, "replace", "MAX_BATCH", "7")
     for name in ("aviary", "stable"):
@@ -113,8 +113,10 @@ def test_it_is_known_after_a_restart(keepers: Stream) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_a_standby_takes_over_with_it(keepers: Stream, end: signal.Signals) -> None:
-    """It waits for the slot while another listener reads of the change."""
+def test_standby_takes_over_with_the_change(
+    keepers: Stream, end: signal.Signals
+) -> None:
+    """It waits for the slot while another listener receives the change."""
     with keepers.listening() as first, standby(keepers) as second:
         change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
         build(keepers, "aviary")
@@ -128,12 +130,14 @@ def test_a_standby_takes_over_with_it(keepers: Stream, end: signal.Signals) -> N
         eventually(lambda: keepers.heard() == ["aviary", "stable"])
 
 
-def test_a_start_warns_of_what_is_in_force(keepers: Stream, tmp_path: Path) -> None:
-    (tmp_path / "zoo_hears.py").write_text(
+def test_start_warns_about_the_settings_in_force(
+    keepers: Stream, tmp_path: Path
+) -> None:
+    (tmp_path / "zoo_receivers.py").write_text(
         "from walex_django.signals import post_db_message\n"
         "post_db_message.connect(lambda **kwargs: None, weak=False)\n"
     )
-    keepers.env.update(PYTHONPATH=str(tmp_path), ZOO_IMPORT="zoo_hears")
+    keepers.env.update(PYTHONPATH=str(tmp_path), ZOO_IMPORT="zoo_receivers")
     warning = "Receivers are connected to post_db_message, but no stream has MESSAGES."
     with keepers.listening() as listener:
         listener.wait_for(f"Warning: {warning}")
@@ -142,17 +146,17 @@ def test_a_start_warns_of_what_is_in_force(keepers: Stream, tmp_path: Path) -> N
         assert warning not in listener.output
 
 
-def test_a_table_that_is_not_published(keepers: Stream) -> None:
+def test_unpublished_table_causes_a_warning(keepers: Stream) -> None:
     keepers.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_building")
-    lacks = (
+    problem = (
         "SUBSCRIPTIONS names tables that are missing from the publication"
         ' "zoo_events": public.zoo_building. Run: python manage.py walex_setup'
     )
     with keepers.listening() as listener:
         lines = change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
-        assert f"Warning: {lacks}" in lines
+        assert f"Warning: {problem}" in lines
         keepers.write("Ada")
-        listener.wait_for(f"Stream default: {lacks}")
+        listener.wait_for(f"Stream default: {problem}")
         build(keepers, "unpublished")
 
         (setup,) = keepers.run("walex_setup", *ONE)
@@ -163,7 +167,7 @@ def test_a_table_that_is_not_published(keepers: Stream) -> None:
         eventually(lambda: keepers.heard() == ["Ada", "aviary"])
 
 
-def test_a_start_refuses_what_is_not_published(keepers: Stream) -> None:
+def test_start_refuses_an_unpublished_table(keepers: Stream) -> None:
     keepers.execute("ALTER PUBLICATION zoo_events DROP TABLE zoo_building")
     change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
 
@@ -174,16 +178,16 @@ def test_a_start_refuses_what_is_not_published(keepers: Stream) -> None:
     ) in line
 
 
-def test_changes_at_the_same_time_all_count(keepers: Stream) -> None:
+def test_concurrent_changes_are_all_applied(keepers: Stream) -> None:
     change(keepers, "add", "MESSAGES", "first")
-    kept = "walex_django_streamsetting"
+    table = "walex_django_streamsetting"
     with (
         psycopg.connect(keepers.env["ZOO_DATABASE_URL"]) as other,
         Process(
             "walex_config", "default", "add", "MESSAGES", "third", env=keepers.env
         ) as process,
     ):
-        other.execute(f"""UPDATE {kept} SET value = '["first", "second"]'""")
+        other.execute(f"""UPDATE {table} SET value = '["first", "second"]'""")
         eventually(keepers.is_held, "the wait for the other")
         other.commit()
         assert process.wait() == 0, process.output
@@ -191,8 +195,8 @@ def test_changes_at_the_same_time_all_count(keepers: Stream) -> None:
     assert StreamSetting.objects.get().value == ["first", "second", "third"]
 
 
-def test_what_is_wrong_is_refused_and_not_kept(keepers: Stream) -> None:
-    for arguments, told in (
+def test_invalid_change_is_refused_and_not_stored(keepers: Stream) -> None:
+    for arguments, problem in (
         (["add", "SUBSCRIPTIONS", "zoo.Kepper"], "no model 'Kepper'"),
         (
             ["remove", "SUBSCRIPTIONS", "zoo.Building"],
@@ -213,7 +217,7 @@ def test_what_is_wrong_is_refused_and_not_kept(keepers: Stream) -> None:
     ):
         line = refused(keepers, *arguments)
         assert line.startswith("CommandError: ")
-        assert told in line
+        assert problem in line
     with Process("walex_config", "defautl", "show", env=keepers.env) as process:
         assert process.wait() == 1
         assert "Did you mean 'default'?" in process.output
@@ -221,25 +225,25 @@ def test_what_is_wrong_is_refused_and_not_kept(keepers: Stream) -> None:
     assert not StreamSetting.objects.exists()
 
 
-def test_what_is_kept_and_fits_no_longer_is_told_with_its_mend(
+def test_invalid_stored_setting_is_reported_with_its_fix(
     keepers: Stream,
 ) -> None:
     StreamSetting.objects.create(stream="default", key="MODULES", value=["zoo.gone"])
     StreamSetting.objects.create(stream="default", key="DATABASE", value="second")
-    for key, told in (
+    for key, problem in (
         ("DATABASE", "DATABASE can't be changed at runtime. These settings can: "),
         ("MODULES", "No module named 'zoo.gone'."),
     ):
-        mend = f"Run: python manage.py walex_config default reset {key}"
+        fix = f"Run: python manage.py walex_config default reset {key}"
         for command in ("walex_listen", "walex_setup"):
             line = fails(command, keepers.env)
-            assert told in line
-            assert line.endswith(mend)
-        assert refused(keepers, "show").endswith(mend)
+            assert problem in line
+            assert line.endswith(fix)
+        assert refused(keepers, "show").endswith(fix)
         with Process(
             "walex_config", "default", "reset", key, env=keepers.env
         ) as process:
-            # What is still wrong is told by the first.
+            # The first reset still reports the other setting.
             assert process.wait() == (1 if key == "DATABASE" else 0), process.output
 
     assert not StreamSetting.objects.exists()
@@ -256,7 +260,7 @@ def test_no_secret_is_shown(keepers: Stream) -> None:
     assert "s3cret" not in refused(keepers, "replace", "URL", secret)
 
 
-def test_show_tells_what_is_in_force(keepers: Stream) -> None:
+def test_show_prints_the_settings_in_force(keepers: Stream) -> None:
     change(keepers, "replace", "ON_ERROR", "skip")
 
     assert change(keepers, "show") == [
@@ -273,7 +277,7 @@ def test_show_tells_what_is_in_force(keepers: Stream) -> None:
     assert change(keepers, "show", "ON_ERROR") == ['ON_ERROR = "skip"  (changed)']
 
 
-def test_help_tells_how() -> None:
+def test_help_explains_the_command() -> None:
     with Process("walex_config", "--help") as process:
         assert process.wait() == 0
         text = " ".join(process.output.split())
@@ -293,7 +297,7 @@ def second(durable: StreamConfig, environment: dict[str, str]) -> Iterator[Strea
 
 
 def test_a_stream_on_another_database(second: Stream) -> None:
-    """What is kept is in the first database, and told in the second."""
+    """Settings are stored in the first database and announced in the second."""
     with Process("walex_listen", "--stream", "second", env=second.env) as listener:
         listener.wait_for("Quit with")
         filters = {"zoo.Keeper": {"unwatched_records": {"name": "out"}}}
@@ -307,10 +311,10 @@ def test_a_stream_on_another_database(second: Stream) -> None:
     assert line["stream"] == "second"
 
 
-def test_a_project_that_has_not_migrated(
+def test_project_without_migrations(
     own_server: Postgres, environment: dict[str, str]
 ) -> None:
-    """A temporary stream needs no table of ours."""
+    """A temporary stream needs no table of walex_django."""
     with psycopg.connect(own_server.url(), autocommit=True) as sql:
         sql.execute("CREATE TABLE things (id int PRIMARY KEY, name text)")
         stream = Stream(at(own_server, environment))

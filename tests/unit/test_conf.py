@@ -104,14 +104,14 @@ def test_slot_name_of_63_characters_is_the_longest() -> None:
     assert "['SLOT_NAME'] is longer than 63 characters" in problems[0].message
 
 
-def test_wrong_stream_leaves_the_others_readable() -> None:
+def test_invalid_stream_leaves_the_others_readable() -> None:
     configs, problems = reader.read({"shop": {}, "crm": {"MAX_BATCH": 0}, "hr": {}})
 
     assert list(configs) == ["shop", "hr"]
     assert [problem.id for problem in problems] == ["E003"]
 
 
-def test_right_settings_pass_the_check(settings: Settings) -> None:
+def test_valid_settings_pass_the_check(settings: Settings) -> None:
     settings.WALEX = {"default": {"SUBSCRIPTIONS": ["auth.User", "auth.user", "a.b"]}}
 
     assert check_settings() == []
@@ -126,7 +126,7 @@ def test_w001_no_stream(settings: Settings, walex: object) -> None:
     )
 
 
-def test_w001_no_setting_at_all(settings: Settings) -> None:
+def test_w001_missing_setting(settings: Settings) -> None:
     del settings.WALEX
 
     assert [found.id for found in check_settings()] == ["walex_django.W001"]
@@ -314,7 +314,7 @@ def test_e006_has_one_message_for_each_wrong_model(settings: Settings) -> None:
     assert [found.id for found in check_settings()] == ["walex_django.E006"] * 2
 
 
-def test_wrong_settings_give_no_config_and_say_all_that_is_wrong(
+def test_invalid_settings_raise_an_error_with_all_problems(
     settings: Settings,
 ) -> None:
     settings.WALEX = {"shop": {"MAX_BATCH": 0}, "crm": {"PUBLCATION": "p"}}
@@ -327,14 +327,14 @@ def test_wrong_settings_give_no_config_and_say_all_that_is_wrong(
     assert "Did you mean 'PUBLICATION'?" in str(caught.value)
 
 
-def test_no_streams_give_no_config(settings: Settings) -> None:
+def test_missing_streams_raise_an_error(settings: Settings) -> None:
     settings.WALEX = {}
 
     with pytest.raises(ImproperlyConfigured, match="WALEX does not define any streams"):
         get_configs()
 
 
-def test_unknown_stream_is_answered_with_the_nearest(settings: Settings) -> None:
+def test_unknown_stream_suggests_the_nearest_name(settings: Settings) -> None:
     settings.WALEX = {"default": {}, "shop": {}}
 
     with pytest.raises(ImproperlyConfigured) as caught:
@@ -392,7 +392,7 @@ def test_password_is_not_in_the_repr_of_a_config(settings: Settings, url: str) -
         "host=db password='hunter2",
     ],
 )
-def test_password_is_not_in_what_is_said_of_a_wrong_url(
+def test_password_is_not_in_the_error_of_an_invalid_url(
     settings: Settings, url: str
 ) -> None:
     id_, message, hint = check(settings, {"default": {"URL": url}})
@@ -415,7 +415,7 @@ def test_url_is_used_alone() -> None:
     }
 
 
-def test_without_url_the_database_of_django_is_used_and_nothing_but_libpqs() -> None:
+def test_without_url_only_libpq_options_of_the_database_are_used() -> None:
     configs, _ = reader.read({"default": {}})
     parameters: dict[str, Any] = configs["default"].connection_parameters()
 
@@ -425,7 +425,7 @@ def test_without_url_the_database_of_django_is_used_and_nothing_but_libpqs() -> 
     assert not {"context", "cursor_factory", "prepare_threshold"} & set(parameters)
 
 
-def test_a_default_slot_name_can_be_too_long(settings: Settings) -> None:
+def test_default_slot_name_can_be_too_long(settings: Settings) -> None:
     assert check(settings, {"x" * 60: {"PUBLICATION": "p"}}) == (
         "walex_django.E003",
         f"WALEX['{'x' * 60}']['SLOT_NAME'] is longer than 63 characters.",
@@ -433,7 +433,7 @@ def test_a_default_slot_name_can_be_too_long(settings: Settings) -> None:
     )
 
 
-def test_a_message_prefix_may_be_any_text(settings: Settings) -> None:
+def test_message_prefix_may_be_any_text(settings: Settings) -> None:
     settings.WALEX = {"default": {"MESSAGES": ["", "x" * 100]}}
 
     assert get_config("default").messages == ("", "x" * 100)

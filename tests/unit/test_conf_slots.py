@@ -1,4 +1,4 @@
-"""What is for durable slots only."""
+"""Settings that require a durable slot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_e007_needs_a_durable_slot(settings: Settings, key: str) -> None:
     assert repr(key) in found.hint
 
 
-def test_e007_is_told_of_each_key(settings: Settings) -> None:
+def test_e007_is_reported_for_each_key(settings: Settings) -> None:
     settings.WALEX = {"default": {"ATOMIC": True, "FAILOVER": True}}
 
     assert [found.id for found in check_settings()] == ["walex_django.E007"] * 2
@@ -36,7 +36,7 @@ def test_e007_is_told_of_each_key(settings: Settings) -> None:
         {"ATOMIC": False, "FAILOVER": False},
     ],
 )
-def test_e007_is_not_told(options: dict[str, Any]) -> None:
+def test_e007_is_not_reported_for_valid_settings(options: dict[str, Any]) -> None:
     configs, problems = reader.read({"default": options})
 
     assert not problems
@@ -45,7 +45,7 @@ def test_e007_is_not_told(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("key", ["ATOMIC", "FAILOVER"])
-def test_e003_is_told_of_other_types(settings: Settings, key: str) -> None:
+def test_e003_is_reported_for_other_types(settings: Settings, key: str) -> None:
     settings.WALEX = {"default": {key: "yes", "DURABLE_SLOT": True}}
 
     (found,) = check_settings()

@@ -99,21 +99,21 @@ def test_status_update_has_the_servers_layout(
 ) -> None:
     data = status_update(received=received, confirmed=confirmed, reply_requested=reply)
 
-    kind, written, flushed, applied, _, asks = struct.unpack(">cQQQqB", data)
+    kind, written, flushed, applied, _, requested = struct.unpack(">cQQQqB", data)
     assert kind == b"r"
     assert (written, flushed, applied) == (received, confirmed, confirmed)
-    assert asks == reply
+    assert requested == reply
 
 
-def test_status_update_asks_for_no_reply_unless_told() -> None:
+def test_status_update_requests_no_reply_by_default() -> None:
     assert status_update(received=2, confirmed=1)[-1] == 0
 
 
-def test_status_update_tells_our_clock() -> None:
+def test_status_update_contains_the_current_time() -> None:
     before = datetime.now(UTC)
     data = status_update(received=2, confirmed=1)
     after = datetime.now(UTC)
 
     (microseconds,) = struct.unpack_from(">q", data, 25)
-    told = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
-    assert before <= told <= after
+    sent_at = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    assert before <= sent_at <= after

@@ -60,7 +60,7 @@ LEAP_DAY = datetime(2024, 2, 29, 12, 34, 56, 789012, tzinfo=UTC)
 
 
 class Recorded(NamedTuple):
-    """Bytes of one message, what the server was told to make it, what it says."""
+    """The bytes of one message, the command that produced it, and its decoded form."""
 
     made_by: str
     hex: str
@@ -268,7 +268,7 @@ each_recorded = pytest.mark.parametrize("recorded", RECORDED, ids=str)
 
 
 @each_recorded
-def test_recorded_message_says_what_made_it(recorded: Recorded) -> None:
+def test_recorded_message_is_decoded(recorded: Recorded) -> None:
     assert decode(recorded.data) == recorded.message
 
 
@@ -278,7 +278,7 @@ def test_message_is_read_where_it_starts(recorded: Recorded) -> None:
 
 
 @each_recorded
-def test_every_truncation_is_refused_by_name(recorded: Recorded) -> None:
+def test_every_truncation_is_reported_with_the_kind(recorded: Recorded) -> None:
     for size in range(1, len(recorded.data)):
         with pytest.raises(ProtocolError) as caught:
             decode(recorded.data[:size])
@@ -286,7 +286,7 @@ def test_every_truncation_is_refused_by_name(recorded: Recorded) -> None:
 
 
 @each_recorded
-def test_a_byte_too_many_is_refused_by_name(recorded: Recorded) -> None:
+def test_extra_byte_is_reported_with_the_kind(recorded: Recorded) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(recorded.data + b"\0")
 
@@ -306,7 +306,7 @@ def test_table_of_a_row_is_known_before_the_row_is_read(start: int) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 5])
-def test_no_bytes_are_no_message(start: int) -> None:
+def test_empty_message_is_refused(start: int) -> None:
     with pytest.raises(ProtocolError, match="message, byte 0: empty"):
         decode(b"", start)
 
@@ -339,7 +339,7 @@ def test_no_bytes_are_no_message(start: int) -> None:
     ],
 )
 @pytest.mark.parametrize("before", [b"", b"wwww"])
-def test_wrong_byte_is_named_with_its_place_in_the_message(
+def test_invalid_byte_is_reported_with_its_offset(
     wrong: str, error: str, before: bytes
 ) -> None:
     with pytest.raises(ProtocolError) as caught:
@@ -348,13 +348,13 @@ def test_wrong_byte_is_named_with_its_place_in_the_message(
     assert str(caught.value) == error
 
 
-def test_relation_without_a_schema_is_one_of_the_catalogue() -> None:
+def test_relation_without_a_schema_is_in_pg_catalog() -> None:
     message = decode(bytes.fromhex("52 000004e4 00 70675f6a6f6200 6e 0000"))
 
     assert message == Relation(1252, "pg_catalog", "pg_job", "n", ())
 
 
-def test_unchanged_is_told_from_null_and_prints_its_name() -> None:
+def test_unchanged_differs_from_null_and_prints_its_name() -> None:
     message = decode(bytes.fromhex("49 00004017 4e 0002 75 6e"))
 
     assert isinstance(message, Insert)
@@ -442,7 +442,7 @@ def pack(message: Insert | Update | Delete) -> bytes:
     | st.builds(Delete, oids, rows, st.none())
     | st.builds(Delete, oids, st.none(), rows)
 )
-def test_rows_read_back(message: Insert | Update | Delete) -> None:
+def test_rows_round_trip(message: Insert | Update | Delete) -> None:
     assert decode(pack(message)) == message
 
 
@@ -465,7 +465,7 @@ columns = st.builds(
         columns=st.lists(columns, max_size=10).map(tuple),
     )
 )
-def test_relations_read_back(relation: Relation) -> None:
+def test_relations_round_trip(relation: Relation) -> None:
     head = f"{relation.schema}\0{relation.name}\0{relation.replica_identity}"
     data = struct.pack(">cI", b"R", relation.oid) + head.encode()
     data += struct.pack(">H", len(relation.columns))
@@ -477,7 +477,7 @@ def test_relations_read_back(relation: Relation) -> None:
 
 
 @given(st.builds(Truncate, st.lists(oids).map(tuple), st.booleans(), st.booleans()))
-def test_truncated_tables_read_back(message: Truncate) -> None:
+def test_truncated_tables_round_trip(message: Truncate) -> None:
     oids = message.relation_oids
     flags = message.cascade | message.restart_identity << 1
 

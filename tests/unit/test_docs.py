@@ -1,4 +1,4 @@
-"""The documentation names what there is."""
+"""The documentation is complete, and its links and examples are valid."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ COMMANDS = (ROOT / "docs/commands.md").read_text()
 CHECKS = (ROOT / "docs/checks.md").read_text()
 
 
-def test_each_key_of_the_settings_has_its_row() -> None:
+def test_each_setting_is_documented() -> None:
     documented = re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE)
 
     assert sorted(documented) == sorted(parsers.KEYS)
 
 
-def test_each_check_has_its_row() -> None:
+def test_each_check_is_documented() -> None:
     documented = re.findall(r"^\| `walex_django\.([EWI]\d+)`", CHECKS, re.MULTILINE)
     sources = "".join(path.read_text() for path in ROOT.glob("walex_django/**/*.py"))
 
     assert sorted(documented) == sorted(set(re.findall(r'"([EWI]\d{3})"', sources)))
 
 
-def test_each_signal_is_told_of() -> None:
+def test_each_signal_is_documented() -> None:
     for signal in ALL:
         assert f"`{signal.name}`" in EVENTS
 
@@ -42,7 +42,7 @@ def test_each_signal_is_told_of() -> None:
 @pytest.mark.parametrize(
     "name", [name for name, app in get_commands().items() if app == "walex_django"]
 )
-def test_each_option_of_a_command_is_told_of(name: str) -> None:
+def test_each_option_of_a_command_is_documented(name: str) -> None:
     section = COMMANDS.partition(f"## `{name}`")[2].partition("\n## ")[0]
     assert section
     parser = load_command_class("walex_django", name).create_parser("manage.py", name)
@@ -54,7 +54,7 @@ def test_each_option_of_a_command_is_told_of(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_to_existing_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), target
@@ -73,13 +73,13 @@ def test_links_to_sections_match_a_heading(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [README, EVENTS, SETTINGS])
-def test_python_in_the_documentation_is_python(page: str) -> None:
+def test_python_in_the_documentation_is_valid(page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     for block in blocks:
         ast.parse(block)
 
 
-def test_the_settings_of_the_readme_are_right() -> None:
+def test_settings_in_the_readme_are_valid() -> None:
     (block,) = re.findall(r"```python\n# settings.py\n(.*?)```", README, re.DOTALL)
     namespace: dict[str, object] = {}
     exec(block, namespace)  # noqa: S102 - it is our own

@@ -1,4 +1,4 @@
-"""What the checks say of filters, modules, and of streams that somebody names."""
+"""Checks of filters, modules and the streams that handlers and receivers name."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from walex_django.signals import post_db_insert, post_db_transaction
 
 @pytest.fixture
 def own_handler() -> Iterator[None]:
-    """Take the handler of a test out again."""
+    """Unregister the test's handler."""
     yield
     registry.unregister(keepers)
 
 
 def keepers(events: list[Event]) -> None:
-    """Be a handler."""
+    """Do nothing, as a handler."""
 
 
 def problems(settings: Settings, **options: Any) -> list[tuple[str, str]]:
-    """Return what is found in the settings of a stream, by id."""
+    """Return the id and message of each problem in a stream's settings."""
     settings.WALEX = {"default": options}
     return [(str(found.id)[-4:], str(found.msg)) for found in check_settings()]
 
@@ -88,7 +88,7 @@ def problems(settings: Settings, **options: Any) -> list[tuple[str, str]]:
         ),
     ],
 )
-def test_a_wrong_filter(
+def test_invalid_filter(
     settings: Settings, table: str, options: Any, problem: tuple[str, str]
 ) -> None:
     ((id, message),) = problems(settings, FILTERS={table: options})
@@ -108,17 +108,17 @@ def test_a_wrong_filter(
         ("public.zoo_visit", {"sensitive_fields": ["paid"]}),
         ("public.zoo_visit", {"sensitive_fields": ["price paid"]}),
         ("public.*", {"sensitive_fields": ["paid", "height"]}),
-        # The server is asked of these.
+        # These are checked against the server.
         ("legacy.audit_log", {"unwatched_fields": ["whatever"]}),
         ("legacy.zoo_keeper", {"sensitive_fields": ["whatever"]}),
         ("legacy.*", {"where": "tests.zoo.walex.note"}),
     ],
 )
-def test_a_right_filter(settings: Settings, table: str, options: Any) -> None:
+def test_valid_filter(settings: Settings, table: str, options: Any) -> None:
     assert problems(settings, FILTERS={table: options}) == []
 
 
-def test_modules(settings: Settings) -> None:
+def test_e009_missing_modules(settings: Settings) -> None:
     modules = ["tests.zoo.walex", "tests.zoo.nowhere", "nowhere.at_all", ""]
     assert problems(settings, MODULES=modules) == [
         ("E009", f"WALEX['default']['MODULES']: No module named {name!r}.")
@@ -127,7 +127,7 @@ def test_modules(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("own_handler")
-def test_a_handler_of_a_stream_that_is_not_there(settings: Settings) -> None:
+def test_e010_handler_of_an_unknown_stream(settings: Settings) -> None:
     on_insert(Keeper, stream="crm")(keepers)
     ((id, message),) = problems(settings)
     assert id == "E010"
@@ -139,7 +139,7 @@ def test_a_handler_of_a_stream_that_is_not_there(settings: Settings) -> None:
     assert check_settings() == []
 
 
-def test_a_receiver_of_a_stream_that_is_not_there(settings: Settings) -> None:
+def test_e010_receiver_of_an_unknown_stream(settings: Settings) -> None:
     def receiver(**kwargs: Any) -> None:
         pass
 

@@ -1,4 +1,4 @@
-"""Hints as the admin's page shows them: commands stand out."""
+"""The admin page formats commands in hints as code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WAL = "ALTER SYSTEM SET max_wal_senders = 20"
         ("", ""),
     ],
 )
-def test_commands_are_code(hint: str, html: str) -> None:
+def test_commands_are_formatted_as_code(hint: str, html: str) -> None:
     assert with_code(hint) == html
 
 

@@ -67,7 +67,7 @@ def test_refuses_other_text_and_quotes_it(text: str) -> None:
 
 
 @given(positions)
-def test_text_reads_back(position: Lsn) -> None:
+def test_text_round_trips(position: Lsn) -> None:
     assert Lsn.parse(str(position)) == position
 
 

@@ -1,4 +1,4 @@
-"""What hides values in texts."""
+"""Values are masked in text."""
 
 from __future__ import annotations
 
@@ -52,13 +52,11 @@ from walex_django.events.masking import MASK, Mask
     ],
     ids=repr,
 )
-def test_a_value_is_hidden_as_programs_write_it(
-    value: Any, text: str, shown: str
-) -> None:
+def test_value_is_masked_in_common_notations(value: Any, text: str, shown: str) -> None:
     assert Mask([value])(text) == shown
 
 
-def test_a_long_value_is_hidden_where_its_beginning_stands() -> None:
+def test_long_value_is_masked_where_its_beginning_appears() -> None:
     value = "".join(map(str, range(1000)))
     mask = Mask([value])
     assert mask(f"Failing row contains (1, {value[:64]}..., 2)") == (
@@ -67,28 +65,28 @@ def test_a_long_value_is_hidden_where_its_beginning_stands() -> None:
     assert mask(f"got {value}!") == f"got {MASK}!"
 
 
-def test_values_that_overlap_are_hidden_together() -> None:
+def test_overlapping_values_are_masked_together() -> None:
     assert Mask(["abcdef", "defghi"])("xabcdefghix") == f"x{MASK}x"
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}])
-def test_what_is_no_value_hides_nothing(value: Any) -> None:
+def test_empty_value_masks_nothing(value: Any) -> None:
     text = "None of '' at all"
     assert Mask([value])(text) == text
 
 
-def test_letters_that_change_their_length_are_hidden_too() -> None:
+def test_value_is_masked_after_letters_that_change_their_length() -> None:
     assert Mask(["geheim"])("İİİ geheim") == f"İİİ {MASK}"
 
 
-def test_nested_too_deeply_to_be_written_it_is_hidden_all_the_same() -> None:
+def test_value_nested_too_deeply_to_be_serialized_is_masked() -> None:
     value: Any = "ada@example.org"
     for _ in range(100_000):
         value = [value]
     assert Mask([value])("to ada@example.org") == f"to {MASK}"
 
 
-def test_the_traceback_is_a_text_where_columns_are_sensitive() -> None:
+def test_traceback_of_sensitive_columns_is_logged_as_text() -> None:
     error = ValueError("bad ada@example.org")
     assert Mask(["other"], is_needed=False).log(error)[1] is None
     assert Mask().log(error) == ("", error)

@@ -34,7 +34,7 @@ def test_no_samples() -> None:
     assert lag.description == "Unknown."
 
 
-def test_between_samples_nothing_is_delivered() -> None:
+def test_rate_is_zero_between_samples() -> None:
     found = plot.rate([sample(1000, events=50), sample(500, events=100)], NOW)
 
     # 5 and 10 a second, of 10.
@@ -43,25 +43,25 @@ def test_between_samples_nothing_is_delivered() -> None:
     assert found.description == "Peak 10 at 13:26."
 
 
-def test_samples_that_follow_each_other_are_one_line() -> None:
+def test_consecutive_samples_form_one_line() -> None:
     found = plot.rate([sample(3000.5, events=50), sample(2990, events=100)], NOW)
 
     assert found.line == "M0 100V100H590V50.0H600V0.0H610V100H3600"
 
 
-def test_what_comes_now_is_not_counted_yet() -> None:
+def test_rate_does_not_drop_to_zero_at_the_present() -> None:
     assert plot.rate([sample(5, events=10)], NOW).line.endswith("H3600")
     assert not plot.rate([sample(5, events=10)], NOW).line.endswith("V100H3600")
 
 
-def test_a_sample_of_a_long_time_does_not_reach_before_the_hour() -> None:
+def test_long_sample_does_not_start_before_the_hour() -> None:
     found = plot.rate([sample(3595, events=10, seconds=60)], NOW)
 
     assert found.line.startswith("M0 100V")
     assert "-" not in found.line
 
 
-def test_the_lag_is_known_between_samples_of_the_same_work() -> None:
+def test_lag_is_drawn_between_consecutive_samples() -> None:
     samples = [sample(100, lag=1024), sample(90, lag=512), sample(50, lag=0)]
     found = plot.lag(samples, NOW, None)
 
@@ -70,7 +70,7 @@ def test_the_lag_is_known_between_samples_of_the_same_work() -> None:
     assert found.description == "Peak 1\u00a0kB at 13:33."
 
 
-def test_the_lag_of_now_is_known() -> None:
+def test_current_lag_is_drawn() -> None:
     old = plot.lag([sample(100, lag=1024)], NOW, 512)
     assert old.dashed == "M3500 0.0L3600 50.0"
     assert old.present == "50.0%"
@@ -79,7 +79,7 @@ def test_the_lag_of_now_is_known() -> None:
     assert plot.lag([sample(10, lag=1024)], NOW, 512).line == "M3590 0.0L3600 50.0"
 
 
-def test_the_axes() -> None:
+def test_axes() -> None:
     found = plot.lag([], NOW, 3 * 2**20)
 
     assert [(mark.at, mark.label) for mark in found.values] == [
@@ -97,7 +97,7 @@ def test_the_axes() -> None:
     ("value", "top"),
     [(0, 1), (0.3, 1), (1, 1), (3, 5), (7, 10), (1200, 2000), (99_999, 100_000)],
 )
-def test_a_round_top(value: float, top: float) -> None:
+def test_top_of_the_axis_is_a_round_number(value: float, top: float) -> None:
     found = plot.rate([sample(100, events=round(value * 10))], NOW)
 
     assert found.values[0].label.replace(",", "") == str(top)

@@ -1,4 +1,4 @@
-"""`matches` and `select`: which events are of a table and a type."""
+"""`matches` and `select` choose events by table and type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from walex_django.filters import matches, select
 
 
 def event(schema: str, table: str, type: str) -> Event:
-    """Return an event as it comes out of a queue."""
+    """Return an event as read from a queue."""
     data: dict[str, Any] = {
         "id": "0/10:1",
         "type": type,
@@ -75,14 +75,14 @@ def test_matches(relation: str, type: str, expected: bool) -> None:
     assert matches(ORDER, relation, type) is expected
 
 
-def test_what_is_no_relation_or_type_is_told() -> None:
+def test_invalid_relation_or_type_is_refused() -> None:
     with pytest.raises(ValueError, match="must be 'schema:table', not 'a:b:c'"):
         matches(ORDER, "a:b:c")
     with pytest.raises(ValueError, match=r"one of \*, delete, .*, not 'INSERT'"):
         matches(ORDER, "*", "INSERT")
 
 
-def test_select_keeps_the_order() -> None:
+def test_select_preserves_the_order() -> None:
     update = event("public", "shop_order", "update")
     item = event("public", "shop_item", "insert")
     foreign = event("crm", "shop_order", "insert")

@@ -52,7 +52,7 @@ def test_keepalive_inside_a_transaction_is_received(progress: Progress) -> None:
     assert progress.received == 500
 
 
-def test_finish_does_not_confirm_what_a_keepalive_inside_said(
+def test_finish_does_not_confirm_a_keepalive_inside_the_transaction(
     progress: Progress,
 ) -> None:
     progress.begin()
@@ -63,7 +63,7 @@ def test_finish_does_not_confirm_what_a_keepalive_inside_said(
     assert progress.received == 500
 
 
-def test_keepalive_outside_a_transaction_confirms_its_position_and_not_one_more(
+def test_keepalive_outside_a_transaction_confirms_exactly_its_position(
     progress: Progress,
 ) -> None:
     progress.keepalive(Lsn(500))
@@ -87,7 +87,7 @@ def test_older_keepalive_moves_nothing_back(progress: Progress) -> None:
     assert (progress.received, progress.confirmed) == (500, 500)
 
 
-def test_transaction_that_is_sent_again_moves_nothing_back(progress: Progress) -> None:
+def test_resent_transaction_moves_nothing_back(progress: Progress) -> None:
     progress.keepalive(Lsn(500))
     progress.begin()
     progress.finish(Lsn(400))
@@ -104,7 +104,7 @@ def test_positions_print_as_log_sequence_numbers(progress: Progress) -> None:
 
 class Stream(RuleBasedStateMachine):
     """
-    A server's log and its sender.
+    A server's WAL and its walsender.
 
     After a restart the server sends each transaction whose COMMIT record starts at
     the confirmed position or later.
@@ -113,21 +113,21 @@ class Stream(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.progress = Progress()
-        self.log_end = 0
+        self.wal_end = 0
         self.commit: tuple[int, int] | None = None
         self.done: list[int] = []
         self.before = Progress()
 
     @rule(size=st.integers(1, 50))
     def others_write(self, size: int) -> None:
-        self.log_end += size
+        self.wal_end += size
 
     @precondition(lambda self: self.commit is None)
     @rule(size=st.integers(1, 50))
     def begin(self, size: int) -> None:
-        # The COMMIT starts where the log ended: exactly at a keepalive's position.
-        self.commit = (self.log_end, self.log_end + size)
-        self.log_end += size
+        # The COMMIT starts where the WAL ended: exactly at a keepalive's position.
+        self.commit = (self.wal_end, self.wal_end + size)
+        self.wal_end += size
         self.progress.begin()
 
     @precondition(lambda self: self.commit is not None)
@@ -140,24 +140,24 @@ class Stream(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 100))
     def keepalive(self, back: int) -> None:
-        position = max(0, self.log_end - back)
+        position = max(0, self.wal_end - back)
         self.progress.keepalive(Lsn(position))
         assert self.progress.received >= position
         if self.commit is None:
             assert self.progress.confirmed >= position
 
     @invariant()
-    def unfinished_transaction_would_be_sent_again(self) -> None:
+    def unfinished_transaction_would_be_resent(self) -> None:
         if self.commit is not None:
             assert self.progress.confirmed <= self.commit[0]
 
     @invariant()
-    def finished_transactions_would_not_be_sent_again(self) -> None:
+    def finished_transactions_would_not_be_resent(self) -> None:
         assert self.progress.confirmed >= max(self.done, default=0)
 
     @invariant()
     def nothing_is_confirmed_that_was_not_received(self) -> None:
-        assert self.progress.confirmed <= self.progress.received <= self.log_end
+        assert self.progress.confirmed <= self.progress.received <= self.wal_end
 
     @invariant()
     def nothing_moves_back(self) -> None:

@@ -1,4 +1,4 @@
-"""Settings of a stream that change in its process."""
+"""Stream settings that change at runtime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILTER = {"unwatched_fields": ["name"]}
 
 @pytest.fixture(autouse=True)
 def walex(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Two streams, as if nothing had been changed of them."""
+    """Two streams without runtime changes."""
     settings.WALEX = {
         "shop": {"SUBSCRIPTIONS": ["zoo.Keeper"], "MESSAGES": "audit"},
         "crm": {"URL": "postgres://walex:secret@crm/crm", "DURABLE_SLOT": True},
@@ -41,7 +41,7 @@ def walex(settings: Settings) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of a module that can be imported, when the test has written it."""
+    """The file of an importable module, which the test has to write."""
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path / "zoo_handlers.py"
     sys.modules.pop("zoo_handlers", None)
@@ -58,7 +58,7 @@ def test_entries_are_added_once_and_in_order() -> None:
     assert get_config("crm").subscriptions == ("*",)
 
 
-def test_what_is_not_in_the_settings_has_its_default() -> None:
+def test_missing_settings_start_from_their_defaults() -> None:
     add_config("crm", "SUBSCRIPTIONS", "zoo.Keeper")
     add_config("crm", "MODULES", "tests.copies")
     replace_config("crm", "MAX_BATCH", 7)
@@ -70,7 +70,7 @@ def test_what_is_not_in_the_settings_has_its_default() -> None:
     assert (config.max_batch, config.status_interval) == (7, 3)
 
 
-def test_entries_are_taken_out() -> None:
+def test_entries_are_removed() -> None:
     add_config("shop", "SUBSCRIPTIONS", ["zoo.Animal", "zoo.Building"])
     remove_config("shop", "SUBSCRIPTIONS", ["zoo.Keeper", "zoo.Building"])
     remove_config("shop", "MESSAGES", "audit")
@@ -79,7 +79,7 @@ def test_entries_are_taken_out() -> None:
     assert (config.subscriptions, config.messages) == (("zoo.Animal",), ())
 
 
-def test_filters_come_and_go_by_table() -> None:
+def test_filters_are_added_and_removed_by_table() -> None:
     add_config("shop", "FILTERS", {"zoo.Keeper": FILTER, "zoo.*": FILTER})
     add_config("shop", "FILTERS", {"zoo.Keeper": {"changed": ["name"]}})
     remove_config("shop", "FILTERS", "zoo.*")
@@ -87,7 +87,7 @@ def test_filters_come_and_go_by_table() -> None:
     assert get_config("shop").filters == {"zoo.Keeper": Filter(changed=("name",))}
 
 
-def test_a_configuration_follows_what_was_changed_alone() -> None:
+def test_follow_applies_only_the_changed_settings() -> None:
     config = get_config("shop")
     elsewhere = replace(config, slot_name="elsewhere", max_batch=3)
     assert follow(elsewhere) is elsewhere
@@ -100,7 +100,7 @@ def test_a_configuration_follows_what_was_changed_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "problem"),
     [
         (lambda: add_config("shpo", "MESSAGES", "a"), "Did you mean 'shop'?"),
         (lambda: add_config("shop", "MESSAGE", "a"), "Did you mean 'MESSAGES'?"),
@@ -136,19 +136,21 @@ def test_a_configuration_follows_what_was_changed_alone() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_refused_and_changes_nothing(change: Any, told: str) -> None:
+def test_invalid_change_is_refused_and_changes_nothing(
+    change: Any, problem: str
+) -> None:
     before, generation = get_config("shop"), configs.generation
 
     with pytest.raises(ImproperlyConfigured) as refused:
         change()
 
-    assert told in str(refused.value)
+    assert problem in str(refused.value)
     assert (get_config("shop"), configs.generation) == (before, generation)
     assert written("shop")["MESSAGES"] == "audit"
 
 
 @pytest.mark.parametrize("url", ["postgres//walex:secret@crm", 5, "secret"])
-def test_a_refused_url_is_not_shown(url: object) -> None:
+def test_refused_url_is_not_shown(url: object) -> None:
     with pytest.raises(ImproperlyConfigured) as refused:
         replace_config("crm", "URL", url)
 
@@ -156,7 +158,7 @@ def test_a_refused_url_is_not_shown(url: object) -> None:
     assert "WALEX['crm']['URL']" in str(refused.value)
 
 
-def test_a_module_that_fails_is_refused(module: Path) -> None:
+def test_module_that_fails_to_import_is_refused(module: Path) -> None:
     module.write_text("1 / 0")
 
     with pytest.raises(ImproperlyConfigured, match=r"'MODULES'.*ZeroDivisionError"):
@@ -165,15 +167,15 @@ def test_a_module_that_fails_is_refused(module: Path) -> None:
     assert get_config("shop").modules == ()
 
 
-def test_a_module_may_ask_for_the_settings_while_it_is_added(module: Path) -> None:
-    """Also from another thread, for which it waits."""
+def test_module_may_read_the_settings_while_it_is_added(module: Path) -> None:
+    """Even from another thread that it waits for."""
     module.write_text(
         "from threading import Thread\n"
         "from walex_django.conf import get_configs\n"
-        "asks = Thread(target=get_configs, daemon=True)\n"
-        "asks.start()\n"
-        "asks.join(20)\n"
-        "assert not asks.is_alive()\n"
+        "reader = Thread(target=get_configs, daemon=True)\n"
+        "reader.start()\n"
+        "reader.join(20)\n"
+        "assert not reader.is_alive()\n"
     )
 
     add_config("shop", "MODULES", "zoo_handlers")
@@ -181,7 +183,7 @@ def test_a_module_may_ask_for_the_settings_while_it_is_added(module: Path) -> No
     assert get_config("shop").modules == ("zoo_handlers",)
 
 
-def test_threads_lose_nothing_of_each_other() -> None:
+def test_concurrent_changes_are_not_lost() -> None:
     names = [f"part{number}" for number in range(20)]
     threads = [
         Thread(target=add_config, args=("shop", "MESSAGES", name)) for name in names
@@ -194,7 +196,7 @@ def test_threads_lose_nothing_of_each_other() -> None:
     assert sorted(get_config("shop").messages) == sorted(["audit", *names])
 
 
-def test_what_is_kept_takes_the_place_of_what_was_kept() -> None:
+def test_override_replaces_the_previous_override() -> None:
     override("shop", {"MESSAGES": ["kept"], "MAX_BATCH": 5})
     override("shop", {"MAX_BATCH": 6})
 
@@ -204,8 +206,8 @@ def test_what_is_kept_takes_the_place_of_what_was_kept() -> None:
     assert get_config("shop").max_batch == 1000
 
 
-def test_what_the_process_has_changed_outlives_a_connection() -> None:
-    """At each connection what is kept is put over the settings again."""
+def test_runtime_changes_survive_a_reconnection() -> None:
+    """Each connection applies the stored settings again."""
     override("shop", {"MESSAGES": ["kept"]})
     add_config("shop", "MESSAGES", "local")
     replace_config("shop", "MAX_BATCH", 5)
@@ -218,14 +220,14 @@ def test_what_the_process_has_changed_outlives_a_connection() -> None:
 
 
 @pytest.mark.parametrize("key", ["DATABASE", "SLOT_NAME", "NONSENSE"])
-def test_what_must_not_change_is_not_taken_over(key: str) -> None:
+def test_override_refuses_settings_that_cannot_change(key: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=f"^{key} can't be changed"):
         override("shop", {key: "second"})
 
     assert get_config("shop").database == "default"
 
 
-def test_other_settings_begin_anew(settings: Settings) -> None:
+def test_new_settings_discard_runtime_changes(settings: Settings) -> None:
     add_config("shop", "MESSAGES", "jobs")
     settings.WALEX = {"shop": {"MESSAGES": ["audit"]}}
 
@@ -233,7 +235,7 @@ def test_other_settings_begin_anew(settings: Settings) -> None:
     assert follow(get_config("shop")) is get_config("shop")
 
 
-def test_changes_of_several_streams_stand_together() -> None:
+def test_changes_of_several_streams_coexist() -> None:
     add_config("shop", "MESSAGES", "jobs")
     replace_config("crm", "MAX_BATCH", 5)
     replace_config("shop", "MAX_BATCH", 6)

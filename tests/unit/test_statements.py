@@ -1,4 +1,4 @@
-"""Which statements write rows is told by their words."""
+"""Statements that write rows are recognised by their keywords."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from walex_django.context.statements import first_word, writing_word
         ("; ;DELETE FROM a", "DELETE"),
     ],
 )
-def test_what_writes_is_recognised(sql: str, word: str) -> None:
+def test_writing_statement_is_recognised(sql: str, word: str) -> None:
     assert writing_word(sql) == word
 
 
@@ -51,10 +51,10 @@ def test_what_writes_is_recognised(sql: str, word: str) -> None:
         "CREATE INDEX CONCURRENTLY a ON b (c)",
     ],
 )
-def test_what_only_reads_is_not(sql: str) -> None:
+def test_reading_statement_is_not_recognised(sql: str) -> None:
     assert writing_word(sql) == ""
 
 
-def test_the_first_word_is_found_behind_comments() -> None:
+def test_first_word_is_found_after_comments() -> None:
     assert first_word('/* a */ rollback to savepoint "s1"') == "ROLLBACK"
     assert first_word("-- nothing") == ""

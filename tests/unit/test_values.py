@@ -109,7 +109,7 @@ def test_numeric_nan_becomes_the_decimal() -> None:
     ],
     ids=lambda argument: argument[:30],
 )
-def test_value_that_python_cannot_hold_comes_as_its_exact_text(
+def test_value_that_python_cannot_hold_is_loaded_as_exact_text(
     type_name: str, text: str
 ) -> None:
     loaded = load(type_name, text.encode())
@@ -119,7 +119,7 @@ def test_value_that_python_cannot_hold_comes_as_its_exact_text(
 
 
 @pytest.mark.parametrize("type_name", ["text", "varchar", "unknown to psycopg"])
-def test_bytes_that_are_not_utf_8_can_be_had_back(type_name: str) -> None:
+def test_bytes_that_are_not_utf_8_can_be_recovered(type_name: str) -> None:
     loaded = load(type_name, b"caf\xe9")
 
     assert type(loaded) is ExactText
@@ -136,7 +136,7 @@ def test_one_exact_text_leaves_the_rest_of_the_row_loaded() -> None:
     "type_name",
     ["text", "jsonb", "json", "numeric", "bytea", "text[]", "unknown to psycopg"],
 )
-def test_unchanged_and_null_stay_what_they_are(type_name: str) -> None:
+def test_unchanged_and_null_are_preserved(type_name: str) -> None:
     loader = RowLoader([oid("int8"), oid(type_name), oid(type_name)])
 
     assert loader.load(PartialRow([b"1", UNCHANGED, None])) == (1, UNCHANGED, None)
@@ -153,14 +153,14 @@ def test_unchanged_and_null_stay_what_they_are(type_name: str) -> None:
         ("jsonb", b'\1{"a": 1}', {"a": 1}),
     ],
 )
-def test_binary_values_are_loaded_too(type_name: str, data: bytes, value: Any) -> None:
+def test_binary_values_are_loaded(type_name: str, data: bytes, value: Any) -> None:
     loaded = load(type_name, Binary(data))
 
     assert loaded == value
     assert type(loaded) is type(value)
 
 
-def test_binary_and_text_may_stand_in_one_row() -> None:
+def test_binary_and_text_can_be_mixed_in_one_row() -> None:
     loader = RowLoader([oid("int8"), oid("int8"), oid("text")])
 
     assert loader.load(PartialRow([Binary(b"\0\0\0\0\0\0\0\7"), b"7", UNCHANGED])) == (
@@ -177,7 +177,7 @@ def test_columns_of_a_row_can_be_loaded_alone() -> None:
     assert tuple(map(loader.load_one, range(3), row)) == loader.load(row)
 
 
-def test_quick_load_raises_at_what_python_cannot_hold() -> None:
+def test_quick_load_raises_for_values_that_python_cannot_hold() -> None:
     with pytest.raises(psycopg.DataError):
         RowLoader([oid("date")]).load_quickly([b"infinity"])
 
@@ -193,7 +193,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_jsonb_becomes_what_json_loads_makes_of_it(value: Any) -> None:
+def test_jsonb_is_parsed_like_json_loads(value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False)
 
     # repr, because 1 == 1.0 == True.
@@ -201,7 +201,7 @@ def test_jsonb_becomes_what_json_loads_makes_of_it(value: Any) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
-def test_text_comes_as_it_was_written(text: str) -> None:
+def test_text_is_loaded_unchanged(text: str) -> None:
     for type_name in ("text", "unknown to psycopg"):
         assert load(type_name, text.encode()) == text
 
@@ -258,7 +258,7 @@ def test_unchanged_never_reaches_a_loader() -> None:
     assert load("text", UNCHANGED, adapters) is UNCHANGED
 
 
-def test_a_binary_value_that_python_cannot_hold_stays_as_it_is() -> None:
+def test_binary_value_that_python_cannot_hold_is_loaded_as_bytes() -> None:
     assert load("date", Binary(b"\x7f\xff\xff\xff")) == b"\x7f\xff\xff\xff"
 
 

