@@ -1,4 +1,4 @@
-"""What the checks of databases say, and doing what their hints name."""
+"""Run the database checks and follow their hints."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from walex_django.conf.configs import get_config
 from walex_django.diagnosis.problems import diagnose
 
 
-class Found(NamedTuple):
-    """What a check says."""
+class Problem(NamedTuple):
+    """A problem that a check reports."""
 
     id: str
     message: str
     hint: str
 
 
-def diagnosed(stream: str = "default") -> dict[str, Found]:
-    """Return what is wrong with a stream of this process, by id."""
-    return _by_id(Found(*problem) for problem in diagnose(get_config(stream)))
+def diagnosed(stream: str = "default") -> dict[str, Problem]:
+    """Return the problems of a stream, diagnosed in this process, by id."""
+    return _by_id(Problem(*problem) for problem in diagnose(get_config(stream)))
 
 
-def checked(env: dict[str, str], *options: str) -> dict[str, Found]:
-    """Return what ``manage.py check --database default`` prints, by id."""
+def checked(env: dict[str, str], *options: str) -> dict[str, Problem]:
+    """Return the problems that ``manage.py check --database default`` prints, by id."""
     found = []
     options = ("check", "--database", "default", *options)
     with Process(*options, env={**env, "ZOO_NO_SECOND": "1"}) as process:
@@ -42,11 +42,13 @@ def checked(env: dict[str, str], *options: str) -> dict[str, Found]:
                 r"WALEX\['default'\]: \(walex_django.(\w+)\) (.*)", line
             ):
                 assert after.startswith("\tHINT: "), after
-                found.append(Found(match[1], match[2], after.removeprefix("\tHINT: ")))
+                found.append(
+                    Problem(match[1], match[2], after.removeprefix("\tHINT: "))
+                )
     return _by_id(found)
 
 
-def _by_id(found: Iterable[Found]) -> dict[str, Found]:
+def _by_id(found: Iterable[Problem]) -> dict[str, Problem]:
     every = list(found)
     by_id = {each.id: each for each in every}
     assert len(by_id) == len(every), every
@@ -56,20 +58,20 @@ def _by_id(found: Iterable[Found]) -> dict[str, Found]:
 
 
 def command_of(hint: str) -> list[str]:
-    """Return the command that a hint names, and its options."""
+    """Return the command that a hint names, with its options."""
     (command,) = re.findall(r"python manage\.py ([^;]+)", hint)
     return str(command).split()
 
 
 def run_command_of(hint: str, *options: str) -> str:
-    """Run the command that a hint names; return what it printed."""
+    """Run the command that a hint names; return its output."""
     output = StringIO()
     call_command(*command_of(hint), *options, stdout=output, stderr=output)
     return output.getvalue()
 
 
 def sql_of(hint: str) -> list[str]:
-    """Return the SQL that a hint names to be run."""
+    """Return the SQL statements that a hint names."""
     found = re.findall(r"(?:ALTER|SELECT pg_reload_conf).*?;", hint)
     assert found, hint
     return found
@@ -81,7 +83,7 @@ def run_sql_of(hint: str, server: Postgres) -> None:
         for statement in sql_of(hint):
             connection.execute(statement.encode())
             for name in re.findall(r"ALTER SYSTEM SET (\w+)", statement):
-                # What is given at the start counts more.
+                # Settings given when the server starts take precedence.
                 server.settings.pop(name, None)
     if "restart PostgreSQL" in hint:
         server.stop("fast")
@@ -89,7 +91,7 @@ def run_sql_of(hint: str, server: Postgres) -> None:
 
 
 def write_settings_of(hint: str, settings: Any) -> None:
-    """Add to the first stream's settings what a hint says."""
+    """Add the settings that a hint names to the first stream."""
     (written,) = re.findall(r'"REPLICA_IDENTITY": (\{.*?\})', hint)
     assert "WALEX['default']" in hint
     change_stream(settings, REPLICA_IDENTITY=json.loads(written))

@@ -1,4 +1,4 @@
-"""Streams as several files of tests need them."""
+"""Fixtures of streams that several test files share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .test_mistakes import ONE, at
 
 @pytest.fixture
 def atomic(durable: StreamConfig) -> StreamConfig:
-    """Keepers in transactions; of what receivers write, the stream does not tell."""
+    """An ATOMIC stream of keepers, which does not deliver what receivers write."""
     return replace(
         durable,
         atomic=True,
@@ -31,13 +31,13 @@ def atomic(durable: StreamConfig) -> StreamConfig:
 
 @pytest.fixture
 def stream(durable: StreamConfig, environment: dict[str, str]) -> Stream:
-    """The stream on the suite's server, where no listener has read it."""
+    """The stream on the suite's server, not yet read by any listener."""
     return Stream(environment)
 
 
 @pytest.fixture(scope="session")
 def original(originals: Originals) -> Original:
-    """A stopped server where the stream is set up, for copies."""
+    """A stopped server where the stream is set up, to be copied."""
 
     def prepare(server: Postgres) -> None:
         stream = Stream(at(server, {}))
@@ -54,7 +54,7 @@ def own_stream(
     programs: Path | None,
     environment: dict[str, str],
 ) -> Iterator[OwnStream]:
-    """The stream on a server with the settings that the test is parametrized with."""
+    """The stream on its own server, with the settings from the test's parameters."""
     settings = getattr(request, "param", {})
     with Copy(original, bin=programs, settings=settings) as server:
         yield OwnStream(at(server, environment), server)
@@ -62,7 +62,7 @@ def own_stream(
 
 @pytest.fixture
 def own_handlers() -> Iterator[None]:
-    """Take the handlers out again that the test registers."""
+    """Unregister the handlers that the test registers."""
     before = set(registry.handlers)
     yield
     for key, handler in list(registry.handlers.items()):

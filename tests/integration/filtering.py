@@ -1,4 +1,4 @@
-"""Filters in the settings, and of handlers."""
+"""Filters in the settings and on handlers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Sql = psycopg.Connection[Any]
 
 class Filtering:
     """
-    Tells which events pass a filter.
+    Finds out which events pass a filter.
 
     Args:
-        config: of the stream.
-        place: ``"settings"`` or ``"handler"``, where the filter is.
+        config: The stream's configuration.
+        place: Where the filter is: ``"settings"`` or ``"handler"``.
     """
 
     def __init__(self, config: StreamConfig, place: str) -> None:
@@ -34,12 +34,12 @@ class Filtering:
 
     def passed(self, table: str, do: Callable[[], object], **options: Any) -> list[str]:
         """
-        Return what was done to whom, as far as it was heard of.
+        Return the labels of the events that pass the filter.
 
         Args:
-            table: that the filter is for.
-            do: makes the changes.
-            options: of the filter.
+            table: The table that the filter is for.
+            do: A function that makes the changes.
+            options: The filter's options.
         """
         heard = Heard()
         config = self._config
@@ -56,7 +56,7 @@ class Filtering:
 
 @contextmanager
 def identity(sql: Sql, table: str, of: str) -> Iterator[None]:
-    """Let a table have another REPLICA IDENTITY."""
+    """Change the replica identity of a table for the block."""
     sql.execute(f"ALTER TABLE {table} REPLICA IDENTITY {of}".encode())
     try:
         yield

@@ -1,4 +1,4 @@
-"""Handlers and functions that keep what they get."""
+"""Handlers and functions that record the events they receive."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .mascots import Gate
 
 class Heard:
     """
-    A handler that keeps the lists it gets.
+    A handler that records the lists of events it receives.
 
     Args:
-        name: under which it is registered, and parked.
-        failures: so often it raises, of each list.
+        name: The name under which it is registered and parked.
+        failures: The number of calls that raise an error.
     """
 
     def __init__(self, name: str = "heard", failures: float = 0) -> None:
@@ -34,18 +34,18 @@ class Heard:
 
     @property
     def labels(self) -> list[list[str]]:
-        """What was done to whom, list by list."""
+        """The labels of the events, list by list."""
         return [[label(event) for event in events] for events in self.lists]
 
 
 class Function:
     """
-    A function that keeps the events it gets.
+    A function that records the events it receives.
 
     Args:
-        name: under which it is parked.
-        failures: so often it raises.
-        gate: where it waits before it ends.
+        name: The name under which it is parked.
+        failures: The number of calls that raise an error.
+        gate: The gate at which each call waits before it ends.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class Function:
 
 
 def label(event: Event) -> str:
-    """Return what was done to whom."""
+    """Return the event's type and the name in its row."""
     record = event.new_record or event.old_record or {}
     return " ".join(filter(None, [event.type, record.get("name")]))
 
 
 def wait_until_done(listening: Listening) -> None:
-    """Wait until what was written so far is delivered, and all its calls are made."""
+    """Wait until all changes so far are delivered and their calls are finished."""
     last = Building.objects.create(name="done")
 
     def marks() -> list[Event]:
-        # Not always the last: what the calls write comes after it.
+        # Not always the last event: changes made by the calls follow it.
         return [event for event in listening.events if event.instance == last]
 
     listening.wait_until(lambda: listening.error is not None or bool(marks()))

@@ -1,4 +1,4 @@
-"""Where webhooks are posted to."""
+"""A server that receives webhooks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.listening import TIMEOUT
 
 
 class Inbox:
-    """An HTTP server that keeps what is posted, and answers with a status."""
+    """An HTTP server that stores requests and responds with a status."""
 
     def __init__(self) -> None:
         self.posted: list[tuple[dict[str, str], bytes]] = []
@@ -25,10 +25,10 @@ class Inbox:
                 self.send_response(inbox.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
-                inbox.keep(dict(self.headers.items()), body)
+                inbox.store(dict(self.headers.items()), body)
 
             def log_message(self, *args: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = Thread(target=self._server.serve_forever)
@@ -43,13 +43,13 @@ class Inbox:
         self._thread.join()
         self._server.server_close()
 
-    def keep(self, headers: dict[str, str], body: bytes) -> None:
+    def store(self, headers: dict[str, str], body: bytes) -> None:
         with self._changed:
             self.posted.append((headers, body))
             self._changed.notify_all()
 
     def wait_for(self, count: int) -> list[dict[str, Any]]:
-        """Return the bodies once there are that many."""
+        """Return the bodies once that many requests have arrived."""
         with self._changed:
             self._changed.wait_for(lambda: len(self.posted) >= count, TIMEOUT)
         return [json.loads(body) for _, body in self.posted]

@@ -1,4 +1,4 @@
-"""What is in the log, as a slot of its own reads it."""
+"""Read the WAL through a separate slot."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PREFIX = "walex_django.context"
 
 class Log:
     """
-    Everything that is written from now on, whoever writes it.
+    Reads everything written to the WAL from now on.
 
     Args:
-        sql: a session; the slot lasts as long as it does.
+        sql: A session. The slot lasts as long as the session.
     """
 
     def __init__(self, sql: psycopg.Connection[Any]) -> None:
@@ -36,7 +36,7 @@ class Log:
         )
 
     def messages(self) -> list[Message]:
-        """Return what came since the last call."""
+        """Return the messages since the last call."""
         rows = self._sql.execute(
             "SELECT data FROM pg_logical_slot_get_binary_changes('zoo_log', NULL, NULL,"
             " 'proto_version', '1', 'publication_names', 'zoo_events',"
@@ -45,7 +45,7 @@ class Log:
         return [decode(data) for (data,) in rows]
 
     def told(self) -> list[list[Any]]:
-        """Return for each transaction its contexts and kinds of changes, in order."""
+        """Return the contexts and kinds of changes of each transaction, in order."""
         transactions: list[list[Any]] = []
         for message in self.messages():
             match message:

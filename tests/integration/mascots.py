@@ -1,4 +1,4 @@
-"""Receivers whose work is seen in the database: mascots, of which no stream tells."""
+"""Receivers that create mascots, whose table no stream delivers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Sql = psycopg.Connection[Any]
 
 
 def name_of(event: Event) -> str:
-    """Return the name of a row that is there."""
+    """Return the name in the event's new row."""
     assert event.new_record
     return str(event.new_record["name"])
 
 
 def adopt(event: Event, **kwargs: Any) -> None:
-    """Write a mascot for each new row: a receiver."""
+    """Create a mascot for each new row: a receiver."""
     Mascot.objects.create(name=name_of(event))
 
 
 class Moody:
-    """A receiver that writes a mascot, and raises as often as it is told to."""
+    """A receiver that creates a mascot, and raises a given number of times."""
 
     def __init__(self, times: float) -> None:
         self.times, self.calls = times, 0
@@ -42,30 +42,30 @@ class Moody:
 
 
 class Gate:
-    """A receiver that works until it is let go."""
+    """A receiver that blocks until the gate is opened."""
 
     def __init__(self) -> None:
         self._reached, self._opened = Flag(), Flag()
 
     def __call__(self, **kwargs: Any) -> None:
         self._reached.set()
-        assert self._opened.wait(TIMEOUT), "nobody has opened the gate"
+        assert self._opened.wait(TIMEOUT), "the gate was not opened"
 
     def wait(self) -> None:
-        """Wait until it is called."""
-        assert self._reached.wait(TIMEOUT), "nobody has come to the gate"
+        """Wait until the receiver is called."""
+        assert self._reached.wait(TIMEOUT), "the gate was not reached"
 
     def open(self) -> None:
-        """Let it go, now and whenever it is called again."""
+        """Open the gate for this call and all later ones."""
         self._opened.set()
 
 
 class Gates:
     """
-    A receiver that is another gate for each call, and then none.
+    A receiver that waits at a different gate in each call, and then at none.
 
     Args:
-        count: of gates.
+        count: The number of gates.
     """
 
     def __init__(self, count: int) -> None:
@@ -81,19 +81,19 @@ class Gates:
 
 
 def adopted(sql: Sql) -> list[str]:
-    """Return the names of all mascots, as others see them, in order."""
+    """Return the names of all mascots in order, as other sessions see them."""
     rows = sql.execute("SELECT name FROM zoo_oldmascot ORDER BY id")
     return [name for (name,) in rows]
 
 
 def will_have_adopted(sql: Sql, *names: str) -> None:
-    """Wait until others see these mascots, and no more."""
+    """Wait until other sessions see exactly these mascots."""
     eventually(lambda: len(adopted(sql)) >= len(names), f"adopting {names}")
     assert adopted(sql) == [*names], adopted(sql)
 
 
 def position(sql: Sql) -> int:
-    """Return up to where the stream's work is done, as others see it."""
+    """Return the stream's position, as other sessions see it."""
     ((value,),) = sql.execute(
         "SELECT position FROM walex_django_checkpoint WHERE stream = 'default'"
     )
@@ -101,7 +101,7 @@ def position(sql: Sql) -> int:
 
 
 def cut_stream(sql: Sql) -> None:
-    """End the server's side of the stream; its listener, at work, sees it later."""
+    """Terminate the stream's walsender; the busy listener notices it later."""
     sql.execute(
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
         " WHERE slot_name = 'zoo_walex'"
@@ -115,7 +115,7 @@ def _in_use(sql: Sql) -> bool:
 
 
 def acknowledged(sql: Sql, lsn: int) -> bool:
-    """Return whether the server was told that all before a position is done."""
+    """Return whether everything up to a position has been acknowledged."""
     found = sql.execute(
         "SELECT FROM pg_replication_slots WHERE slot_name = 'zoo_walex'"
         " AND confirmed_flush_lsn - '0/0' > %s",

@@ -1,4 +1,4 @@
-"""The examples of docs/from-walex.md, and the project that they are of."""
+"""The examples of docs/from-walex.md, and the project that they belong to."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ EXAMPLES = dict(
 
 class Project:
     """
-    The project of the page: the app ``todos``, with its tables.
+    The page's project: the app ``todos`` and its tables.
 
     Args:
-        root: its directory.
+        root: The project's directory.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def write(self, name: str) -> str:
-        """Write an example into the file that it names; return its dotted name."""
+        """Write an example to the file that it names; return the module's name."""
         first, _, _ = EXAMPLES[name].partition("\n")
         file = self.root / first.removeprefix("# ")
         file.parent.mkdir(exist_ok=True)
@@ -36,7 +36,7 @@ class Project:
         return ".".join(file.relative_to(self.root).with_suffix("").parts)
 
     def run(self, name: str) -> dict[str, Any]:
-        """Run an example by itself; return what it defines."""
+        """Run an example on its own; return the names that it defines."""
         defined: dict[str, Any] = {}
         exec(EXAMPLES[name], defined)  # noqa: S102
         return defined

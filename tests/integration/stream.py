@@ -1,4 +1,4 @@
-"""A stream that listener processes read, and what is done to its slot meanwhile."""
+"""A stream that listener processes read, and operations on its slot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stream:
     The first stream of the settings.
 
     Args:
-        env: environment of its processes.
+        env: The environment of its processes.
     """
 
     def __init__(self, env: dict[str, str]) -> None:
@@ -30,23 +30,23 @@ class Stream:
     def execute(
         self, statement: str, parameters: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
-        """Run a statement in a session of its own; return the rows."""
+        """Run a statement in a separate session; return the rows."""
         with psycopg.connect(self.env["ZOO_DATABASE_URL"], autocommit=True) as sql:
             cursor = sql.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def write(self, *names: str) -> None:
-        """Commit a keeper of each name."""
+        """Commit a keeper with each name."""
         for name in names:
             self.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [name])
 
     def heard(self) -> list[str]:
-        """Return the names that listeners heard of."""
+        """Return the names of the keepers that listeners delivered."""
         journal = Path(self.env["ZOO_JOURNAL"])
         return [line["label"] for line in read_journal(journal)]
 
     def acknowledged(self, name: str) -> bool:
-        """Return whether the server may forget a keeper that was heard of."""
+        """Return whether a delivered keeper has been acknowledged."""
         journal = read_journal(Path(self.env["ZOO_JOURNAL"]))
         (lsn,) = {line["lsn"] for line in journal if line["label"] == name}
         return bool(
@@ -58,24 +58,26 @@ class Stream:
         )
 
     def run(self, command: str, *options: str) -> list[str]:
-        """Run a command that ends with success; return its lines."""
+        """Run a command that succeeds; return its lines."""
         with Process(command, *options, env=self.env) as process:
             assert process.wait() == 0, process.output
             return process.lines
 
     @contextmanager
     def listening(self, *options: str) -> Iterator[Process]:
-        """Run a listener, from when it streams."""
+        """Run a listener; enter the block once it streams."""
         with Process("walex_listen", *ONE, *options, env=self.env) as listener:
             listener.wait_for("Quit with")
             yield listener
 
     def hear(self, *names: str, end: signal.Signals = signal.SIGTERM) -> None:
-        """Let a listener hear of these keepers and acknowledge it, and end it."""
+        """Have a listener deliver and acknowledge these keepers, then end it."""
         with self.listening() as listener:
             if names:
                 self.write(*names)
-                eventually(lambda: set(names) <= set(self.heard()), f"hearing {names}")
+                eventually(
+                    lambda: set(names) <= set(self.heard()), f"the delivery of {names}"
+                )
                 eventually(self._is_acknowledged, "the acknowledgement")
             listener.signal(end)
             status = 0 if end == signal.SIGTERM else -end
@@ -91,11 +93,11 @@ class Stream:
         )
 
     def drop_slot(self) -> None:
-        """Drop the slot, once it is free."""
+        """Drop the slot, which must be free."""
         self.execute("SELECT pg_drop_replication_slot('zoo_walex')")
 
     def make_slot(self) -> str:
-        """Make the slot as somebody else may; return where it starts."""
+        """Create the slot as another client might; return where it starts."""
         ((start,),) = self.execute(
             "SELECT lsn::text"
             " FROM pg_create_logical_replication_slot('zoo_walex', 'pgoutput')"
@@ -103,29 +105,29 @@ class Stream:
         return str(start)
 
     def remake_slot(self, *lost: str) -> str:
-        """Make the slot again, and write these keepers between; return its start."""
+        """Recreate the slot, writing these keepers in between; return its start."""
         self.drop_slot()
         self.write(*lost)
         return self.make_slot()
 
     @contextmanager
     def held(self, lock: int) -> Iterator[None]:
-        """Keep a receiver at work that hears of a keeper named ``wait for <lock>``."""
+        """Block the receivers of a keeper named ``wait for <lock>``."""
         with psycopg.connect(self.env["ZOO_DATABASE_URL"], autocommit=True) as sql:
             sql.execute("SELECT pg_advisory_lock(%s)", [lock])
             yield
 
     def is_held(self) -> bool:
-        """Return whether a receiver waits for that."""
+        """Return whether a session waits for a lock."""
         return bool(self.execute("SELECT pid FROM pg_locks WHERE NOT granted"))
 
 
 class OwnStream(Stream):
     """
-    The stream on a server of its own.
+    The stream on its own server.
 
     Attributes:
-        server: may be stopped and started.
+        server: The server, which may be stopped and started.
     """
 
     def __init__(self, env: dict[str, str], server: Postgres) -> None:
@@ -133,11 +135,11 @@ class OwnStream(Stream):
         self.server = server
 
     def restart_server(self, mode: str) -> None:
-        """Stop the server, and start it again."""
+        """Restart the server, stopping it in this mode."""
         self.server.stop(mode)
         self.server.start()
 
 
 def reached(line: str) -> str:
-    """Return the position that an error names first."""
+    """Return the first position that an error names."""
     return line.partition("read up to ")[2].split(maxsplit=1)[0].rstrip(":.,")
