@@ -15,7 +15,7 @@ from walex_django import Event, on_event
 from walex_django.conf.parsers import read_filter
 from walex_django.conf.stream import StreamConfig
 
-from .handling import Heard, label, wait_until_done
+from .handling import Recorder, label, wait_until_done
 
 Sql = psycopg.Connection[Any]
 
@@ -41,16 +41,16 @@ class Filtering:
             do: A function that makes the changes.
             options: The filter's options.
         """
-        heard = Heard()
+        recorder = Recorder()
         config = self._config
         if self._place == "settings":
             config = replace(config, filters={table: read_filter(options)})
             options = {}
-        on_event(table, **options)(heard)
+        on_event(table, **options)(recorder)
         with Listening(config) as listening:
             do()
             wait_until_done(listening)
-        passed: list[Event] = list(chain(*heard.lists))
+        passed: list[Event] = list(chain(*recorder.lists))
         return [label(event) for event in passed if label(event) != "insert done"]
 
 

@@ -11,7 +11,7 @@ from walex_django import Event
 from .mascots import Gate
 
 
-class Heard:
+class Recorder:
     """
     A handler that records the lists of events it receives.
 
@@ -20,7 +20,7 @@ class Heard:
         failures: The number of calls that raise an error.
     """
 
-    def __init__(self, name: str = "heard", failures: float = 0) -> None:
+    def __init__(self, name: str = "handler", failures: float = 0) -> None:
         self.__name__ = self.__qualname__ = name
         self.failures = failures
         self.lists: list[list[Event]] = []

@@ -86,7 +86,7 @@ def adopted(sql: Sql) -> list[str]:
     return [name for (name,) in rows]
 
 
-def will_have_adopted(sql: Sql, *names: str) -> None:
+def wait_until_adopted(sql: Sql, *names: str) -> None:
     """Wait until other sessions see exactly these mascots."""
     eventually(lambda: len(adopted(sql)) >= len(names), f"adopting {names}")
     assert adopted(sql) == [*names], adopted(sql)

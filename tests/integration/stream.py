@@ -40,7 +40,7 @@ class Stream:
         for name in names:
             self.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [name])
 
-    def heard(self) -> list[str]:
+    def delivered(self) -> list[str]:
         """Return the names of the keepers that listeners delivered."""
         journal = Path(self.env["ZOO_JOURNAL"])
         return [line["label"] for line in read_journal(journal)]
@@ -70,13 +70,14 @@ class Stream:
             listener.wait_for("Quit with")
             yield listener
 
-    def hear(self, *names: str, end: signal.Signals = signal.SIGTERM) -> None:
+    def deliver(self, *names: str, end: signal.Signals = signal.SIGTERM) -> None:
         """Have a listener deliver and acknowledge these keepers, then end it."""
         with self.listening() as listener:
             if names:
                 self.write(*names)
                 eventually(
-                    lambda: set(names) <= set(self.heard()), f"the delivery of {names}"
+                    lambda: set(names) <= set(self.delivered()),
+                    f"the delivery of {names}",
                 )
                 eventually(self._is_acknowledged, "the acknowledgement")
             listener.signal(end)
@@ -96,7 +97,7 @@ class Stream:
         """Drop the slot, which must be free."""
         self.execute("SELECT pg_drop_replication_slot('zoo_walex')")
 
-    def make_slot(self) -> str:
+    def create_slot(self) -> str:
         """Create the slot as another client might; return where it starts."""
         ((start,),) = self.execute(
             "SELECT lsn::text"
@@ -104,20 +105,20 @@ class Stream:
         )
         return str(start)
 
-    def remake_slot(self, *lost: str) -> str:
+    def recreate_slot(self, *lost: str) -> str:
         """Recreate the slot, writing these keepers in between; return its start."""
         self.drop_slot()
         self.write(*lost)
-        return self.make_slot()
+        return self.create_slot()
 
     @contextmanager
-    def held(self, lock: int) -> Iterator[None]:
+    def blocked(self, lock: int) -> Iterator[None]:
         """Block the receivers of a keeper named ``wait for <lock>``."""
         with psycopg.connect(self.env["ZOO_DATABASE_URL"], autocommit=True) as sql:
             sql.execute("SELECT pg_advisory_lock(%s)", [lock])
             yield
 
-    def is_held(self) -> bool:
+    def is_blocked(self) -> bool:
         """Return whether a session waits for a lock."""
         return bool(self.execute("SELECT pid FROM pg_locks WHERE NOT granted"))
 

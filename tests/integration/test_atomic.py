@@ -27,7 +27,7 @@ from .mascots import (
     adopted,
     name_of,
     position,
-    will_have_adopted,
+    wait_until_adopted,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -49,7 +49,7 @@ class TestOneTransaction:
             assert (adopted(sql), position(sql)) == ([], before)
 
             gate.open()
-            will_have_adopted(sql, "Ada", "Bob")
+            wait_until_adopted(sql, "Ada", "Bob")
             assert position(sql) == listening.events[-1].lsn
 
     def test_chunks_of_long_transaction_commit_together(
@@ -71,7 +71,7 @@ class TestOneTransaction:
             assert adopted(sql) == []
 
             gate.open()
-            will_have_adopted(sql, *names)
+            wait_until_adopted(sql, *names)
 
     def test_async_receivers_join_the_transaction(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
@@ -90,7 +90,7 @@ class TestOneTransaction:
             gate.wait()
             assert adopted(sql) == []
             gate.open()
-            will_have_adopted(sql, "Ada")
+            wait_until_adopted(sql, "Ada")
         assert ParkedEvent.objects.count() == 1
 
     def test_undelivered_changes_do_not_update_checkpoint(
@@ -121,7 +121,7 @@ class TestFailures:
         connect(post_db_insert, adopt)
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "moody Ada", "Ada")
+            wait_until_adopted(sql, "moody Ada", "Ada")
         assert moody.calls == 2
         assert not ParkedEvent.objects.exists()
 
@@ -139,7 +139,7 @@ class TestFailures:
             # The parked event is part of the same transaction.
             assert not ParkedEvent.objects.exists()
             gate.open()
-            will_have_adopted(sql, "Ada")
+            wait_until_adopted(sql, "Ada")
             assert position(sql) == listening.events[-1].lsn
         assert ParkedEvent.objects.count() == (on_error == "park")
 
@@ -173,7 +173,7 @@ class TestFailures:
         assert adopted(sql) == []
 
         with Listening(atomic):
-            will_have_adopted(sql, "Ada", "moody Ada")
+            wait_until_adopted(sql, "Ada", "moody Ada")
 
     def test_deferred_constraint_fails_the_receiver_that_broke_it(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
@@ -191,7 +191,7 @@ class TestFailures:
         connect(post_db_insert, adopt)
         with Listening(atomic):
             Keeper.objects.bulk_create([Keeper(name="Bob"), Keeper(name="Ada")])
-            will_have_adopted(sql, "Bob", "Ada")
+            wait_until_adopted(sql, "Bob", "Ada")
         parked = ParkedEvent.objects.get()
         assert parked.receiver.endswith(".assign")
         assert parked.error.startswith("django.db.utils.IntegrityError: ")
@@ -217,7 +217,7 @@ class TestFailures:
         connect(post_db_insert, adopt)
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "Ada")
+            wait_until_adopted(sql, "Ada")
         assert ParkedEvent.objects.get().receiver.endswith(".swallow")
 
     def test_database_error_can_be_swallowed_in_savepoint(
@@ -235,7 +235,7 @@ class TestFailures:
         connect(post_db_insert, swallow)
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "instead")
+            wait_until_adopted(sql, "instead")
         assert not ParkedEvent.objects.exists()
 
     def test_receiver_that_closes_connection_is_parked(

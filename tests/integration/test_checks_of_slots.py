@@ -98,7 +98,7 @@ def test_w042_lost_slot(own_stream: OwnStream) -> None:
 def test_w043_recreated_slot(stream: Stream) -> None:
     stream.hear("one")
     assert "W043" not in checked(stream.env)
-    stream.remake_slot("lost")
+    stream.recreate_slot("lost")
     found = checked(stream.env)["W043"]
     assert "was recreated, or moved by another client" in found.message
 

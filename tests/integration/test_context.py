@@ -29,7 +29,7 @@ from walex_django.messages import emit
 from walex_django.provisioning.plan import setup_plan
 from walex_django.replication import connection as replication
 
-from .log import Log
+from .wal import WalReader
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -135,14 +135,14 @@ class TestEvents:
         with replication.connect(other.connection_parameters()) as sql:
             for step in setup_plan(other, sql):
                 sql.execute(step.statement)
-            log = Log(sql)
+            log = WalReader(sql)
             with context(job=7):
                 Keeper.objects.using("second").create(name="Bob")
                 hire()
             with transaction.atomic(using="second"):
                 Keeper.objects.using("second").create(name="Eve")
 
-            assert log.told() == [[{"job": 7}, "Insert"], ["Insert"]]
+            assert log.transactions() == [[{"job": 7}, "Insert"], ["Insert"]]
 
 
 class TestUnrecognizedStatements:

@@ -20,7 +20,7 @@ from tests.listening import Listening
 from tests.zoo.models import Keeper
 from walex_django.context import ContextMiddleware, context, current
 
-from .log import Log
+from .wal import WalReader
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -148,7 +148,7 @@ def test_user_is_the_one_logged_in_when_the_change_is_made(
 def test_view_that_only_reads_writes_no_context(
     client: Client, sql: psycopg.Connection[Any], ada: User
 ) -> None:
-    log = Log(sql)
+    log = WalReader(sql)
     connection.settings_dict["ATOMIC_REQUESTS"] = True
     try:
         with CaptureQueriesContext(connection) as queries:

@@ -15,14 +15,14 @@ from tests.zoo.models import Keeper
 from walex_django.context import context, current
 from walex_django.context.writer import install
 
-from .log import Log
+from .wal import WalReader
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def log(sql: psycopg.Connection[Any]) -> Log:
-    return Log(sql)
+def log(sql: psycopg.Connection[Any]) -> WalReader:
+    return WalReader(sql)
 
 
 def hire(name: str = "Ada") -> None:
@@ -42,7 +42,7 @@ def test_context_is_written_once_per_transaction(log: Log) -> None:
     with transaction.atomic():
         hire()
 
-    assert log.told() == [
+    assert log.transactions() == [
         [{"job": 7}, "Insert", "Insert", "Insert"],
         [{"job": 7}, "Insert"],
         ["Insert"],
@@ -57,7 +57,7 @@ def test_write_outside_transaction_gets_its_own_transaction(log: Log) -> None:
 
     assert not connection.in_atomic_block
     assert connection.get_autocommit()
-    assert log.told() == [[{"job": 7}, "Insert"], [{"job": 7}, "Update"]]
+    assert log.transactions() == [[{"job": 7}, "Insert"], [{"job": 7}, "Update"]]
 
 
 def test_reading_writes_no_context(log: Log) -> None:
@@ -84,7 +84,9 @@ def test_changed_context_is_written_again(log: Log) -> None:
         with context(job=8):
             hire()
 
-    assert log.told() == [[{"job": 7}, "Insert", "Insert", {"job": 8}, "Insert"]]
+    assert log.transactions() == [
+        [{"job": 7}, "Insert", "Insert", {"job": 8}, "Insert"]
+    ]
 
 
 def test_context_is_cleared_after_block(log: Log, listening: Listening) -> None:
@@ -95,7 +97,7 @@ def test_context_is_cleared_after_block(log: Log, listening: Listening) -> None:
         hire()
         hire()
 
-    assert log.told() == [
+    assert log.transactions() == [
         ["Insert", {"job": 7}, "Insert", {}, "Insert", "Insert"],
     ]
     contexts = [event.context for event in listening.wait_for(4)]
@@ -175,7 +177,7 @@ def test_context_is_written_again_after_rolled_back_transaction(log: Log) -> Non
         with transaction.atomic():
             hire()
 
-    assert log.told() == [[{"job": 7}, "Insert"]]
+    assert log.transactions() == [[{"job": 7}, "Insert"]]
 
 
 def test_failing_statement_leaves_no_transaction_behind(log: Log) -> None:
@@ -187,7 +189,7 @@ def test_failing_statement_leaves_no_transaction_behind(log: Log) -> None:
         hire()
 
     assert caught.type.__module__ == "django.db.utils"
-    assert log.told() == [[{"job": 7}, "Insert"], [{"job": 7}, "Insert"]]
+    assert log.transactions() == [[{"job": 7}, "Insert"], [{"job": 7}, "Insert"]]
 
 
 def test_deferred_constraint_fails_as_usual(log: Log) -> None:
@@ -200,7 +202,7 @@ def test_deferred_constraint_fails_as_usual(log: Log) -> None:
             "INSERT INTO zoo_animal_keepers (animal_id, keeper_id) VALUES (0, 0)"
         )
 
-    assert log.told() == []
+    assert log.transactions() == []
 
 
 def test_broken_transaction_is_refused_as_usual() -> None:
@@ -256,7 +258,7 @@ def test_on_commit_functions_are_called_as_usual(log: Log) -> None:
             assert callbacks == [after]
         assert called == [{"job": 7}]
 
-    assert log.told() == [
+    assert log.transactions() == [
         [{"job": 7}, "Insert", "Insert"],
         [{"job": 7}, "Insert"],
     ]
@@ -298,4 +300,4 @@ def test_install_prepares_open_connections(log: Log) -> None:
     with context(job=7):
         hire()
 
-    assert log.told() == [[{"job": 7}, "Insert"]]
+    assert log.transactions() == [[{"job": 7}, "Insert"]]

@@ -25,7 +25,7 @@ from walex_django.pgoutput.messages import LogicalMessage
 from walex_django.replication import connection as replication
 from walex_django.signals import post_db_insert, post_db_message
 
-from .log import Log
+from .wal import WalReader
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -145,7 +145,7 @@ def test_non_transactional_message_arrives_before_commit(
 def test_message_can_be_emitted_to_another_database(received: Received) -> None:
     second = get_config("second").connection_parameters()
     with replication.connect(second) as elsewhere:
-        log = Log(elsewhere)
+        log = WalReader(elsewhere)
         emit("zoo", "elsewhere", using="second")
         emit("zoo", "here")
 

@@ -26,7 +26,7 @@ from .mascots import (
     adopted,
     cut_stream,
     position,
-    will_have_adopted,
+    wait_until_adopted,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -114,21 +114,21 @@ class TestLostAcknowledgement:
             gates[0].wait()
             cut_stream(sql)
             gates[0].open()
-            will_have_adopted(sql, *names)
+            wait_until_adopted(sql, *names)
             sql.execute(INSERT, ["Bob"])
-            will_have_adopted(sql, *names, "Bob")
+            wait_until_adopted(sql, *names, "Bob")
 
     def test_restarts_repeat_nothing(
         self, message_stream: StreamConfig, sql: Sql, write: Callable[[Sql], list[str]]
     ) -> None:
         with Listening(message_stream):
             names = write(sql)
-            will_have_adopted(sql, *names)
+            wait_until_adopted(sql, *names)
         for name in ("Bob", "Eve"):
             with Listening(message_stream):
                 sql.execute(INSERT, [name])
                 names.append(name)
-                will_have_adopted(sql, *names)
+                wait_until_adopted(sql, *names)
 
     def test_changes_before_checkpoint_are_only_acknowledged(
         self, atomic: StreamConfig, connect: Connect, sql: Sql
@@ -136,7 +136,7 @@ class TestLostAcknowledgement:
         connect(post_db_insert, adopt)
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "Ada")
+            wait_until_adopted(sql, "Ada")
 
         Keeper.objects.create(name="done elsewhere")
         ((done,),) = sql.execute("SELECT pg_current_wal_flush_lsn() - '0/0'")
@@ -145,7 +145,7 @@ class TestLostAcknowledgement:
             eventually(lambda: acknowledged(sql, done - 1), "the acknowledgement")
             assert position(sql) == done
             Keeper.objects.create(name="Bob")
-            will_have_adopted(sql, "Ada", "Bob")
+            wait_until_adopted(sql, "Ada", "Bob")
         (event,) = listening.events
         assert position(sql) == event.lsn
 
@@ -168,10 +168,10 @@ class TestTwoListeners:
                 gates[1].wait()
                 assert adopted(sql) == []
                 gates[faster].open()
-                will_have_adopted(sql, "Ada")
+                wait_until_adopted(sql, "Ada")
                 gates[1 - faster].open()
                 Keeper.objects.create(name="Bob")
-                will_have_adopted(sql, "Ada", "Bob")
+                wait_until_adopted(sql, "Ada", "Bob")
 
     @pytest.mark.usefixtures("slow_checkpoint")
     def test_takeover_during_commit(
@@ -193,7 +193,7 @@ class TestTwoListeners:
             with Listening(atomic):
                 releaser.join()
                 Keeper.objects.create(name="Bob")
-                will_have_adopted(sql, "Ada", "Bob")
+                wait_until_adopted(sql, "Ada", "Bob")
 
 
 _SLOW = """
@@ -268,9 +268,9 @@ class TestLostDatabaseConnection:
                 " AND pid <> pg_backend_pid()"
             )
             gates[0].open()
-            will_have_adopted(sql, "Ada")
+            wait_until_adopted(sql, "Ada")
             Keeper.objects.create(name="Bob")
-            will_have_adopted(sql, "Ada", "Bob")
+            wait_until_adopted(sql, "Ada", "Bob")
         assert not ParkedEvent.objects.exists()
 
     def _assert_delivery_continues(
@@ -280,7 +280,7 @@ class TestLostDatabaseConnection:
         connect(post_db_insert, end)
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "Ada")
+            wait_until_adopted(sql, "Ada")
             Keeper.objects.create(name="Bob")
-            will_have_adopted(sql, "Ada", "Bob")
+            wait_until_adopted(sql, "Ada", "Bob")
         assert not ParkedEvent.objects.exists()

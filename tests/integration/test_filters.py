@@ -18,7 +18,7 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.filters import matches
 
 from .filtering import Filtering, Sql
-from .handling import Heard, label, wait_until_done
+from .handling import Recorder, label, wait_until_done
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -175,7 +175,7 @@ def test_filters_in_settings_and_on_handlers_are_combined(config: StreamConfig) 
 def test_handler_is_not_called_if_all_its_events_are_filtered_out(
     config: StreamConfig,
 ) -> None:
-    heard = Heard()
+    heard = Recorder()
     on_update(Keeper, changed=["id"])(heard)
     Keeper.objects.create(name="Ada")
     with Listening(config) as listening:

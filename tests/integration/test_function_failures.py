@@ -26,8 +26,8 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.models import ParkedEvent
 
-from .handling import Function, Heard, label, wait_until_done
-from .mascots import Gate, will_have_adopted
+from .handling import Function, Recorder, label, wait_until_done
+from .mascots import Gate, wait_until_adopted
 from .stream import Stream
 
 pytestmark = [
@@ -177,7 +177,7 @@ class TestAtomic:
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
             gate.wait()
-            will_have_adopted(sql, "insert Ada")
+            wait_until_adopted(sql, "insert Ada")
             gate.open()
 
     def test_retry_is_outside_transaction(self, atomic: StreamConfig, sql: Sql) -> None:
@@ -193,12 +193,12 @@ class TestAtomic:
         def wait(events: list[Event]) -> None:
             gate()
 
-        on_insert(Keeper, functions=[adopt])(Heard())
-        on_insert(Keeper, functions=[Function("slow", gate=gate)])(Heard("last"))
+        on_insert(Keeper, functions=[adopt])(Recorder())
+        on_insert(Keeper, functions=[Function("slow", gate=gate)])(Recorder("last"))
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
             gate.wait()
-            will_have_adopted(sql, "insert Ada")
+            wait_until_adopted(sql, "insert Ada")
             gate.open()
         assert tries == [False, False]
 
@@ -209,7 +209,7 @@ class TestAtomic:
         on_insert(Keeper, functions=[Function(failures=2)])(adopt)
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "by the handler")
+            wait_until_adopted(sql, "by the handler")
         assert ParkedEvent.objects.get().receiver == NAME
 
 
@@ -218,11 +218,11 @@ def test_listener_killed_during_function_loses_nothing(
 ) -> None:
     notes = tmp_path / "notes"
     stream.env |= {"ZOO_HANDLED": str(notes)}
-    with stream.held(1), stream.listening() as listener:
+    with stream.blocked(1), stream.listening() as listener:
         stream.execute(
             "INSERT INTO zoo_keeper (name) VALUES ('Ada'), ('function waits for 1')"
         )
-        eventually(stream.is_held, "the work of the function")
+        eventually(stream.is_blocked, "the work of the function")
         eventually(lambda: "function Ada" in _lines(notes), "the other call")
         listener.signal(signal.SIGKILL)
         listener.wait()

@@ -22,7 +22,7 @@ from tests.zoo.models import Animal, Keeper, Temperature
 from walex_django import Event, on_event, on_insert
 from walex_django.conf.stream import StreamConfig
 
-from .handling import Function, Heard, label, wait_until_done
+from .handling import Function, Recorder, label, wait_until_done
 from .mascots import Gate, acknowledged
 
 pytestmark = [
@@ -96,8 +96,8 @@ class TestNames:
 
     def test_functions_get_events_of_their_handler(self, config: StreamConfig) -> None:
         first, second = Function("first"), Function("second")
-        on_insert(Keeper, functions=[first, second], where=is_not_bob)(Heard("some"))
-        on_event([Keeper, Animal], functions=[second])(Heard("all"))
+        on_insert(Keeper, functions=[first, second], where=is_not_bob)(Recorder("some"))
+        on_event([Keeper, Animal], functions=[second])(Recorder("all"))
         with Listening(config) as listening:
             with transaction.atomic():
                 Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
@@ -122,7 +122,7 @@ class TestConcurrency:
 
     def test_handler_does_not_wait_for_function(self, config: StreamConfig) -> None:
         gate = Gate()
-        function, heard = Function(gate=gate), Heard()
+        function, heard = Function(gate=gate), Recorder()
         on_insert(Keeper, functions=[function])(heard)
         with Listening(config) as listening:
             Keeper.objects.create(name="Ada")
@@ -166,7 +166,7 @@ class TestConcurrency:
 
     def test_more_calls_than_threads(self, config: StreamConfig) -> None:
         function = Function()
-        on_insert(Keeper, functions=[function])(Heard())
+        on_insert(Keeper, functions=[function])(Recorder())
         with Listening(config) as listening:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(500))
             listening.wait_for(500)
@@ -183,7 +183,7 @@ class TestConcurrency:
             together.wait(TIMEOUT)
             seen.append((event.instance, event.new_record))
 
-        on_insert(Animal, functions=[read] * 8)(Heard())
+        on_insert(Animal, functions=[read] * 8)(Recorder())
         with Listening(config) as listening:
             with transaction.atomic():
                 for number in range(30):
@@ -210,7 +210,7 @@ class TestConcurrency:
         self, durable: StreamConfig, sql: Sql
     ) -> None:
         gate, last = Gate(), Gate()
-        on_insert(Keeper, functions=[Function(gate=gate)], where=is_not_bob)(Heard())
+        on_insert(Keeper, functions=[Function(gate=gate)], where=is_not_bob)(Recorder())
 
         def bob_arrived(events: list[Event]) -> None:
             last()
@@ -249,7 +249,7 @@ class TestConnections:
                 cursor.execute("SET application_name = 'of a function'")
             together.wait(TIMEOUT)
 
-        on_insert(Keeper, functions=[look])(Heard())
+        on_insert(Keeper, functions=[look])(Recorder())
         with Listening(config) as listening:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(5))
             listening.wait_for(5)
@@ -267,7 +267,7 @@ class TestConnections:
                 cursor.execute("SET application_name = 'of a function'")
             together.wait(TIMEOUT)
 
-        on_insert(Keeper, functions=[look])(Heard())
+        on_insert(Keeper, functions=[look])(Recorder())
         with Listening(config) as listening:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(5))
             listening.wait_for(5)
@@ -284,7 +284,7 @@ class TestConnections:
                 cursor.execute("SELECT pg_backend_pid()")
                 backends.add(cursor.fetchone()[0])
 
-        on_insert(Keeper, functions=[look])(Heard())
+        on_insert(Keeper, functions=[look])(Recorder())
         with Listening(config) as listening:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(300))
             listening.wait_for(300)

@@ -21,8 +21,8 @@ from walex_django.delivery.dispatch import ReceiverFailed
 from walex_django.models import ParkedEvent
 from walex_django.signals import post_db_insert, post_db_transaction
 
-from .handling import Heard, label, wait_until_done
-from .mascots import Gate, adopted, will_have_adopted
+from .handling import Recorder, label, wait_until_done
+from .mascots import Gate, adopted, wait_until_adopted
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -195,7 +195,7 @@ class TestAtomic:
             gate.wait()
             assert adopted(sql) == []
             gate.open()
-            will_have_adopted(sql, "insert Ada", "insert Bob")
+            wait_until_adopted(sql, "insert Ada", "insert Bob")
 
     def test_failed_attempt_is_rolled_back(
         self, atomic: StreamConfig, sql: Sql
@@ -212,7 +212,7 @@ class TestAtomic:
         on_insert(Keeper)(adopt)
         with Listening(atomic):
             Keeper.objects.create(name="Ada")
-            will_have_adopted(sql, "try 2")
+            wait_until_adopted(sql, "try 2")
         assert not ParkedEvent.objects.exists()
 
 

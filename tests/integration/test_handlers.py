@@ -31,7 +31,7 @@ from walex_django.provisioning.plan import setup_plan
 from walex_django.replication import connection as replication
 from walex_django.signals import post_db_change, post_db_insert, post_db_transaction
 
-from .handling import Heard, label
+from .handling import Recorder, label
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -115,7 +115,7 @@ class TestLists:
         self, config: StreamConfig, sql: Sql
     ) -> None:
         all_of = {
-            decorator: Heard(decorator.__name__)
+            decorator: Recorder(decorator.__name__)
             for decorator in (on_insert, on_update, on_delete, on_truncate, on_event)
         }
         for decorator, heard in all_of.items():
@@ -154,7 +154,7 @@ class TestLists:
     def test_transaction_is_one_ordered_list_across_tables(
         self, config: StreamConfig
     ) -> None:
-        heard, keepers = Heard(), Heard("keepers")
+        heard, keepers = Recorder(), Recorder("keepers")
         on_event([Keeper, Animal])(heard)
         on_event(Keeper)(keepers)
         with Listening(config) as listening:
@@ -240,7 +240,7 @@ class TestLists:
     def test_handlers_can_be_added_and_removed_while_stream_runs(
         self, listening: Listening
     ) -> None:
-        first, second = Heard("first"), Heard("second")
+        first, second = Recorder("first"), Recorder("second")
         on_insert(Keeper)(first)
         Keeper.objects.create(name="Ada")
         listening.wait_for(1)
@@ -344,7 +344,7 @@ class TestStreams:
         with replication.connect(second.connection_parameters()) as sql:
             for step in setup_plan(second, sql):
                 sql.execute(step.statement)
-        heard, of_second = Heard("heard"), Heard("of_second")
+        heard, of_second = Recorder("heard"), Recorder("of_second")
         on_insert(Keeper)(heard)
         on_insert(Keeper, stream="second")(of_second)
         with Listening(config) as first, Listening(second) as other:

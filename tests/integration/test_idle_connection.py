@@ -15,7 +15,7 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.models import ParkedEvent
 from walex_django.signals import post_db_insert, post_db_transaction
 
-from .mascots import Sql, adopt, will_have_adopted
+from .mascots import Sql, adopt, wait_until_adopted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,15 +42,15 @@ def test_next_transaction_is_processed_once(
     connect(post_db_insert, adopt)
     with Listening(replace(atomic, max_retries=0)):
         Keeper.objects.create(name="Ada")
-        will_have_adopted(sql, "Ada")
+        wait_until_adopted(sql, "Ada")
         eventually(lambda: _is_idle(sql, backends[0]), "the end of the transaction")
         ended = sql.execute("SELECT pg_terminate_backend(%s, 5000)", [backends[0]])
         assert ended.fetchone() == (True,)
 
         Keeper.objects.create(name="Bob")
-        will_have_adopted(sql, "Ada", "Bob")
+        wait_until_adopted(sql, "Ada", "Bob")
         Keeper.objects.create(name="Eve")
-        will_have_adopted(sql, "Ada", "Bob", "Eve")
+        wait_until_adopted(sql, "Ada", "Bob", "Eve")
     assert not ParkedEvent.objects.exists()
     # The test proves something only if the connection was kept.
     assert backends[0] not in backends[1:]

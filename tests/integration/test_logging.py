@@ -220,7 +220,7 @@ def test_unreachable_server_is_logged_once(own_stream: OwnStream) -> None:
         own_stream.server.start()
         listener.wait_for("Stream default reconnected")
         own_stream.write("Ada")
-        eventually(lambda: own_stream.heard() == ["Ada"], "the event")
+        eventually(lambda: own_stream.delivered() == ["Ada"], "the event")
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
     retries = [line for line in listener.lines if "Retrying" in line]

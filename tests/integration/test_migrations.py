@@ -23,7 +23,7 @@ def test_commands_report_missing_tables(
     stream = Stream(at(own_server, environment))
     stream.run("migrate", "zoo", "--verbosity=0")
     stream.execute("CREATE PUBLICATION zoo_events FOR ALL TABLES")
-    stream.make_slot()
+    stream.create_slot()
 
     for command in ("walex_setup", "walex_listen"):
         line = fails(command, stream.env)

@@ -15,7 +15,7 @@ from walex_django import Event
 from walex_django.conf.stream import StreamConfig
 from walex_django.signals import post_db_insert
 
-from .mascots import Moody, Sql, adopt, adopted, name_of, will_have_adopted
+from .mascots import Moody, Sql, adopt, adopted, name_of, wait_until_adopted
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -57,7 +57,7 @@ def test_callback_that_raises_is_logged(
     with Listening(atomic) as listening:
         for name in ("Ada", "Bob"):
             Keeper.objects.create(name=name)
-        will_have_adopted(sql, "Ada", "Bob")
+        wait_until_adopted(sql, "Ada", "Bob")
     assert len(listening.events) == 2
     errors = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert [each.getMessage() for each in errors] == [
@@ -83,5 +83,5 @@ def test_callback_that_raises_does_not_affect_others(
     with Listening(atomic):
         for name in ("Ada", "Bob"):
             Keeper.objects.create(name=name)
-        will_have_adopted(sql, "Ada", "Bob")
+        wait_until_adopted(sql, "Ada", "Bob")
     assert announced == ["Ada", "Bob"]

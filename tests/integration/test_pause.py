@@ -144,7 +144,7 @@ def test_server_does_not_time_out_a_paused_stream(own_stream: OwnStream) -> None
         own_stream.write("last")
         own_stream.run("walex_config", "default", "replace", "PAUSED", "false")
         listener.wait_for("Stream default resumed")
-        eventually(lambda: own_stream.heard() == ["last"])
+        eventually(lambda: own_stream.delivered() == ["last"])
         assert "Retrying" not in listener.output
 
 
@@ -154,9 +154,9 @@ def test_listener_starts_paused_and_can_be_resumed(stream: Stream) -> None:
     with Process("walex_listen", *ONE, env=stream.env) as listener:
         line = listener.wait_for("is paused")
         command = line.partition("manage.py ")[2].split()
-        assert stream.heard() == []
+        assert stream.delivered() == []
         stream.run(*command)
-        eventually(lambda: stream.heard() == ["Ada"])
+        eventually(lambda: stream.delivered() == ["Ada"])
         stream.run("walex_config", "default", "replace", "PAUSED", "true")
         eventually(lambda: listener.output.count("is paused") == 2)
         listener.signal(signal.SIGTERM)
@@ -172,7 +172,7 @@ def test_paused_stream_cannot_be_drained(stream: Stream) -> None:
             "The stream 'default' is paused. To resume it, run: python manage.py"
             " walex_config default replace PAUSED false"
         )
-    assert stream.heard() == []
+    assert stream.delivered() == []
 
 
 def test_stream_can_be_paused_in_the_settings(stream: Stream) -> None:

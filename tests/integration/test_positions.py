@@ -50,13 +50,13 @@ class TestWithoutTimeZones:
 
     @ENDS
     def test_stream_resumes(self, naive: Stream, end: signal.Signals) -> None:
-        naive.hear("before", end=end)
-        naive.hear("after")
-        assert list(dict.fromkeys(naive.heard())) == ["before", "after"]
+        naive.deliver("before", end=end)
+        naive.deliver("after")
+        assert list(dict.fromkeys(naive.delivered())) == ["before", "after"]
 
     def test_recreated_slot_is_refused(self, naive: Stream) -> None:
-        naive.hear("before", end=signal.SIGKILL)
-        start = naive.remake_slot("lost")
+        naive.deliver("before", end=signal.SIGKILL)
+        start = naive.recreate_slot("lost")
 
         line = fails("walex_listen", naive.env)
         assert 'The slot "zoo_walex" was recreated, or moved by another client' in line
@@ -71,7 +71,7 @@ class TestCleanShutdown:
     ) -> None:
         with own_stream.listening() as listener:
             own_stream.write("before")
-            eventually(lambda: own_stream.heard() == ["before"])
+            eventually(lambda: own_stream.delivered() == ["before"])
             eventually(lambda: self._confirmed(own_stream)[1], "the acknowledgement")
             ended = own_stream.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def test_recreate_slot_requires_a_stream(stream: Stream) -> None:
-    stream.hear("before")
+    stream.deliver("before")
     stream.write("pending")
     look = "SELECT slot_name, confirmed_flush_lsn FROM pg_replication_slots"
     before = stream.execute(look)
@@ -24,5 +24,5 @@ def test_recreate_slot_requires_a_stream(stream: Stream) -> None:
     assert "--stream NAME" in line
 
     assert stream.execute(look) == before
-    stream.hear("after")
-    assert stream.heard() == ["before", "pending", "after"]
+    stream.deliver("after")
+    assert stream.delivered() == ["before", "pending", "after"]

@@ -35,7 +35,7 @@ class TestHealthySlot:
     """The slot could be resumed."""
 
     def test_slot_is_recreated_at_the_end_of_the_wal(self, stream: Stream) -> None:
-        stream.hear("before")
+        stream.deliver("before")
         stream.write("pending")
 
         *steps, last = stream.run(*RECREATE)
@@ -45,8 +45,8 @@ class TestHealthySlot:
         ]
         assert last == f"default: delivers changes from LSN {start_of(stream)} on"
         stream.write("since")
-        stream.hear("after")
-        assert stream.heard() == ["before", "since", "after"]
+        stream.deliver("after")
+        assert stream.delivered() == ["before", "since", "after"]
 
     def test_slot_in_use_is_refused(self, stream: Stream) -> None:
         with stream.listening():
@@ -54,20 +54,20 @@ class TestHealthySlot:
             assert 'The slot "zoo_walex" is in use' in line
             assert line.endswith("Stop its listener first.")
             stream.write("undisturbed")
-            eventually(lambda: stream.heard() == ["undisturbed"])
+            eventually(lambda: stream.delivered() == ["undisturbed"])
 
     def test_dry_run_prints_the_sql(self, stream: Stream) -> None:
-        stream.hear("before")
+        stream.deliver("before")
         stream.write("pending")
         start = start_of(stream)
 
         assert stream.run(*RECREATE, "--dry-run") == [DROP, CREATE]
         assert start_of(stream) == start
-        stream.hear("after")
-        assert stream.heard() == ["before", "pending", "after"]
+        stream.deliver("after")
+        assert stream.delivered() == ["before", "pending", "after"]
 
     def test_the_sql_may_be_run_by_another_role(self, stream: Stream) -> None:
-        stream.hear("before")
+        stream.deliver("before")
         for statement in stream.run(*RECREATE, "--dry-run"):
             stream.execute(statement)
         stream.write("since")
@@ -77,8 +77,8 @@ class TestHealthySlot:
         assert stream.run(*RECREATE, "--dry-run") == ["-- the slot zoo_walex is kept"]
         (printed,) = stream.run(*RECREATE)
         assert printed == f"default: delivers changes from LSN {start_of(stream)} on"
-        stream.hear("after")
-        assert stream.heard() == ["before", "since", "after"]
+        stream.deliver("after")
+        assert stream.delivered() == ["before", "since", "after"]
 
 
 @pytest.mark.parametrize("own_stream", [FORGETFUL], indirect=True)
@@ -88,7 +88,7 @@ class TestLostSlot:
     def test_lost_slot_is_refused_until_it_is_recreated(
         self, own_stream: Stream
     ) -> None:
-        own_stream.hear("before")
+        own_stream.deliver("before")
         read = start_of(own_stream)
         own_stream.write("lost")
         self._lose_slot(own_stream)
@@ -101,15 +101,15 @@ class TestLostSlot:
         assert fails("walex_setup", own_stream.env) == line
 
         self._recreate(own_stream)
-        assert own_stream.heard() == ["before", "after"]
+        assert own_stream.delivered() == ["before", "after"]
 
     def test_running_listener_ends_when_the_slot_is_lost(
         self, own_stream: Stream
     ) -> None:
         with own_stream.listening() as listener:
-            with own_stream.held(1):
+            with own_stream.blocked(1):
                 own_stream.write("wait for 1", "lost")
-                eventually(own_stream.is_held, "the receiver's work")
+                eventually(own_stream.is_blocked, "the receiver's work")
                 self._lose_slot(own_stream)
             assert listener.wait() == 1
         assert 'The slot "zoo_walex" is lost (' in listener.lines[-1]
@@ -117,8 +117,8 @@ class TestLostSlot:
         assert "Traceback" not in listener.output
 
         self._recreate(own_stream)
-        assert own_stream.heard()[0] == "wait for 1"
-        assert own_stream.heard()[-1] == "after"
+        assert own_stream.delivered()[0] == "wait for 1"
+        assert own_stream.delivered()[-1] == "after"
 
     def _lose_slot(self, stream: Stream) -> None:
         for _ in range(4):
@@ -133,4 +133,4 @@ class TestLostSlot:
             'default: drop the slot "zoo_walex"',
             'default: create the slot "zoo_walex"',
         ]
-        stream.hear("after")
+        stream.deliver("after")

@@ -17,7 +17,7 @@ from tests.zoo.models import Animal, Keeper
 from walex_django import ALL_TABLES, Event, on_event, on_insert, on_update
 from walex_django.handlers import registry
 
-from .handling import Heard
+from .handling import Recorder
 from .stream import Stream
 from .test_mistakes import ONE
 
@@ -174,7 +174,7 @@ class TestDiscovery:
             "def note(event): ...\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
-        on_insert(Keeper, functions=["far_away.note"])(Heard())
+        on_insert(Keeper, functions=["far_away.note"])(Recorder())
         registry.load()
 
         animals = registry.handlers["on_insert", "far_away.animals"]
@@ -204,7 +204,7 @@ class TestListener:
         }
         with stream.listening() as listener:
             stream.write("Ada")
-            eventually(lambda: stream.heard() == ["Ada"], "the delivery of Ada")
+            eventually(lambda: stream.delivered() == ["Ada"], "the delivery of Ada")
             listener.signal(signal.SIGTERM)
             assert listener.wait() == 0, listener.output
         assert sorted(notes.read_text().splitlines()) == [

@@ -46,29 +46,29 @@ def test_resume_after_drains(durable: StreamConfig, stream: Stream) -> None:
     for _ in ROUNDS:
         Keeper.objects.create(name="meanwhile")
         call_command("walex_listen", *ONE, "--drain", verbosity=0)
-    stream.hear("the last")
-    assert stream.heard() == ["the last"]
+    stream.deliver("the last")
+    assert stream.delivered() == ["the last"]
 
 
 def test_resume_after_sigkill(stream: Stream) -> None:
     names = [str(number) for number in ROUNDS]
     for name in names:
-        stream.hear(name, end=signal.SIGKILL)
-    stream.hear(end=signal.SIGKILL)
-    stream.hear("the last")
-    assert list(dict.fromkeys(stream.heard())) == [*names, "the last"]
+        stream.deliver(name, end=signal.SIGKILL)
+    stream.deliver(end=signal.SIGKILL)
+    stream.deliver("the last")
+    assert list(dict.fromkeys(stream.delivered())) == [*names, "the last"]
 
 
 def test_resume_after_reset_of_statistics(
     stream: Stream, durable: StreamConfig
 ) -> None:
     for name, end in (("Ada", signal.SIGKILL), ("Bob", signal.SIGTERM)):
-        stream.hear(name, end=end)
+        stream.deliver(name, end=end)
         stream.execute("SELECT pg_stat_reset_replication_slot(NULL)")
         with Listening(durable):
             pass
     stream.execute("SELECT pg_stat_reset_shared('bgwriter')")
-    stream.hear("the last")
+    stream.deliver("the last")
 
 
 def test_resume_after_server_restarts(own_stream: OwnStream) -> None:
@@ -76,7 +76,7 @@ def test_resume_after_server_restarts(own_stream: OwnStream) -> None:
     for mode in ("fast", "immediate"):
         for end in (signal.SIGTERM, signal.SIGKILL):
             names.append(f"{end.name} {mode}")
-            own_stream.hear(names[-1], end=end)
+            own_stream.deliver(names[-1], end=end)
             own_stream.restart_server(mode)
             own_stream.hear()
     own_stream.hear("the last")

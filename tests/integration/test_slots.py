@@ -47,11 +47,11 @@ class TestRecreated:
     """Another client dropped the slot and created one with the same name."""
 
     def test_after_a_clean_shutdown(self, stream: Stream) -> None:
-        stream.hear("before")
+        stream.deliver("before")
         ((read,),) = stream.execute(
             "SELECT confirmed_flush_lsn::text FROM pg_replication_slots"
         )
-        start = stream.remake_slot("lost")
+        start = stream.recreate_slot("lost")
         stream.write("kept")
 
         line = fails("walex_listen", stream.env)
@@ -63,12 +63,12 @@ class TestRecreated:
 
         printed = stream.run("walex_setup", *ONE, "--recreate-slot")
         assert printed == [f"default: delivers changes from LSN {start} on"]
-        stream.hear("after")
-        assert stream.heard() == ["before", "kept", "after"]
+        stream.deliver("after")
+        assert stream.delivered() == ["before", "kept", "after"]
 
     def test_after_kill_9(self, stream: Stream, durable: StreamConfig) -> None:
-        stream.hear("before", end=signal.SIGKILL)
-        start = stream.remake_slot("lost")
+        stream.deliver("before", end=signal.SIGKILL)
+        start = stream.recreate_slot("lost")
 
         error = refused(durable)
         assert f"and now starts at {start}." in error.reason
@@ -78,8 +78,8 @@ class TestRecreated:
         self, stream: Stream, durable: StreamConfig
     ) -> None:
         stream.execute("SELECT pg_stat_reset_replication_slot('zoo_walex')")
-        stream.hear("before", end=signal.SIGKILL)
-        stream.remake_slot("lost")
+        stream.deliver("before", end=signal.SIGKILL)
+        stream.recreate_slot("lost")
 
         refused(durable)
 
@@ -89,7 +89,7 @@ class TestRecreated:
     ) -> None:
         stream.drop_slot()
         call_command("walex_setup", *ONE)
-        stream.remake_slot("lost")
+        stream.recreate_slot("lost")
 
         refused(durable)
 
@@ -97,7 +97,7 @@ class TestRecreated:
         self, stream: Stream, durable: StreamConfig
     ) -> None:
         deliver(durable)
-        stream.remake_slot("lost")
+        stream.recreate_slot("lost")
 
         refused(durable)
 
@@ -114,7 +114,7 @@ class TestRecreated:
             Keeper.objects.create(name="in progress")
             gates[0].wait()
             cut_stream(sql)
-            stream.remake_slot("lost")
+            stream.recreate_slot("lost")
             gates[0].open()
             assert isinstance(listening.wait_for_end(), SlotBroken)
 
@@ -130,9 +130,9 @@ class TestRecreated:
     def test_after_a_restart_of_the_server(
         self, own_stream: OwnStream, end: signal.Signals, mode: str
     ) -> None:
-        own_stream.hear("before", end=end)
+        own_stream.deliver("before", end=end)
         own_stream.restart_server(mode)
-        start = own_stream.remake_slot("lost")
+        start = own_stream.recreate_slot("lost")
 
         line = fails("walex_listen", own_stream.env)
         assert f"and now starts at {start}." in line
@@ -174,8 +174,8 @@ class TestDropped:
         printed = stream.run("walex_setup", *ONE, "--recreate-slot")
         assert printed[0] == 'default: create the slot "zoo_walex"'
         assert printed[1].startswith("default: delivers changes from LSN ")
-        stream.hear("after")
-        assert stream.heard() == ["after"]
+        stream.deliver("after")
+        assert stream.delivered() == ["after"]
 
     def test_teardown_and_setup_start_over(self, durable: StreamConfig) -> None:
         call_command("walex_teardown", *ONE, "--no-input")

@@ -64,11 +64,11 @@ def apart(
 def test_stream_delivers_parks_and_resumes(apart: Stream) -> None:
     with apart.listening() as listener:
         apart.write("raise", "Bob")
-        eventually(lambda: "Bob" in apart.heard())
+        eventually(lambda: "Bob" in apart.delivered())
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0, listener.output
-    apart.hear("Kim")
-    assert apart.heard() == ["raise", "Bob", "Kim"]
+    apart.deliver("Kim")
+    assert apart.delivered() == ["raise", "Bob", "Kim"]
 
     with Process("walex_replay", env=apart.env) as replay:
         assert replay.wait() == 1
@@ -79,7 +79,7 @@ def test_stream_delivers_parks_and_resumes(apart: Stream) -> None:
 
 def test_reports_are_written_without_time_zones(apart: Stream, tmp_path: Path) -> None:
     apart.env["ZOO_USE_TZ"] = "no"
-    apart.hear("Ada")
+    apart.deliver("Ada")
     assert _reports(tmp_path) == [("stopped", 1)]
 
 
@@ -89,7 +89,7 @@ def test_listener_that_waits_for_the_server_reports_it(
     with apart.listening():
         eventually(lambda: bool(_reports(tmp_path)))
         apart.write("Ada")
-        eventually(lambda: apart.heard() == ["Ada"])
+        eventually(lambda: apart.delivered() == ["Ada"])
         own_stream.server.stop("immediate")
         eventually(lambda: _reports(tmp_path) == [("retrying", 1)])
         # Deliveries are sampled although the lag is unknown.
@@ -110,8 +110,8 @@ def _rows(directory: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def test_recreated_slot_is_refused(apart: Stream) -> None:
-    apart.hear("before", end=signal.SIGKILL)
-    start = apart.remake_slot("lost")
+    apart.deliver("before", end=signal.SIGKILL)
+    start = apart.recreate_slot("lost")
 
     assert f"and now starts at {start}." in fails("walex_listen", apart.env)
 
@@ -137,8 +137,8 @@ class TestMessagesOnly:
             "SELECT total_txns FROM pg_stat_replication_slots"
         )
         assert counted == 0
-        apart.hear("after")
-        assert apart.heard() == ["after"]
+        apart.deliver("after")
+        assert apart.delivered() == ["after"]
 
     def _position(self, directory: Path) -> int:
         with closing(sqlite3.connect(directory / "zoo.sqlite3")) as file:

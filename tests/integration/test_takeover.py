@@ -31,17 +31,17 @@ def test_standby_takes_over(stream: Stream, end: signal.Signals) -> None:
         assert warning.startswith("Stream default: ")
 
         stream.write("Ada")
-        eventually(lambda: stream.heard() == ["Ada"])
+        eventually(lambda: stream.delivered() == ["Ada"])
         first.signal(end)
         second.wait_for("Quit with")
         stream.write("Bob")
-        eventually(lambda: stream.heard()[-1:] == ["Bob"])
+        eventually(lambda: stream.delivered()[-1:] == ["Bob"])
         second.signal(signal.SIGTERM)
         assert second.wait() == 0
     assert [line for line in second.lines if WAITING in line] == [warning]
     assert second.lines[1].startswith("walex_django ")
     # After a kill it is unknown what was acknowledged.
-    assert stream.heard() == ["Ada", "Bob"] or end == signal.SIGKILL
+    assert stream.delivered() == ["Ada", "Bob"] or end == signal.SIGKILL
 
 
 def test_one_of_several_takes_over(stream: Stream) -> None:
@@ -53,7 +53,7 @@ def test_one_of_several_takes_over(stream: Stream) -> None:
         first.signal(signal.SIGTERM)
         eventually(lambda: any("Quit with" in each.output for each in (second, third)))
         stream.write("Ada")
-        eventually(lambda: stream.heard() == ["Ada"])
+        eventually(lambda: stream.delivered() == ["Ada"])
         waiting, reading = sorted(
             (second, third), key=lambda each: "Quit with" in each.output
         )
@@ -62,7 +62,7 @@ def test_one_of_several_takes_over(stream: Stream) -> None:
         reading.signal(signal.SIGTERM)
         waiting.wait_for("Quit with")
         stream.write("Bob")
-        eventually(lambda: stream.heard() == ["Ada", "Bob"])
+        eventually(lambda: stream.delivered() == ["Ada", "Bob"])
 
 
 def test_waiting_standby_can_be_stopped(stream: Stream) -> None:

@@ -155,7 +155,7 @@ class TestCelery:
         with redis.frozen(), celery.listening() as listener:
             celery.write("Ada")
             # The receivers come first.
-            eventually(lambda: celery.heard() == ["Ada"], "the delivery of Ada")
+            eventually(lambda: celery.delivered() == ["Ada"], "the delivery of Ada")
             listener.signal(signal.SIGKILL)
             listener.wait()
         assert not celery.acknowledged("Ada")
@@ -164,7 +164,7 @@ class TestCelery:
         with celery.listening():
             celery.wait_until_acknowledged()
             eventually(lambda: set(celery.effects()) == {"Ada"}, "work for Ada")
-        assert celery.heard() == ["Ada", "Ada"]
+        assert celery.delivered() == ["Ada", "Ada"]
 
 
 class TestDjango:
@@ -206,9 +206,9 @@ class TestDjango:
 
     def test_with_atomic_a_task_is_enqueued_once(self, tasks: HandingOver) -> None:
         tasks.configure(ATOMIC=True)
-        with tasks.held(1), tasks.listening() as listener:
+        with tasks.blocked(1), tasks.listening() as listener:
             tasks.write("handler waits for 1")
-            eventually(tasks.is_held, "the handler's work")
+            eventually(tasks.is_blocked, "the handler's work")
             assert self._queued(tasks) == 0
             listener.signal(signal.SIGKILL)
             listener.wait()
@@ -219,9 +219,9 @@ class TestDjango:
         assert self._queued(tasks) == 1
 
     def test_without_atomic_a_task_is_enqueued_again(self, tasks: HandingOver) -> None:
-        with tasks.held(1), tasks.listening() as listener:
+        with tasks.blocked(1), tasks.listening() as listener:
             tasks.write("handler waits for 1")
-            eventually(tasks.is_held, "the handler's work")
+            eventually(tasks.is_blocked, "the handler's work")
             assert self._queued(tasks) == 1
             listener.signal(signal.SIGKILL)
             listener.wait()

@@ -17,7 +17,7 @@ from walex_django import on_insert
 from walex_django.conf.stream import StreamConfig
 
 from .filtering import Filtering, Sql, identity
-from .handling import Heard
+from .handling import Recorder
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -105,15 +105,15 @@ class TestUnwatchedRecords:
             "instance": {"keeper": ada},
             "text": {"keeper": str(ada.pk)},
         }
-        unwatched, heard = choices[name], Heard()
-        on_insert("zoo.Animal_keepers", unwatched_records=unwatched)(heard)
+        unwatched, recorder = choices[name], Recorder()
+        on_insert("zoo.Animal_keepers", unwatched_records=unwatched)(recorder)
 
         filtering.passed(
             "zoo.Animal_keepers",
             lambda: leo.keepers.add(ada, bob),
             unwatched_records=unwatched,
         )
-        (events,) = heard.lists
+        (events,) = recorder.lists
         assert [(each.new_record or {})["keeper_id"] for each in events] == [bob.pk]
 
     def test_all_values_must_match(self, filtering: Filtering) -> None:
@@ -191,10 +191,10 @@ class TestUnwatchedRecords:
 
     def test_many_values_of_one_column(self, config: StreamConfig) -> None:
         """More values than are cached."""
-        heard = Heard()
-        on_insert(Keeper, unwatched_records={"name": "7"})(heard)
+        recorder = Recorder()
+        on_insert(Keeper, unwatched_records={"name": "7"})(recorder)
         with Listening(replace(config, max_batch=10_000)) as listening:
             names = [str(number % 1500) for number in range(3000)]
             Keeper.objects.bulk_create(Keeper(name=name) for name in names)
             listening.wait_for(3000)
-        assert [len(events) for events in heard.lists] == [2998]
+        assert [len(events) for events in recorder.lists] == [2998]

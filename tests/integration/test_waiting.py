@@ -32,7 +32,7 @@ def assert_starts(listener: Process, stream: Stream) -> None:
     """Assert that a listener starts streaming and reported the wait once."""
     listener.wait_for("Quit with")
     stream.write("Ada")
-    eventually(lambda: stream.heard() == ["Ada"])
+    eventually(lambda: stream.delivered() == ["Ada"])
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 0
     assert listener.output.count(TRYING) == 1

@@ -65,25 +65,25 @@ def test_change_reaches_a_running_listener(keepers: Stream) -> None:
         ]
         build(keepers, "aviary")
         listener.wait_for(CHANGED)
-        eventually(lambda: keepers.heard() == ["aviary"])
+        eventually(lambda: keepers.delivered() == ["aviary"])
 
         change(keepers, "remove", "SUBSCRIPTIONS", "zoo.Keeper")
         keepers.write("nobody's")
         build(keepers, "stable")
-        eventually(lambda: keepers.heard() == ["aviary", "stable"])
+        eventually(lambda: keepers.delivered() == ["aviary", "stable"])
 
         change(keepers, "replace", "SUBSCRIPTIONS", '["zoo.Keeper", "zoo.Animal"]')
         build(keepers, "nobody's")
         keepers.write("Ada")
-        eventually(lambda: keepers.heard() == ["aviary", "stable", "Ada"])
+        eventually(lambda: keepers.delivered() == ["aviary", "stable", "Ada"])
 
         filters = {"zoo.Keeper": {"unwatched_records": {"name": "out"}}}
         change(keepers, "add", "FILTERS", json.dumps(filters))
         keepers.write("out", "in")
-        eventually(lambda: keepers.heard()[3:] == ["in"])
+        eventually(lambda: keepers.delivered()[3:] == ["in"])
         change(keepers, "remove", "FILTERS", "zoo.Keeper")
         keepers.write("out")
-        eventually(lambda: keepers.heard()[3:] == ["in", "out"])
+        eventually(lambda: keepers.delivered()[3:] == ["in", "out"])
 
         assert change(keepers, "reset", "SUBSCRIPTIONS") == [
             'SUBSCRIPTIONS = ["zoo.Keeper"]'
@@ -99,7 +99,7 @@ def test_change_survives_a_restart(keepers: Stream) -> None:
         with keepers.listening() as listener:
             listener.wait_for("public.zoo_building, public.zoo_keeper")
             build(keepers, name)
-            eventually(lambda: keepers.heard()[-1:] == [name])  # noqa: B023
+            eventually(lambda: keepers.delivered()[-1:] == [name])  # noqa: B023
             listener.signal(signal.SIGTERM)
             assert listener.wait() == 0
     assert "MAX_BATCH = 7  (changed)" in change(keepers, "show")
@@ -108,8 +108,8 @@ def test_change_survives_a_restart(keepers: Stream) -> None:
     with keepers.listening() as listener:
         build(keepers, "nobody's")
         keepers.write("Ada")
-        eventually(lambda: len(keepers.heard()) == 3)
-    assert keepers.heard() == ["aviary", "stable", "Ada"]
+        eventually(lambda: len(keepers.delivered()) == 3)
+    assert keepers.delivered() == ["aviary", "stable", "Ada"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
@@ -120,14 +120,14 @@ def test_standby_takes_over_with_the_change(
     with keepers.listening() as first, standby(keepers) as second:
         change(keepers, "add", "SUBSCRIPTIONS", "zoo.Building")
         build(keepers, "aviary")
-        eventually(lambda: keepers.heard() == ["aviary"])
+        eventually(lambda: keepers.delivered() == ["aviary"])
         eventually(keepers._is_acknowledged, "the acknowledgement")
         first.signal(end)
         first.wait()
         second.wait_for("Quit with")
         second.wait_for("public.zoo_building, public.zoo_keeper")
         build(keepers, "stable")
-        eventually(lambda: keepers.heard() == ["aviary", "stable"])
+        eventually(lambda: keepers.delivered() == ["aviary", "stable"])
 
 
 def test_start_warns_about_the_settings_in_force(
@@ -164,7 +164,7 @@ def test_unpublished_table_causes_a_warning(keepers: Stream) -> None:
             'default: add to the publication "zoo_events": public.zoo_building'
         )
         build(keepers, "aviary")
-        eventually(lambda: keepers.heard() == ["Ada", "aviary"])
+        eventually(lambda: keepers.delivered() == ["Ada", "aviary"])
 
 
 def test_start_refuses_an_unpublished_table(keepers: Stream) -> None:
@@ -188,7 +188,7 @@ def test_concurrent_changes_are_all_applied(keepers: Stream) -> None:
         ) as process,
     ):
         other.execute(f"""UPDATE {table} SET value = '["first", "second"]'""")
-        eventually(keepers.is_held, "the wait for the other")
+        eventually(keepers.is_blocked, "the wait for the other")
         other.commit()
         assert process.wait() == 0, process.output
 
@@ -247,7 +247,7 @@ def test_invalid_stored_setting_is_reported_with_its_fix(
             assert process.wait() == (1 if key == "DATABASE" else 0), process.output
 
     assert not StreamSetting.objects.exists()
-    keepers.hear("Ada")
+    keepers.deliver("Ada")
 
 
 def test_no_secret_is_shown(keepers: Stream) -> None:
@@ -304,7 +304,7 @@ def test_a_stream_on_another_database(second: Stream) -> None:
         second.run("walex_config", "second", "add", "FILTERS", json.dumps(filters))
         Keeper.objects.using("second").create(name="out")
         Keeper.objects.using("second").create(name="in")
-        eventually(lambda: second.heard() == ["in"])
+        eventually(lambda: second.delivered() == ["in"])
         listener.signal(signal.SIGTERM)
         assert listener.wait() == 0
     (line,) = read_journal(Path(second.env["ZOO_JOURNAL"]))
@@ -324,11 +324,11 @@ def test_project_without_migrations(
         stream.run("walex_setup", *ONE)
         with stream.listening() as listener:
             sql.execute("INSERT INTO things VALUES (1, 'lamp')")
-            eventually(lambda: stream.heard() == ["lamp"])
+            eventually(lambda: stream.delivered() == ["lamp"])
             for arguments in (["show"], ["add", "MESSAGES", "jobs"]):
                 line = refused(stream, *arguments)
                 assert "Run: python manage.py migrate walex_django" in line
             sql.execute("INSERT INTO things VALUES (2, 'rope')")
-            eventually(lambda: stream.heard() == ["lamp", "rope"])
+            eventually(lambda: stream.delivered() == ["lamp", "rope"])
             listener.signal(signal.SIGTERM)
             assert listener.wait() == 0

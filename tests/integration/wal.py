@@ -21,7 +21,7 @@ from walex_django.pgoutput.messages import (
 PREFIX = "walex_django.context"
 
 
-class Log:
+class WalReader:
     """
     Reads everything written to the WAL from now on.
 
@@ -44,7 +44,7 @@ class Log:
         )
         return [decode(data) for (data,) in rows]
 
-    def told(self) -> list[list[Any]]:
+    def transactions(self) -> list[list[Any]]:
         """Return the contexts and kinds of changes of each transaction, in order."""
         transactions: list[list[Any]] = []
         for message in self.messages():
