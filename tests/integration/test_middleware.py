@@ -502,7 +502,7 @@ def test_failing_middleware_ends_listener(stream: Stream, tmp_path: Any) -> None
     assert listener.lines[-1] == "OSError: no room on the disk"
 
     with stream.listening():
-        eventually(lambda: stream.heard() == ["Ada"])
+        eventually(lambda: stream.delivered() == ["Ada"])
 
 
 @pytest.mark.parametrize(
