@@ -156,7 +156,7 @@ class TestFailures:
         assert (adopted(sql), position(sql)) == ([], before)
 
         with Listening(replace(atomic, on_error="stop")) as resumed:
-            will_have_adopted(sql, "Ada", "moody Ada", "Bob", "moody Bob")
+            wait_until_adopted(sql, "Ada", "moody Ada", "Bob", "moody Bob")
         assert len(resumed.events) == 2
 
     def test_stopping_before_retry_rolls_everything_back(

@@ -96,7 +96,7 @@ def test_w042_lost_slot(own_stream: OwnStream) -> None:
 
 
 def test_w043_recreated_slot(stream: Stream) -> None:
-    stream.hear("one")
+    stream.deliver("one")
     assert "W043" not in checked(stream.env)
     stream.recreate_slot("lost")
     found = checked(stream.env)["W043"]
@@ -107,7 +107,7 @@ def test_w043_recreated_slot(stream: Stream) -> None:
 
 
 def test_w043_dropped_slot(stream: Stream) -> None:
-    stream.hear("one")
+    stream.deliver("one")
     stream.drop_slot()
     found = checked(stream.env)
     assert 'The slot "zoo_walex" no longer exists' in found["W043"].message

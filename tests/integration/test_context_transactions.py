@@ -29,7 +29,7 @@ def hire(name: str = "Ada") -> None:
     Keeper.objects.create(name=name)
 
 
-def test_context_is_written_once_per_transaction(log: Log) -> None:
+def test_context_is_written_once_per_transaction(log: WalReader) -> None:
     with context(job=7):
         with transaction.atomic():
             hire()
@@ -50,7 +50,7 @@ def test_context_is_written_once_per_transaction(log: Log) -> None:
     ]
 
 
-def test_write_outside_transaction_gets_its_own_transaction(log: Log) -> None:
+def test_write_outside_transaction_gets_its_own_transaction(log: WalReader) -> None:
     with context(job=7):
         hire()
         Keeper.objects.update(name="Bob")
@@ -60,7 +60,7 @@ def test_write_outside_transaction_gets_its_own_transaction(log: Log) -> None:
     assert log.transactions() == [[{"job": 7}, "Insert"], [{"job": 7}, "Update"]]
 
 
-def test_reading_writes_no_context(log: Log) -> None:
+def test_reading_writes_no_context(log: WalReader) -> None:
     hire()
     log.messages()
     with context(job=7):
@@ -75,7 +75,7 @@ def test_reading_writes_no_context(log: Log) -> None:
     assert log.messages() == []
 
 
-def test_changed_context_is_written_again(log: Log) -> None:
+def test_changed_context_is_written_again(log: WalReader) -> None:
     with transaction.atomic():
         with context(job=7):
             hire()
@@ -89,7 +89,7 @@ def test_changed_context_is_written_again(log: Log) -> None:
     ]
 
 
-def test_context_is_cleared_after_block(log: Log, listening: Listening) -> None:
+def test_context_is_cleared_after_block(log: WalReader, listening: Listening) -> None:
     with transaction.atomic():
         hire()
         with context(job=7):
@@ -169,7 +169,7 @@ def test_manual_savepoints_are_recognized(listening: Listening, by_hand: bool) -
     assert listening.wait_for(1)[0].context == {"job": 7}
 
 
-def test_context_is_written_again_after_rolled_back_transaction(log: Log) -> None:
+def test_context_is_written_again_after_rolled_back_transaction(log: WalReader) -> None:
     with context(job=7):
         with transaction.atomic():
             hire()
@@ -180,7 +180,7 @@ def test_context_is_written_again_after_rolled_back_transaction(log: Log) -> Non
     assert log.transactions() == [[{"job": 7}, "Insert"]]
 
 
-def test_failing_statement_leaves_no_transaction_behind(log: Log) -> None:
+def test_failing_statement_leaves_no_transaction_behind(log: WalReader) -> None:
     with context(job=7):
         hire()
         (ada,) = Keeper.objects.all()
@@ -192,7 +192,7 @@ def test_failing_statement_leaves_no_transaction_behind(log: Log) -> None:
     assert log.transactions() == [[{"job": 7}, "Insert"], [{"job": 7}, "Insert"]]
 
 
-def test_deferred_constraint_fails_as_usual(log: Log) -> None:
+def test_deferred_constraint_fails_as_usual(log: WalReader) -> None:
     with (
         context(job=7),
         connection.cursor() as cursor,
@@ -242,7 +242,7 @@ def test_changes_without_autocommit_have_context(listening: Listening) -> None:
     assert contexts == [{"job": 7}] * 5 + [None] * 2
 
 
-def test_on_commit_functions_are_called_as_usual(log: Log) -> None:
+def test_on_commit_functions_are_called_as_usual(log: WalReader) -> None:
     called = []
 
     def after() -> None:
@@ -294,7 +294,7 @@ def test_other_execute_wrappers_are_kept() -> None:
     assert len(connection.execute_wrappers) == 1
 
 
-def test_install_prepares_open_connections(log: Log) -> None:
+def test_install_prepares_open_connections(log: WalReader) -> None:
     del connection.execute_wrappers[:]
     install()
     with context(job=7):

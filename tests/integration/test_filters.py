@@ -149,7 +149,7 @@ class TestTables:
 
 
 def test_filters_in_settings_and_on_handlers_are_combined(config: StreamConfig) -> None:
-    heard, others = Heard(), Heard("others")
+    heard, others = Recorder(), Recorder("others")
     on_event(Keeper, unwatched_records={"name": "Bob"})(heard)
     on_event("zoo.*", where=is_of_ada)(others)
     filters = {

@@ -49,7 +49,7 @@ class TestFailures:
     """Only the failed call is retried."""
 
     def test_failed_function_is_retried(self, fast_retries: StreamConfig) -> None:
-        failing, working, heard = Function(failures=2), Function("working"), Heard()
+        failing, working, heard = Function(failures=2), Function("working"), Recorder()
         on_insert(Keeper, functions=[failing, working])(heard)
         with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
@@ -66,7 +66,7 @@ class TestFailures:
         failing: Any = Function(failures=3)
         if is_async:
             failing = _as_coroutine(failing)
-        on_insert(Keeper, functions=[failing])(Heard())
+        on_insert(Keeper, functions=[failing])(Recorder())
         with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             (event,) = listening.wait_for(1)
@@ -84,7 +84,7 @@ class TestFailures:
         self, fast_retries: StreamConfig
     ) -> None:
         failing, other = Function(failures=3), Function()
-        on_insert(Keeper, functions=[failing, other])(Heard())
+        on_insert(Keeper, functions=[failing, other])(Recorder())
         with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
@@ -97,7 +97,7 @@ class TestFailures:
         self, fast_retries: StreamConfig
     ) -> None:
         failing = Function(failures=3)
-        on_insert(Keeper, functions=[partial(failing)])(Heard())
+        on_insert(Keeper, functions=[partial(failing)])(Recorder())
         with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
@@ -111,7 +111,7 @@ class TestFailures:
             raise SystemExit(1)
 
         working = Function("working")
-        on_insert(Keeper, functions=[fail, working])(Heard())
+        on_insert(Keeper, functions=[fail, working])(Recorder())
         with Listening(fast_retries) as listening:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             wait_until_done(listening)
@@ -130,14 +130,14 @@ class TestFailures:
                     cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
             Mascot.objects.create(name=label(event))
 
-        on_insert(Keeper, functions=[adopt])(Heard())
+        on_insert(Keeper, functions=[adopt])(Recorder())
         with Listening(fast_retries) as listening:
             Keeper.objects.create(name="Ada")
             wait_until_done(listening)
         assert list(Mascot.objects.values_list("name", flat=True)) == ["insert Ada"]
 
     def test_on_error_stop_ends_stream(self, fast_retries: StreamConfig) -> None:
-        on_insert(Keeper, functions=[Function(failures=3)])(Heard())
+        on_insert(Keeper, functions=[Function(failures=3)])(Recorder())
         with Listening(replace(fast_retries, on_error="stop")) as listening:
             Keeper.objects.create(name="Ada")
             error = listening.wait_for_end()
@@ -149,7 +149,7 @@ class TestFailures:
         self, fast_retries: StreamConfig
     ) -> None:
         gate = Gate()
-        on_insert(Keeper, functions=[Function(gate=gate)])(Heard(failures=3))
+        on_insert(Keeper, functions=[Function(gate=gate)])(Recorder(failures=3))
         with Listening(replace(fast_retries, on_error="stop")) as listening:
             Keeper.objects.create(name="Ada")
             gate.wait()

@@ -71,7 +71,7 @@ class TestNames:
     def test_function_can_be_given_as(
         self, config: StreamConfig, function: Any
     ) -> None:
-        on_insert(Keeper, functions=[function])(Heard())
+        on_insert(Keeper, functions=[function])(Recorder())
         with Listening(config) as listening:
             Keeper.objects.create(name="Ada")
             listening.wait_for(1)
@@ -88,7 +88,7 @@ class TestNames:
         assert calls == ["below insert Ada"]
 
     def test_function_can_be_async(self, config: StreamConfig) -> None:
-        on_insert(Keeper, functions=[record_call_async])(Heard())
+        on_insert(Keeper, functions=[record_call_async])(Recorder())
         with Listening(config) as listening:
             Keeper.objects.bulk_create([Keeper(name="Ada"), Keeper(name="Bob")])
             listening.wait_for(2)

@@ -42,7 +42,7 @@ class TestFailures:
     """Only the failed handler is retried, with the same list."""
 
     def test_failed_handler_is_retried(self, fast_retries: StreamConfig) -> None:
-        failing, working = Heard("failing", failures=2), Heard("working")
+        failing, working = Recorder("failing", failures=2), Recorder("working")
         on_insert(Keeper)(failing)
         on_insert(Keeper)(working)
         with Listening(fast_retries) as listening:
@@ -55,7 +55,7 @@ class TestFailures:
     def test_failed_chunk_is_parked_and_replayed(
         self, fast_retries: StreamConfig
     ) -> None:
-        failing, working = Heard("failing", failures=3), Heard("working")
+        failing, working = Recorder("failing", failures=3), Recorder("working")
         on_insert(Keeper, unwatched_records={"name": "1"})(failing)
         on_insert(Keeper)(working)
         with Listening(replace(fast_retries, max_batch=3)) as listening:
@@ -106,7 +106,7 @@ class TestFailures:
     def test_on_error_skip_logs_and_continues(
         self, fast_retries: StreamConfig, caplog: pytest.LogCaptureFixture
     ) -> None:
-        failing, working = Heard("failing", failures=3), Heard("working")
+        failing, working = Recorder("failing", failures=3), Recorder("working")
         on_insert(Keeper)(failing)
         on_insert(Keeper)(working)
         with (
@@ -122,7 +122,7 @@ class TestFailures:
         assert "handling.failing failed 3 times" in caplog.text
 
     def test_on_error_stop_ends_stream(self, fast_retries: StreamConfig) -> None:
-        failing, working = Heard("failing", failures=3), Heard("working")
+        failing, working = Recorder("failing", failures=3), Recorder("working")
         on_insert(Keeper)(failing)
         on_insert(Keeper)(working)
         with Listening(replace(fast_retries, on_error="stop")) as listening:

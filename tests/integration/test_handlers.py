@@ -59,7 +59,7 @@ class TestTables:
         ids=str,
     )
     def test_handler_of_one_table(self, config: StreamConfig, tables: Any) -> None:
-        heard = Heard()
+        heard = Recorder()
         on_event(tables)(heard)
         with Listening(config) as listening:
             Keeper.objects.create(name="Ada")
@@ -69,7 +69,7 @@ class TestTables:
 
     @pytest.mark.parametrize("tables", [ALL_TABLES, "zoo.*", "public.*", ["zoo.*"]])
     def test_handler_of_all_tables(self, config: StreamConfig, tables: Any) -> None:
-        heard = Heard()
+        heard = Recorder()
         on_event(tables)(heard)
         with Listening(config) as listening:
             Keeper.objects.create(name="Ada")
@@ -78,7 +78,7 @@ class TestTables:
         assert heard.labels == [["insert Ada"], ["insert Dome"]]
 
     def test_proxy_means_its_concrete_model(self, config: StreamConfig) -> None:
-        heard = Heard()
+        heard = Recorder()
         on_insert(TameAnimal)(heard)
         with Listening(config) as listening:
             Animal.objects.create(name="Leo")
@@ -86,7 +86,7 @@ class TestTables:
         assert heard.labels == [["insert Leo"]]
 
     def test_table_without_model(self, config: StreamConfig, sql: Sql) -> None:
-        heard = Heard()
+        heard = Recorder()
         on_event("bare.stone")(heard)
         sql.execute("CREATE SCHEMA bare CREATE TABLE stone (name text PRIMARY KEY)")
         sql.execute("ALTER PUBLICATION zoo_events ADD TABLE bare.stone")
@@ -99,7 +99,7 @@ class TestTables:
         assert heard.labels == [["insert flint"]]
 
     def test_subscriptions_of_stream_limit_handlers(self, config: StreamConfig) -> None:
-        heard = Heard()
+        heard = Recorder()
         on_event(ALL_TABLES)(heard)
         with Listening(replace(config, subscriptions=("zoo.Keeper",))) as listening:
             Building.objects.create(name="Dome")
@@ -140,7 +140,7 @@ class TestLists:
         ]
 
     def test_function_can_have_several_decorators(self, config: StreamConfig) -> None:
-        heard = Heard()
+        heard = Recorder()
         assert on_insert(Keeper)(on_delete(Keeper)(on_update(Animal)(heard))) is heard
         with Listening(config) as listening:
             ada = Keeper.objects.create(name="Ada")
@@ -175,7 +175,7 @@ class TestLists:
     def test_long_transaction_is_delivered_in_chunks(
         self, config: StreamConfig
     ) -> None:
-        heard = Heard()
+        heard = Recorder()
         on_insert(Keeper)(heard)
         with Listening(replace(config, max_batch=3)) as listening:
             Keeper.objects.bulk_create(Keeper(name=str(n)) for n in range(8))
@@ -270,7 +270,7 @@ class TestStreams:
     def test_streams_of_one_database(
         self, config: StreamConfig, second: StreamConfig
     ) -> None:
-        heard = [Heard("default"), Heard("second"), Heard("both")]
+        heard = [Recorder("default"), Recorder("second"), Recorder("both")]
         for each, stream in zip(heard, ["default", "second", None], strict=True):
             on_insert(Keeper, stream=stream)(each)
         received: list[tuple[str, str]] = []

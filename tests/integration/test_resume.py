@@ -78,7 +78,7 @@ def test_resume_after_server_restarts(own_stream: OwnStream) -> None:
             names.append(f"{end.name} {mode}")
             own_stream.deliver(names[-1], end=end)
             own_stream.restart_server(mode)
-            own_stream.hear()
-    own_stream.hear("the last")
+            own_stream.deliver()
+    own_stream.deliver("the last")
     # After a crash the server may resend acknowledged changes.
-    assert list(dict.fromkeys(own_stream.heard())) == [*names, "the last"]
+    assert list(dict.fromkeys(own_stream.delivered())) == [*names, "the last"]

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from tests.process import Process, eventually
+from walex_django.conf.stream import StreamConfig
 from walex_django.replication.connection import may_pass
-from walex_django.stream_config import StreamConfig
 
 from .stream import OwnStream, Stream
 from .test_mistakes import ONE, at
