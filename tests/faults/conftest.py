@@ -1,4 +1,4 @@
-"""A server that may be killed, the environment of listeners on it, and a proxy."""
+"""Fixtures: a server that tests can kill, environments of its listeners, a proxy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CREATE TABLE zoo_mark (mark text PRIMARY KEY)
 
 @pytest.fixture(scope="session")
 def original(originals: Originals) -> Original:
-    """A stopped server with the zoo and its stream, for copies."""
+    """A stopped server with the zoo's tables and stream, to be copied."""
 
     def prepare(postgres: Postgres) -> None:
         for command in (["migrate", "--verbosity=0"], ["walex_setup", *ONE]):
@@ -42,7 +42,7 @@ def original(originals: Originals) -> Original:
 def server(
     request: pytest.FixtureRequest, original: Original, programs: Path | None
 ) -> Iterator[Server]:
-    """A server with the settings that the test is parametrized with."""
+    """A server with the settings from the test's parameters."""
     settings = {"wal_sender_timeout": "3s", **getattr(request, "param", {})}
     with Server(original, bin=programs, settings=settings) as server:
         yield server
@@ -50,24 +50,24 @@ def server(
 
 @pytest.fixture
 def environment(server: Server, tmp_path: Path) -> dict[str, str]:
-    """What a listener process needs: the stream's server, and a journal."""
+    """The environment of a listener process that writes a journal."""
     return {**environment_on(server), "ZOO_JOURNAL": str(tmp_path / "journal")}
 
 
 @pytest.fixture
 def loaded(server: Server, tmp_path: Path) -> dict[str, str]:
-    """The same for heavy load: a ledger in place of the journal."""
+    """The environment of a listener under heavy load, with a ledger as its journal."""
     return {**environment_on(server), "ZOO_LEDGER": str(tmp_path / "ledger")}
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """What listener processes under load heard."""
+    """The events delivered by listener processes under load."""
     return Ledger(tmp_path / "ledger")
 
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    """A network between listener and server."""
+    """A proxy between listener and server."""
     with Proxy(server.port) as proxy:
         yield proxy

@@ -1,4 +1,4 @@
-"""What listener processes under load heard; see `tests.zoo.ledger`."""
+"""The events delivered by listeners under load; see `tests.zoo.ledger`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
-PATIENCE = 60  # seconds in which something new is to be heard
+TIMEOUT = 60  # seconds without a new event
 
 
 class Entry(NamedTuple):
-    """An event: its id, and type, primary key and name of its row."""
+    """An event's id, and its type with the primary key and name of its row."""
 
     id: str
     change: str
@@ -19,11 +19,11 @@ class Entry(NamedTuple):
 
 class Ledger:
     """
-    Reads the file as it grows.
+    Reader of the file, which may still be growing.
 
     Attributes:
-        entries: the events so far, repeated ones too.
-        changes: what was heard of at least once.
+        entries: The events so far, including repeated ones.
+        changes: The changes delivered at least once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class Ledger:
         self._offset = 0
 
     def read(self) -> int:
-        """Take in what is new; return how many events that are."""
+        """Read the new events; return how many there are."""
         if not self._path.exists():
             return 0
         with self._path.open("rb") as file:
@@ -49,20 +49,20 @@ class Ledger:
         return len(new)
 
     def wait_for(self, more: int) -> None:
-        """Return when so many further events were heard, new or repeated."""
+        """Wait for that many further events, new or repeated."""
         target = len(self.entries) + more
         self._wait(lambda: len(self.entries) >= target, f"{target} events")
 
-    def wait_until_heard(self, changes: Collection[str]) -> None:
-        """Return when all of these changes were heard of."""
+    def wait_until_delivered(self, changes: Collection[str]) -> None:
+        """Wait until all of these changes have been delivered."""
         wanted = set(changes)
         self._wait(lambda: wanted <= self.changes, "the last of the changes")
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             if self.read():
-                deadline = time.monotonic() + PATIENCE
+                deadline = time.monotonic() + TIMEOUT
             assert time.monotonic() < deadline, (
                 f"{what} did not come after {len(self.entries)}: {self.entries[-1:]}"
             )

@@ -1,4 +1,4 @@
-"""Listener processes: where they listen, how they end, what they heard."""
+"""Listener processes: starting and stopping them, and what they delivered."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from example_project.postgres import Postgres
 from tests.process import Process, eventually, read_journal
 
 ONE = ("--stream", "default")
-AGAIN = "Retrying until it succeeds."  # logged when a connection is lost
-BACK = "Stream default reconnected"
+RETRYING = "Retrying until it succeeds."  # logged when the connection is lost
+RECONNECTED = "Stream default reconnected"
 
 
 def environment_on(server: Postgres) -> dict[str, str]:
-    """Return the environment of a process with the stream on that server."""
+    """Return the environment of a process whose stream is on that server."""
     stream = {
         "SUBSCRIPTIONS": ["zoo.Keeper"],
         "RETRY_BACKOFF": 0.05,
-        # Acknowledged often: what is acknowledged too early is lost by a kill then.
+        # Short, so that a kill loses whatever is acknowledged too early.
         "STATUS_INTERVAL": 0.05,
     }
     return {
@@ -34,17 +34,17 @@ def environment_on(server: Postgres) -> dict[str, str]:
 
 
 def with_stream(env: Mapping[str, str], **settings: object) -> dict[str, str]:
-    """Return an environment with more settings of the stream."""
+    """Return the environment with more settings of the stream."""
     stream = {**json.loads(env["ZOO_STREAM"]), **settings}
     return {**env, "ZOO_STREAM": json.dumps(stream)}
 
 
 @contextmanager
 def listening(env: dict[str, str], *options: str) -> Iterator[Process]:
-    """Run a listener process, from when it streams and has said so."""
+    """Run a listener process; enter once it streams and has reported so."""
     with Process("walex_listen", *ONE, *options, env=env) as listener:
         listener.wait_for("Quit with")
-        # What is written to the log from now on, the test has written.
+        # From here on, only the test writes WAL.
         eventually(lambda: _has_reported(listener, env), "the listener's report")
         yield listener
 
@@ -60,37 +60,37 @@ def _has_reported(listener: Process, env: Mapping[str, str]) -> bool:
 
 
 def stop(listener: Process) -> None:
-    """End a listener in order."""
+    """Stop a listener by SIGTERM."""
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 0, listener.output
     assert "Traceback" not in listener.output
 
 
 def is_ending(listener: Process) -> bool:
-    """Return whether it has obeyed a SIGTERM and goes on to the end of its work."""
-    # It no longer catches a second one. Source: proc(5).
+    """Return whether the listener has received SIGTERM and is finishing its work."""
+    # After the first SIGTERM it no longer catches another. Source: proc(5).
     status = Path(f"/proc/{listener.pid}/status").read_text()
     mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
     return not int(mask.split()[1], 16) >> (signal.SIGTERM - 1) & 1
 
 
 def kill(listener: Process) -> None:
-    """End a listener by kill -9."""
+    """Kill a listener by SIGKILL."""
     listener.signal(signal.SIGKILL)
     assert listener.wait() == -signal.SIGKILL, listener.output
 
 
 def drain(env: dict[str, str]) -> None:
-    """Let a listener deliver what waits in the slot."""
+    """Deliver the slot's backlog with a listener."""
     with Process("walex_listen", *ONE, "--drain", env=env) as listener:
         assert listener.wait() == 0, listener.output
 
 
-def heard(journal: Path) -> list[str]:
-    """Return the names that listeners heard of."""
+def delivered(journal: Path) -> list[str]:
+    """Return the names in the events that listeners delivered."""
     return [line["label"] for line in read_journal(journal)]
 
 
 def ids(journal: Path) -> list[str]:
-    """Return the ids of the events that listeners heard of."""
+    """Return the ids of the events that listeners delivered."""
     return [line["id"] for line in read_journal(journal)]

@@ -1,4 +1,4 @@
-"""Writers on three connections, and whether a listener heard all that they wrote."""
+"""Concurrent writers, and a check that all of their changes were delivered."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import psycopg
 from .ledger import Entry
 
 WRITERS = 3
-_MOST_ROWS = 300  # of its own that a writer remembers, to update and to delete
+_MOST_ROWS = 300  # that a writer remembers in order to update and delete them
 
 
 class Draft:
     """
-    A transaction of a writer, until it is committed.
+    An uncommitted transaction of a writer.
 
     Attributes:
-        changes: as `tests.zoo.ledger.label` will have them, in order.
-        rows: primary keys of the writer's rows, if this is committed.
-        mark: a row that is there if this is committed, in a table not published.
+        changes: The changes in order, as `tests.zoo.ledger.label` writes them.
+        rows: The primary keys of the writer's rows, if this is committed.
+        mark: A row in an unpublished table, which exists only if this is committed.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Draft:
         connection.execute("INSERT INTO zoo_mark VALUES (%s)", [self.mark])
 
     def fill(self) -> None:
-        """Do one thing or several."""
+        """Make one or more random changes."""
         steps = [self._insert, self._insert_many, self._update, self._delete]
-        steps.append(self._part)
+        steps.append(self._insert_and_update_after_savepoint)
         count = self._random.choice([1, 1, 1, 2, 5])
         for step in self._random.choices(steps, weights=[4, 2, 4, 1, 2], k=count):
             step()
@@ -75,8 +75,8 @@ class Draft:
             self._connection.execute("DELETE FROM zoo_keeper WHERE id = %s", [pk])
             self.changes.append(f"delete {pk} -")
 
-    def _part(self) -> None:
-        """Do some of it behind a savepoint, and perhaps undo that."""
+    def _insert_and_update_after_savepoint(self) -> None:
+        """Change rows after a savepoint, and roll back to it half of the time."""
         before = list(self.changes), list(self.rows)
         self._connection.execute("SAVEPOINT part")
         self._insert()
@@ -90,21 +90,21 @@ class Draft:
 
 class Writer:
     """
-    Writes rows of its own, one transaction after the other.
+    A thread that writes its own rows, one transaction after another.
 
-    Where the connection breaks in COMMIT, nobody knows whether that was done: it looks
+    If the connection breaks during COMMIT, the outcome is unknown: the writer checks it
     when the server is back.
 
     Args:
-        load: says how much to write.
-        name: the names of its rows begin with it.
-        url: of the database.
-        random: decides what to write.
+        load: The load that decides how much to write.
+        name: The prefix of its rows' names.
+        url: The database's URL.
+        random: The source of randomness for what to write.
 
     Attributes:
-        committed: its changes, in order.
-        in_doubt: how often it had to look.
-        failure: what ended it, if anything did.
+        committed: Its committed changes, in order.
+        in_doubt: The number of commits whose outcome it had to check.
+        failure: The exception that ended it, if any.
     """
 
     def __init__(self, load: Load, name: str, url: str, random: Random) -> None:
@@ -127,7 +127,7 @@ class Writer:
                             self._write(connection)
                 except (psycopg.OperationalError, psycopg.InterfaceError):
                     self._load.pause()
-        except Exception as error:  # noqa: BLE001 - `Load` raises it
+        except Exception as error:  # noqa: BLE001 - `Load` reraises it
             self.failure = error
 
     def _write(self, connection: psycopg.Connection[Any]) -> None:
@@ -142,10 +142,10 @@ class Writer:
         self._keep(draft)
 
     def _settle(self, connection: psycopg.Connection[Any]) -> None:
-        """Find out what became of the transaction whose COMMIT was not answered."""
+        """Find out whether the transaction with the unanswered COMMIT was committed."""
         if (draft := self._unknown) is None:
             return
-        # Waits for the old session, if the server has not done with it.
+        # Waits for the old session if that still exists.
         absent = connection.execute(
             "INSERT INTO zoo_mark VALUES (%s) ON CONFLICT DO NOTHING RETURNING mark",
             [draft.mark],
@@ -164,14 +164,14 @@ class Writer:
 
 class Load:
     """
-    Runs the writers while the ``with`` block lasts.
+    A context manager that runs the writers.
 
     Args:
-        url: of the database.
-        seed: of what they write.
+        url: The database's URL.
+        seed: The seed for what they write.
 
     Attributes:
-        writers: all of them.
+        writers: The writers.
     """
 
     def __init__(self, url: str, *, seed: int) -> None:
@@ -195,13 +195,13 @@ class Load:
         self._join()
 
     def write(self, changes: int) -> None:
-        """Let the writers commit at least that many more changes; do not wait."""
+        """Allow the writers at least that many more changes; do not wait for them."""
         with self._changed:
             self._allowed = max(self._allowed, self._written) + changes
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Wait until the writers have written what they may, and have ended."""
+        """Wait until the writers have made their changes and have ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._written >= self._allowed or self._failures()
@@ -211,22 +211,22 @@ class Load:
         self._join()
 
     def committed(self) -> set[str]:
-        """Return all changes that were committed so far."""
+        """Return all changes committed so far."""
         return set(chain.from_iterable(writer.committed for writer in self.writers))
 
     def is_on(self) -> bool:
-        """Return whether to write, when that is decided. For writers, as below."""
+        """Wait until a writer may write or must end; return whether it may write."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._written < self._allowed)
             return not self._ended
 
     def pause(self) -> None:
-        """Wait before another attempt to connect."""
+        """Wait before a writer connects again."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended, 0.02)
 
     def add(self, changes: int) -> None:
-        """Count what was committed."""
+        """Count the changes of a committed transaction."""
         with self._changed:
             self._written += changes
             self._changed.notify_all()
@@ -240,16 +240,17 @@ class Load:
         for failure in self._failures():
             raise failure
 
-    def check(self, heard: Sequence[Entry]) -> int:
+    def check(self, delivered: Sequence[Entry]) -> int:
         """
-        Assert that all was heard of, in order, and nothing else.
+        Assert that exactly the committed changes were delivered, in order.
 
-        Returns how many events were repeated.
+        Returns:
+            The number of repeated events.
         """
         changes_by_id: dict[str, str] = {}
-        for id, change in heard:
+        for id, change in delivered:
             assert changes_by_id.setdefault(id, change) == change, f"one id: {id}"
-        once = list(dict.fromkeys(entry.change for entry in heard))
+        once = list(dict.fromkeys(entry.change for entry in delivered))
         assert len(once) == len(changes_by_id), "a change came under two ids"
         expected = [set(writer.committed) for writer in self.writers]
         never_written = set(once).difference(*expected)
@@ -258,4 +259,4 @@ class Load:
             lost = own.difference(once)
             assert not lost, f"{len(lost)} lost: {sorted(lost)[:9]}"
             assert [change for change in once if change in own] == writer.committed
-        return len(heard) - len(once)
+        return len(delivered) - len(once)

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to connections what networks do."""
+"""A TCP proxy that simulates network faults."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from threading import Thread
 from typing import Self
 
 _CHUNK = 65536
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: nothing lingers, close() sends RST
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close() sends RST
 
 
 @dataclass
 class Trap:
-    """What is done to a link once so many further bytes went to its client."""
+    """A fault that a link suffers after that many further bytes to its client."""
 
     after: int
     spring: Callable[[Link], None]
@@ -25,11 +25,11 @@ class Trap:
 
 class Link:
     """
-    A client's connection and ours to the target; lives in the proxy's loop.
+    A client's connection and the one to the target, in the proxy's event loop.
 
     Attributes:
-        to_client: set while that direction forwards.
-        to_server: the same for the other one.
+        to_client: Set while data is forwarded to the client.
+        to_server: Set while data is forwarded to the server.
     """
 
     def __init__(self, proxy: Proxy, client: socket.socket) -> None:
@@ -47,7 +47,7 @@ class Link:
         self.task.add_done_callback(self._end)
 
     def close(self, *, reset: bool = False) -> None:
-        """Close both sides. Args: reset: by RST instead of FIN."""
+        """Close both sides, by RST instead of FIN if ``reset``."""
         if reset:
             for side in (self._client, self._server):
                 side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -55,11 +55,11 @@ class Link:
         self.task.cancel()
 
     def inject(self, data: bytes) -> None:
-        """Send the client what the server never said."""
+        """Send the client bytes that do not come from the server."""
         self._client.send(data)
 
     def freeze(self, *, to_client: bool = True, to_server: bool = True) -> None:
-        """Forward nothing any more, not even an end."""
+        """Stop forwarding, including the closing of a side."""
         if to_client:
             self.to_client.clear()
         if to_server:
@@ -77,7 +77,7 @@ class Link:
                 pumps.create_task(self._pump_to_client())
                 pumps.create_task(self._pump_to_server())
         except* OSError:
-            pass  # the other side learns of it by our closing
+            pass  # both sides are closed below
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._client.close()
@@ -111,25 +111,25 @@ class Link:
         data = await self._loop.sock_recv(side, _CHUNK)
         if self._proxy.latency:
             await asyncio.sleep(self._proxy.latency)
-        # An end of the connection is not forwarded either.
+        # The end of the connection waits as well.
         await flowing.wait()
         return data
 
 
 class Proxy:
     """
-    Forwards connections to a local port, in a thread of its own.
+    A proxy that forwards connections to a local port, in its own thread.
 
-    The faults are of the connections at hand; those made later are sound.
+    Faults affect the connections that exist at the time, not later ones.
 
     Args:
-        target: port to forward to; may be changed, for connections made later.
+        target: The port to forward to. A change applies to new connections.
 
     Attributes:
-        port: where it listens.
-        latency: seconds by which all is delayed, each way.
-        freezes_at: connections freeze as soon as their client sends this; with `b""`
-            from the start, with `None` never.
+        port: The port on which it listens.
+        latency: The delay in seconds, in each direction.
+        freezes_at: The bytes from a client at which its connection freezes; `b""`
+            freezes from the start, `None` never.
     """
 
     def __init__(self, target: int) -> None:
@@ -154,23 +154,23 @@ class Proxy:
         self._loop.close()
 
     def cut(self, *, after: int = 0) -> None:
-        """End all connections in order. Args: after: so many bytes to the client."""
+        """Close all connections cleanly, after that many bytes to the client."""
         self._lay(Trap(after, Link.close))
 
     def reset(self, *, after: int = 0) -> None:
-        """End all connections by RST. Args: after: see `cut`."""
+        """Close all connections by RST, after that many bytes to the client."""
         self._lay(Trap(after, lambda link: link.close(reset=True)))
 
     def freeze(
         self, *, to_client: bool = True, to_server: bool = True, after: int = 0
     ) -> None:
         """
-        Keep the connections open and forward nothing: half-open for both sides.
+        Keep the connections open but forward nothing: half-open for both sides.
 
         Args:
-            to_client: in this direction.
-            to_server: in the other one.
-            after: see `cut`.
+            to_client: Whether to stop forwarding to the client.
+            to_server: Whether to stop forwarding to the server.
+            after: The number of bytes to the client before the fault.
         """
         self._lay(
             Trap(
@@ -180,15 +180,15 @@ class Proxy:
         )
 
     def inject(self, data: bytes, *, after: int = 0) -> None:
-        """Send all clients bytes that are not the server's. Args: after: see `cut`."""
+        """Send all clients foreign bytes, after that many bytes of the server."""
         self._lay(Trap(after, lambda link: link.inject(data)))
 
     def refuse(self) -> None:
-        """Take no connections, until `accept`."""
+        """Refuse connections until `accept`."""
         self._do(self._stop())
 
     def accept(self) -> None:
-        """Take connections again, on the same port."""
+        """Accept connections again, on the same port."""
         self._listen(self.port)
         self._do(self._start())
 
@@ -223,11 +223,11 @@ class Proxy:
         )
 
     def _accept(self) -> None:
-        with suppress(OSError):  # it has gone again
+        with suppress(OSError):  # the client has disconnected
             client, _ = self._listener.accept()
             client.setblocking(False)
             self.links.add(Link(self, client))
 
-    def _do(self, work: Coroutine[None, None, None]) -> None:
-        """Run it in the loop's thread, and return when it is done."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    def _do(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run a coroutine in the loop's thread and wait for it."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

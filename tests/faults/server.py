@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the test's own, which may be killed."""
+"""A PostgreSQL server for one test, which may kill it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLOT = "zoo_walex"
 
 
 class Server(Copy):
-    """A copy of the server with the zoo and its stream."""
+    """A copy of the server with the zoo's tables and stream."""
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """Return a session in autocommit."""
@@ -26,34 +26,34 @@ class Server(Copy):
     def execute(
         self, statement: str, parameters: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
-        """Run one statement in a session of its own; return the rows."""
+        """Run a statement in a new session; return the rows."""
         with self.connect() as connection:
             cursor = connection.execute(statement.encode(), parameters or None)
-            # A row may be of no columns: SELECT FROM … WHERE …
+            # Rows may have no columns: SELECT FROM … WHERE …
             has_rows = (
                 cursor.pgresult and cursor.pgresult.status == ExecStatus.TUPLES_OK
             )
             return cursor.fetchall() if has_rows else []
 
     def write(self, *names: str) -> None:
-        """Commit keepers of these names, in one transaction."""
+        """Insert keepers with these names in one transaction."""
         self.execute(
             "INSERT INTO zoo_keeper (name) SELECT unnest(%s::text[])", [list(names)]
         )
 
     def position(self) -> int:
-        """Return the end of the log."""
+        """Return the LSN of the end of the WAL."""
         return self._lsn("SELECT pg_current_wal_flush_lsn() - '0/0'")
 
     def confirmed(self) -> int:
-        """Return up to where the slot was acknowledged, as this server knows."""
+        """Return the LSN that the slot has confirmed."""
         return self._lsn(
             "SELECT confirmed_flush_lsn - '0/0' FROM pg_replication_slots"
             f" WHERE slot_name = '{SLOT}'"
         )
 
     def sent(self) -> int:
-        """Return up to where the walsender has sent the log."""
+        """Return the LSN up to which the walsender has sent WAL."""
         return self._lsn(
             "SELECT sent_lsn - '0/0' FROM pg_stat_replication"
             " JOIN pg_replication_slots ON active_pid = pid"
@@ -69,7 +69,7 @@ class Server(Copy):
         return pid
 
     def last_reply(self) -> datetime | None:
-        """Return when the listener has sent what the server heard last of it."""
+        """Return the send time of the listener's last reply."""
         rows = self.execute(
             "SELECT reply_time FROM pg_stat_replication"
             f" WHERE pid = (SELECT active_pid FROM pg_replication_slots"
@@ -77,14 +77,14 @@ class Server(Copy):
         )
         return rows[0][0] if rows else None
 
-    def hear(self, times: int) -> None:
-        """Wait for so many signs of life of the listener."""
+    def wait_for_replies(self, times: int) -> None:
+        """Wait for that many replies of the listener."""
         for _ in range(times):
             before = self.last_reply()
-            eventually(lambda before=before: self.last_reply() != before, "a sign")  # type: ignore[misc]
+            eventually(lambda before=before: self.last_reply() != before, "a reply")  # type: ignore[misc]
 
-    def waits_for_lock(self) -> bool:
-        """Return whether a receiver is at work, see `held`."""
+    def has_blocked_receiver(self) -> bool:
+        """Return whether a receiver is blocked, see `blocking_receivers`."""
         return bool(
             self.execute(
                 "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -92,8 +92,8 @@ class Server(Copy):
         )
 
     @contextmanager
-    def held(self, lock: int) -> Iterator[None]:
-        """Keep receivers at work that hear of a keeper named ``wait for <lock>``."""
+    def blocking_receivers(self, lock: int) -> Iterator[None]:
+        """Block receivers at a keeper named ``wait for <lock>``."""
         with self.connect() as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", [lock])
             yield
@@ -104,6 +104,6 @@ class Server(Copy):
 
 
 def lsn(text: str) -> int:
-    """Return the number that PostgreSQL writes as ``0/16B3748``."""
+    """Return the number of an LSN such as ``0/16B3748``."""
     high, low = text.split("/")
     return (int(high, 16) << 32) + int(low, 16)

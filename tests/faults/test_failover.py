@@ -1,4 +1,4 @@
-"""The primary dies, its standby is promoted, and the stream goes on there."""
+"""The primary fails, its standby is promoted, and the stream resumes there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.copies import Original
 from tests.process import Process, eventually
 
-from .listener import ONE, environment_on, heard, listening, stop, with_stream
+from .listener import ONE, delivered, environment_on, listening, stop, with_stream
 from .proxy import Proxy
 from .server import SLOT, Server
 
@@ -20,11 +20,11 @@ FAILOVER_SINCE = 17
 
 class Standby(Server):
     """
-    Follows a primary that starts from the same copy.
+    A standby of a primary that is a copy of the same server.
 
     Args:
-        original: the server that both are copies of, stopped.
-        primary: whom to follow.
+        original: The stopped server that both are copies of.
+        primary: The primary to follow.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Standby(Server):
 
     def _initdb(self) -> None:
         super()._initdb()
-        # As a base backup has it: slots are not part of one.
+        # A base backup contains no slots.
         shutil.rmtree(self.data / "pg_replslot" / SLOT)
         (self.data / "standby.signal").touch()
 
-    def has(self, position: int) -> bool:
-        """Return whether it keeps a copy of the slot, and the log up to a position."""
+    def has_caught_up(self, position: int) -> bool:
+        """Return whether it has a copy of the slot and the WAL up to a position."""
         return bool(
             self.execute(
                 "SELECT FROM pg_replication_slots WHERE slot_name = %s AND synced"
@@ -73,7 +73,7 @@ def primary(original: Original, programs: Path | None) -> Iterator[Server]:
 
 @pytest.fixture
 def network(primary: Server) -> Iterator[Proxy]:
-    """An address that leads to the primary, whichever that is."""
+    """A proxy that leads to the current primary."""
     with Proxy(primary.port) as proxy:
         yield proxy
 
@@ -87,7 +87,7 @@ def env(primary: Server, network: Proxy) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("atomic", [False, True], ids=["plain", "atomic"])
-def test_the_stream_goes_on_after_a_failover(
+def test_stream_resumes_after_a_failover(
     original: Original,
     programs: Path | None,
     primary: Server,
@@ -111,16 +111,16 @@ def test_the_stream_goes_on_after_a_failover(
         names = [f"before {number}" for number in range(20)]
         for name in names:
             primary.write(name)
-            # A standby takes a slot's copy only once that is as young as it is itself.
+            # A standby keeps a slot's copy only once the slot has caught up with it.
             primary.execute("SELECT pg_log_standby_snapshot()")
-        eventually(lambda: heard(journal) == names)
-        eventually(lambda: standby.has(primary.confirmed()), "the copy")
+        eventually(lambda: delivered(journal) == names)
+        eventually(lambda: standby.has_caught_up(primary.confirmed()), "the copy")
 
         network.refuse()
         network.cut()
         primary.write("meanwhile")
         position = primary.position()
-        eventually(lambda: standby.has(position), "the replication")
+        eventually(lambda: standby.has_caught_up(position), "the replication")
         primary.stop("immediate")
         network.target = standby.port
         network.accept()
@@ -128,10 +128,12 @@ def test_the_stream_goes_on_after_a_failover(
 
         standby.execute("SELECT pg_promote()")
         standby.write("after")
-        eventually(lambda: heard(journal)[-1:] == ["after"], "the new primary's row")
+        eventually(
+            lambda: delivered(journal)[-1:] == ["after"], "the new primary's row"
+        )
         stop(listener)
         assert standby.confirmed() > position
 
-    # What was acknowledged after the last copy comes again; with ATOMIC it does not.
-    assert list(dict.fromkeys(heard(journal))) == [*names, "meanwhile", "after"]
-    assert not atomic or len(heard(journal)) == len(names) + 2
+    # Events acknowledged after the last copy are repeated, except with ATOMIC.
+    assert list(dict.fromkeys(delivered(journal))) == [*names, "meanwhile", "after"]
+    assert not atomic or len(delivered(journal)) == len(names) + 2

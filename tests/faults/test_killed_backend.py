@@ -1,4 +1,4 @@
-"""Sessions of the server die under a listener that lives."""
+"""Server processes die while the listener keeps running."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import pytest
 
 from tests.process import eventually, read_journal
 
-from .listener import AGAIN, BACK, heard, ids, listening, stop, with_stream
+from .listener import (
+    RECONNECTED,
+    RETRYING,
+    delivered,
+    ids,
+    listening,
+    stop,
+    with_stream,
+)
 from .server import Server, lsn
 
 
@@ -20,7 +28,7 @@ def _terminate(pid: int, server: Server) -> None:
 
 
 def _kill(pid: int, server: Server) -> None:
-    """Crash: the server ends all sessions and recovers."""
+    """Crash the server, which ends all sessions and recovers."""
     os.kill(pid, signal.SIGKILL)
 
 
@@ -29,7 +37,7 @@ def _kill(pid: int, server: Server) -> None:
     [(_terminate, False), (_kill, False), (_kill, True)],
     ids=["terminated", "crash", "crash, atomic"],
 )
-def test_what_was_acknowledged_does_not_come_again(
+def test_acknowledged_event_is_not_redelivered_when_the_walsender_dies(
     server: Server,
     environment: dict[str, str],
     journal: Path,
@@ -40,42 +48,42 @@ def test_what_was_acknowledged_does_not_come_again(
     with listening(with_stream(environment, ATOMIC=atomic)) as listener:
         server.write("before")
         position = server.position()
-        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: delivered(journal) == ["before"])
         eventually(lambda: server.confirmed() >= position, "the acknowledgement")
         walsender = server.walsender()
         assert walsender
         end(walsender, server)
-        listener.wait_for(AGAIN)
-        listener.wait_for(BACK)
+        listener.wait_for(RETRYING)
+        listener.wait_for(RECONNECTED)
         server.write("after")
-        eventually(lambda: heard(journal)[-1] == "after", "what came after")
+        eventually(lambda: delivered(journal)[-1] == "after", "the later event")
         stop(listener)
 
-    # A server that has crashed may have forgotten it, and only `ATOMIC` has not.
-    once = list(dict.fromkeys(heard(journal)))
+    # A crash may lose the acknowledgement; only `ATOMIC` rules out a repetition.
+    once = list(dict.fromkeys(delivered(journal)))
     assert once == ["before", "after"]
     assert len(set(ids(journal))) == 2
-    assert heard(journal) == once or (end is _kill and not atomic)
-    assert listener.output.count(AGAIN) == 1
+    assert delivered(journal) == once or (end is _kill and not atomic)
+    assert listener.output.count(RETRYING) == 1
 
 
-def test_what_a_receiver_works_on_comes_again(
+def test_event_in_progress_is_redelivered_when_the_walsender_dies(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
     """Case 4: the walsender dies while a receiver is running."""
     with listening(environment) as listener:
-        with server.held(1):
+        with server.blocking_receivers(1):
             server.write("wait for 1")
-            eventually(server.waits_for_lock, "the receiver's work")
-            server.hear(2)
+            eventually(server.has_blocked_receiver, "the blocked receiver")
+            server.wait_for_replies(2)
             walsender = server.walsender()
             assert walsender
             _terminate(walsender, server)
             eventually(lambda: server.walsender() is None, "the end of the walsender")
             confirmed = server.confirmed()
-        eventually(lambda: len(heard(journal)) == 2, "the repetition")
+        eventually(lambda: len(delivered(journal)) == 2, "the repetition")
         server.write("next")
-        eventually(lambda: heard(journal)[-1:] == ["next"], "what came after")
+        eventually(lambda: delivered(journal)[-1:] == ["next"], "the later event")
         stop(listener)
 
     first, again, other = read_journal(journal)
@@ -83,23 +91,23 @@ def test_what_a_receiver_works_on_comes_again(
     assert confirmed < lsn(first["lsn"]) < server.confirmed()
 
 
-def test_a_receiver_whose_session_dies_is_called_again(
+def test_receiver_is_retried_when_its_session_dies(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 4: the session in which the receiver itself works."""
+    """Case 4: the receiver's own session dies."""
     with listening(environment) as listener:
-        with server.held(1):
+        with server.blocking_receivers(1):
             server.write("before", "wait for 1", "after")
-            eventually(server.waits_for_lock, "the receiver's work")
+            eventually(server.has_blocked_receiver, "the blocked receiver")
             walsender = server.walsender()
             server.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks"
                 " WHERE locktype = 'advisory' AND NOT granted"
             )
             assert "retrying in" in listener.wait_for("obey failed at")
-        eventually(lambda: heard(journal)[-1:] == ["after"], "the rest")
+        eventually(lambda: delivered(journal)[-1:] == ["after"], "the rest")
         assert server.walsender() == walsender
         stop(listener)
 
-    assert heard(journal) == ["before", "wait for 1", "after"]
+    assert delivered(journal) == ["before", "wait for 1", "after"]
     assert server.execute("SELECT event_id FROM walex_django_parkedevent") == []

@@ -1,4 +1,4 @@
-"""Nothing is lost under load, whoever is killed."""
+"""Nothing is lost under load when the listener or the server is killed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from .ledger import Ledger
-from .listener import BACK, kill, listening, stop
+from .listener import RECONNECTED, kill, listening, stop
 from .load import Load
-from .patience import patiently
 from .server import Server
+from .waiting import wait_long
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_nothing_is_lost_when_the_listener_is_killed(
     kills: int,
     changes: int,
 ) -> None:
-    """Three writers; the listener dies at random moments, by kill -9."""
+    """Three writers; the listener is killed by SIGKILL at random moments."""
     random, portion = Random(kills), changes // (kills + 1)
     with Load(server.url(), seed=kills) as load:
         for _ in range(kills):
@@ -35,7 +35,7 @@ def test_nothing_is_lost_when_the_listener_is_killed(
         load.write(portion)
         load.stop()
     with listening(loaded) as listener:
-        ledger.wait_until_heard(load.committed())
+        ledger.wait_until_delivered(load.committed())
         stop(listener)
 
     assert len(load.committed()) >= changes
@@ -64,10 +64,13 @@ def test_nothing_is_lost_when_the_server_is_killed(
             ledger.wait_for(random.randint(1, portion))
             server.stop("immediate")
             server.start()
-            patiently(lambda n=number: listener.output.count(BACK) > n, BACK)  # type: ignore[misc]
+            wait_long(
+                lambda n=number: listener.output.count(RECONNECTED) > n,  # type: ignore[misc]
+                RECONNECTED,
+            )
         load.write(portion)
         load.stop()
-        ledger.wait_until_heard(load.committed())
+        ledger.wait_until_delivered(load.committed())
         stop(listener)
 
     assert len(load.committed()) >= changes

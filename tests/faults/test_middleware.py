@@ -1,4 +1,4 @@
-"""The buffer of docs/middleware.md: killed while it holds what nobody heard of."""
+"""The buffer of docs/middleware.md survives a kill while it holds messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.process import ROOT, eventually
 
-from .listener import drain, heard, kill, listening, stop, with_stream
+from .listener import delivered, drain, kill, listening, stop, with_stream
 from .server import Server
 
 _PAGE = ROOT / "docs/middleware.md"
@@ -28,7 +28,7 @@ hold = HoldBack(os.environ["ZOO_HELD"], delay)
 
 @pytest.fixture
 def buffered(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """The environment of a listener with the buffer, as the page has it."""
+    """The environment of a listener with the buffer from the page."""
     (module,) = re.findall(
         r"```python\n(# shop/hold_back.py\n.*?)```", _PAGE.read_text(), re.DOTALL
     )
@@ -43,32 +43,32 @@ def buffered(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     }
 
 
-def after(env: dict[str, str], seconds: float) -> dict[str, str]:
-    """Return the environment with another delay."""
+def with_delay(env: dict[str, str], seconds: float) -> dict[str, str]:
+    """Return the environment with another delay in seconds."""
     return {**env, "ZOO_DELAY": str(seconds)}
 
 
 def commits_on_disk(env: dict[str, str]) -> int:
-    """Return how many transactions are in the buffer's file."""
+    """Return the number of transactions in the buffer's file."""
     try:
         with sqlite3.connect(f"file:{env['ZOO_HELD']}?mode=ro", uri=True) as disk:
             query = "SELECT count(*) FROM held WHERE instr(message, 'Commit') > 0"
             (count,) = disk.execute(query).fetchone()
         disk.close()
-    except sqlite3.OperationalError:  # it is not there yet
+    except sqlite3.OperationalError:  # the file does not exist yet
         return 0
     return int(count)
 
 
-def in_order(names: list[str]) -> list[str]:
-    """Return the names in the order in which they were heard of first."""
+def first_deliveries(names: list[str]) -> list[str]:
+    """Return the names without repetitions, in the order of first delivery."""
     return list(dict.fromkeys(names))
 
 
-def test_what_it_held_when_it_was_killed_comes_in_order(
+def test_held_messages_are_delivered_in_order_after_a_kill(
     server: Server, buffered: dict[str, str], journal: Path
 ) -> None:
-    """Killed twice: before anything was delivered, and in a receiver's call."""
+    """Killed twice: before any delivery, and during a receiver's call."""
     names = [str(number) for number in range(150)]
     names[70] = "die"
     with listening(buffered) as listener:
@@ -76,28 +76,28 @@ def test_what_it_held_when_it_was_killed_comes_in_order(
         first = server.position()
         for name in names[1:]:
             server.write(name)
-        # The first 100 messages are in the hands of the thread that delivers.
+        # The delivering thread has already taken the first 100 messages.
         eventually(lambda: commits_on_disk(buffered) > 100, "the buffer")
-        server.hear(5)
+        server.wait_for_replies(5)
         kill(listener)
     assert commits_on_disk(buffered) > 100
-    assert heard(journal) == []
+    assert delivered(journal) == []
     assert server.confirmed() < first
 
     eventually(lambda: server.walsender() is None, "the end of the walsender")
-    with listening(after(buffered, 0)) as listener:
+    with listening(with_delay(buffered, 0)) as listener:
         assert listener.wait() == 9
-    assert heard(journal) == names[:70]
+    assert delivered(journal) == names[:70]
 
     eventually(lambda: server.walsender() is None, "the end of the walsender")
-    drain({**after(buffered, 0), "ZOO_IMMORTAL": "yes"})
-    assert in_order(heard(journal)) == names
+    drain({**with_delay(buffered, 0), "ZOO_IMMORTAL": "yes"})
+    assert first_deliveries(delivered(journal)) == names
     eventually(lambda: server.confirmed() > first, "the acknowledgement")
 
 
 @pytest.fixture
 def written(server: Server) -> Iterator[list[str]]:
-    """The names of keepers that are written all the time, each in a transaction."""
+    """The names of keepers that are written continuously, one per transaction."""
     written: list[str] = []
     ended = Event()
 
@@ -115,17 +115,17 @@ def written(server: Server) -> Iterator[list[str]]:
     thread.join()
 
 
-def test_killed_again_and_again_while_it_delivers(
+def test_repeated_kills_during_delivery_lose_nothing(
     server: Server, buffered: dict[str, str], journal: Path, written: list[str]
 ) -> None:
-    late = after(buffered, 1)
+    late = with_delay(buffered, 1)
     for _ in range(3):
         eventually(lambda: server.walsender() is None, "the end of the walsender")
         with listening(late) as listener:
-            before = len(heard(journal))
+            before = len(delivered(journal))
             eventually(
                 lambda: (
-                    len(heard(journal)) > before + 100  # noqa: B023
+                    len(delivered(journal)) > before + 100  # noqa: B023
                     and commits_on_disk(late) > 10
                 ),
                 "both",
@@ -134,26 +134,26 @@ def test_killed_again_and_again_while_it_delivers(
             assert commits_on_disk(late) > 0
 
     eventually(lambda: server.walsender() is None, "the end of the walsender")
-    with listening(after(buffered, 0)) as listener:
+    with listening(with_delay(buffered, 0)) as listener:
         count = len(written)
-        eventually(lambda: len(set(heard(journal))) >= count, "all of them")
+        eventually(lambda: len(set(delivered(journal))) >= count, "all of them")
         stop(listener)
-    names = in_order(heard(journal))
+    names = first_deliveries(delivered(journal))
     assert names == [str(number) for number in range(len(names))]
 
 
 @pytest.mark.parametrize("server", [{"track_commit_timestamp": "on"}], indirect=True)
-def test_transactions_come_after_their_time(
+def test_transactions_are_delivered_after_the_delay(
     server: Server, buffered: dict[str, str], journal: Path
 ) -> None:
-    """Across a restart too: what counts is when they were committed."""
+    """The delay counts from the commit, also across a restart."""
     with listening(buffered) as listener:
         server.write("Ada")
         eventually(lambda: Path(buffered["ZOO_HELD"]).exists(), "the buffer")
         stop(listener)
     eventually(lambda: server.walsender() is None, "the end of the walsender")
-    with listening(after(buffered, 1)) as listener:
-        eventually(lambda: heard(journal) == ["Ada"])
+    with listening(with_delay(buffered, 1)) as listener:
+        eventually(lambda: delivered(journal) == ["Ada"])
         ((waited,),) = server.execute(
             "SELECT extract(epoch FROM clock_timestamp()"
             " - pg_xact_commit_timestamp(xmin)) FROM zoo_keeper"

@@ -1,4 +1,4 @@
-"""The proxy itself: each fault as the two sides of a connection see it."""
+"""The proxy's faults, as both sides of a connection see them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .proxy import Proxy
 
 Pair = tuple[socket.socket, socket.socket]
 
-_SILENCE = 0.2  # seconds without anything
+_SILENCE = 0.2  # seconds without data
 
 
 @pytest.fixture
 def target() -> Iterator[socket.socket]:
-    """Where the proxy leads to."""
+    """The socket to which the proxy forwards."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
         yield listener
@@ -27,7 +27,7 @@ def target() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def proxy(target: socket.socket) -> Iterator[Proxy]:
-    """A proxy, all of whose threads end."""
+    """A proxy whose threads must end with it."""
     before = threading.active_count()
     with Proxy(target.getsockname()[1]) as proxy:
         yield proxy
@@ -36,7 +36,7 @@ def proxy(target: socket.socket) -> Iterator[Proxy]:
 
 @pytest.fixture
 def pair(proxy: Proxy, target: socket.socket) -> Iterator[Pair]:
-    """A client and what the server has of it."""
+    """The client's and the server's end of a connection."""
     with socket.create_connection(("127.0.0.1", proxy.port), 10) as client:
         server, _ = target.accept()
         with server:
@@ -45,14 +45,14 @@ def pair(proxy: Proxy, target: socket.socket) -> Iterator[Pair]:
 
 
 def read(side: socket.socket, count: int) -> bytes:
-    """Return so many bytes, or what there was before the end."""
+    """Return that many bytes, or fewer at the end of the connection."""
     data = b""
     while len(data) < count and (more := side.recv(count - len(data))):
         data += more
     return data
 
 
-def test_it_forwards_both_ways_and_ends(pair: Pair) -> None:
+def test_data_and_close_are_forwarded_in_both_directions(pair: Pair) -> None:
     client, server = pair
     client.sendall(b"question")
     assert server.recv(100) == b"question"
@@ -66,20 +66,20 @@ def test_it_forwards_both_ways_and_ends(pair: Pair) -> None:
     assert client.recv(100) == b""
 
 
-def test_cut_ends_both_sides_in_order(proxy: Proxy, pair: Pair) -> None:
+def test_cut_closes_both_sides_cleanly(proxy: Proxy, pair: Pair) -> None:
     proxy.cut()
     for side in pair:
         assert side.recv(100) == b""
 
 
-def test_reset_ends_both_sides_at_once(proxy: Proxy, pair: Pair) -> None:
+def test_reset_aborts_both_sides(proxy: Proxy, pair: Pair) -> None:
     proxy.reset()
     for side in pair:
         with pytest.raises(ConnectionResetError):
             side.recv(100)
 
 
-def test_freeze_forwards_nothing_and_no_end(proxy: Proxy, pair: Pair) -> None:
+def test_freeze_forwards_neither_data_nor_close(proxy: Proxy, pair: Pair) -> None:
     client, server = pair
     proxy.freeze()
     client.sendall(b"question")
@@ -90,7 +90,9 @@ def test_freeze_forwards_nothing_and_no_end(proxy: Proxy, pair: Pair) -> None:
         client.recv(100)
 
 
-def test_freeze_of_one_direction_leaves_the_other(proxy: Proxy, pair: Pair) -> None:
+def test_freeze_of_one_direction_does_not_affect_the_other(
+    proxy: Proxy, pair: Pair
+) -> None:
     client, server = pair
     proxy.freeze(to_server=False)
     client.sendall(b"question")
@@ -101,7 +103,9 @@ def test_freeze_of_one_direction_leaves_the_other(proxy: Proxy, pair: Pair) -> N
         client.recv(100)
 
 
-def test_a_fault_comes_after_exactly_so_many_bytes(proxy: Proxy, pair: Pair) -> None:
+def test_fault_happens_after_the_exact_number_of_bytes(
+    proxy: Proxy, pair: Pair
+) -> None:
     client, server = pair
     proxy.cut(after=10)
     server.sendall(b"1234567")
@@ -111,7 +115,9 @@ def test_a_fault_comes_after_exactly_so_many_bytes(proxy: Proxy, pair: Pair) -> 
     assert client.recv(100) == b""
 
 
-def test_inject_goes_between_what_the_server_says(proxy: Proxy, pair: Pair) -> None:
+def test_inject_inserts_bytes_into_the_data_of_the_server(
+    proxy: Proxy, pair: Pair
+) -> None:
     client, server = pair
     proxy.inject(b"!", after=2)
     server.sendall(b"abcd")
@@ -139,7 +145,7 @@ def test_connections_freeze_at_the_marker(proxy: Proxy, pair: Pair) -> None:
         client.recv(100)
 
 
-def test_later_connections_go_to_another_target(proxy: Proxy) -> None:
+def test_new_connections_use_a_changed_target(proxy: Proxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(10)
         proxy.target = other.getsockname()[1]
@@ -147,7 +153,9 @@ def test_later_connections_go_to_another_target(proxy: Proxy) -> None:
             other.accept()[0].close()
 
 
-def test_a_client_of_no_target_is_let_go(proxy: Proxy, target: socket.socket) -> None:
+def test_client_is_disconnected_when_the_target_is_down(
+    proxy: Proxy, target: socket.socket
+) -> None:
     target.close()
     with socket.create_connection(("127.0.0.1", proxy.port), 10) as client:
         assert client.recv(100) == b""

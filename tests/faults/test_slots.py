@@ -1,4 +1,4 @@
-"""The slot: lost, idle, and without its publication."""
+"""Slots that are lost, idle, or without their publication."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import ONE, heard, listening, stop
+from .listener import ONE, delivered, listening, stop
 from .server import Server, lsn
 
 RECREATE = "python manage.py walex_setup --recreate-slot"
@@ -17,37 +17,37 @@ PUBLICATION = "CREATE PUBLICATION zoo_events FOR TABLE zoo_keeper"
 
 
 @pytest.mark.parametrize("server", [{"max_slot_wal_keep_size": "1MB"}], indirect=True)
-def test_a_lost_slot_ends_the_listener_with_the_remedy(
+def test_lost_slot_stops_the_listener_and_names_the_remedy(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 8: the log is burnt while a receiver is at work."""
+    """Case 8: the server removes needed WAL while a receiver runs."""
     with listening(environment) as listener:
-        with server.held(1):
+        with server.blocking_receivers(1):
             server.write("wait for 1")
-            eventually(server.waits_for_lock, "the receiver's work")
+            eventually(server.has_blocked_receiver, "the blocked receiver")
             server.write("burnt")
             position = server.position()
             eventually(lambda: server.sent() >= position, "the sending")
-            eventually(lambda: _burn(server), "the loss")
+            eventually(lambda: _fill_wal_segment(server), "the loss")
             server.write("lost")
         assert listener.wait() == 1
-    _assert_told(listener)
-    # It does not start either, until somebody accepts the gap.
+    _assert_loss_reported(listener)
+    # It refuses to start until the slot is recreated, which accepts the gap.
     with Process("walex_listen", *ONE, env=environment) as listener:
         assert listener.wait() == 1
-    _assert_told(listener)
+    _assert_loss_reported(listener)
 
     with Process(*RECREATE.split()[2:], *ONE, env=environment) as setup:
         assert setup.wait() == 0, setup.output
     with listening(environment) as listener:
         server.write("anew")
-        eventually(lambda: heard(journal)[-1] == "anew")
+        eventually(lambda: delivered(journal)[-1] == "anew")
         stop(listener)
-    # What was on its way already is heard of, and behind it there is the gap.
-    assert set(heard(journal)) == {"wait for 1", "burnt", "anew"}
+    # Events already sent are delivered; the gap begins after them.
+    assert set(delivered(journal)) == {"wait for 1", "burnt", "anew"}
 
 
-def test_an_idle_slot_keeps_up_without_writes(
+def test_slot_of_an_idle_stream_advances_without_writes(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
     """Case 11: 200,000 rows each in another database and in an unpublished table."""
@@ -62,18 +62,18 @@ def test_an_idle_slot_keeps_up_without_writes(
         position = server.position()
         assert position - start > 10_000_000
         eventually(lambda: server.confirmed() >= position, "the acknowledgement")
-        assert _next_transaction(server) - before == 2, "somebody else has written"
-        assert heard(journal) == []
+        assert _next_transaction(server) - before == 2, "something else has written"
+        assert delivered(journal) == []
         stop(listener)
 
 
-def test_a_missing_publication_is_an_error_that_names_it(
+def test_missing_publication_is_an_error_that_names_it(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 9: dropped while streaming, and made again; a write before and after."""
+    """Case 9: dropped while streaming and recreated, with writes before and after."""
     with listening(environment) as listener:
         server.write("before")
-        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: delivered(journal) == ["before"])
         server.execute("DROP PUBLICATION zoo_events")
         start = server.position()
         server.write("unpublished")
@@ -88,20 +88,20 @@ def test_a_missing_publication_is_an_error_that_names_it(
     assert RECREATE in line
     named = map(lsn, re.findall(r"\b[0-9A-F]+/[0-9A-F]+\b", line))
     assert any(start <= position <= end for position in named), line
-    # Nothing goes on behind the hole.
-    assert heard(journal) == ["before"]
+    # Nothing after the gap is delivered.
+    assert delivered(journal) == ["before"]
     assert server.confirmed() <= end
 
 
-def _assert_told(listener: Process) -> None:
+def _assert_loss_reported(listener: Process) -> None:
     line = listener.lines[-1]
     assert line.startswith('CommandError: default: The slot "zoo_walex" is lost'), line
     assert RECREATE in line
     assert "Traceback" not in listener.output
 
 
-def _burn(server: Server) -> bool:
-    """Use a segment of the log up; return whether the slot is lost by now."""
+def _fill_wal_segment(server: Server) -> bool:
+    """Complete a segment of the WAL; return whether the slot is lost."""
     server.write("burnt")
     server.execute("SELECT pg_switch_wal()")
     server.execute("CHECKPOINT")
@@ -109,7 +109,7 @@ def _burn(server: Server) -> bool:
 
 
 def _next_transaction(server: Server) -> int:
-    """Return the number of the next transaction of the server that writes."""
+    """Return the id of the next transaction that writes."""
     ((number,),) = server.execute(
         "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int"
     )

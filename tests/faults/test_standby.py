@@ -1,4 +1,4 @@
-"""Case 10: two listeners on one slot; one works, the other one waits."""
+"""Case 10: two listeners on one slot; one reads it, the other waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.process import Process, eventually
 
 from .ledger import Ledger
-from .listener import ONE, heard, kill, listening, stop
+from .listener import ONE, delivered, kill, listening, stop
 from .load import Load
 from .server import Server
 
@@ -21,14 +21,14 @@ _WAITS = "Waiting to take over."
 @pytest.mark.parametrize(
     ("kills", "changes"), [(2, 600), pytest.param(10, 6_000, marks=pytest.mark.heavy)]
 )
-def test_the_one_that_waits_takes_over(
+def test_waiting_listener_takes_over_when_the_other_is_killed(
     server: Server,
     loaded: dict[str, str],
     ledger: Ledger,
     kills: int,
     changes: int,
 ) -> None:
-    """The holder is killed, again and again, under light load."""
+    """The listener that holds the slot is killed repeatedly under light load."""
     portion = changes // (kills + 1)
     with ExitStack() as processes, Load(server.url(), seed=kills) as load:
         holder = processes.enter_context(listening(loaded))
@@ -42,20 +42,20 @@ def test_the_one_that_waits_takes_over(
             kill(holder)
             eventually(
                 lambda old=walsender: server.walsender() not in {None, old},  # type: ignore[misc]
-                "the taking over",
+                "the takeover",
             )
             print(f"taken over in {time.monotonic() - killed_at:.2f} s")
             standby.wait_for("Quit with")
             holder = standby
         load.write(portion)
         load.stop()
-        ledger.wait_until_heard(load.committed())
+        ledger.wait_until_delivered(load.committed())
         stop(holder)
 
     print(load.check(ledger.entries), "events were repeated")
 
 
-def test_nothing_comes_twice_when_the_first_one_ends_in_order(
+def test_clean_handover_repeats_no_event(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
     with (
@@ -64,17 +64,17 @@ def test_nothing_comes_twice_when_the_first_one_ends_in_order(
     ):
         second.wait_for(_WAITS)
         server.write("for the first")
-        eventually(lambda: heard(journal) == ["for the first"])
+        eventually(lambda: delivered(journal) == ["for the first"])
         stop(first)
         second.wait_for("Quit with")
         server.write("for the second")
-        eventually(lambda: len(heard(journal)) == 2)
+        eventually(lambda: len(delivered(journal)) == 2)
         stop(second)
-    assert heard(journal) == ["for the first", "for the second"]
+    assert delivered(journal) == ["for the first", "for the second"]
     assert second.output.count(_WAITS) == 1
 
 
-def test_one_that_waits_ends_when_it_is_told_to(
+def test_waiting_listener_stops_on_sigterm(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
     with listening(environment) as holder:
@@ -82,11 +82,11 @@ def test_one_that_waits_ends_when_it_is_told_to(
             standby.wait_for(_WAITS)
             stop(standby)
         server.write("heard by the holder")
-        eventually(lambda: heard(journal) == ["heard by the holder"])
+        eventually(lambda: delivered(journal) == ["heard by the holder"])
         stop(holder)
 
 
-def test_one_that_shall_not_wait_says_who_has_the_slot(
+def test_no_wait_reports_the_process_that_uses_the_slot(
     server: Server, environment: dict[str, str]
 ) -> None:
     with listening(environment) as holder:

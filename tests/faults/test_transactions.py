@@ -1,4 +1,4 @@
-"""Transactions: huge ones, and those that are undone in whole or in part."""
+"""Huge transactions, and transactions that are rolled back in whole or in part."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pytest
 
 from tests.process import eventually
 
-from .listener import heard, listening, stop
-from .patience import patiently
+from .listener import delivered, listening, stop
 from .server import Server
+from .waiting import wait_long
 
-_GROWTH = 64 * 1024  # kB, at most
+_GROWTH = 64 * 1024  # kB, the limit
 
 
 @pytest.mark.parametrize(
     "rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.heavy)]
 )
-def test_a_huge_transaction_arrives_in_order_and_in_little_memory(
+def test_huge_transaction_is_delivered_in_order_in_constant_memory(
     server: Server, environment: dict[str, str], tmp_path: Path, rows: int
 ) -> None:
-    """Case 21: and the server is answered meanwhile."""
+    """Case 21: the listener keeps replying to the server meanwhile."""
     tally = tmp_path / "tally"
     env = {**environment, "ZOO_TALLY": str(tally)}
     del env["ZOO_JOURNAL"]
@@ -34,11 +34,11 @@ def test_a_huge_transaction_arrives_in_order_and_in_little_memory(
     with listening(env) as listener:
         walsender = server.walsender()
         server.execute(insert, [1000])
-        eventually(lambda: len(_lines(tally)) == 1, "the warming up")
+        eventually(lambda: len(_lines(tally)) == 1, "the warm-up")
         before = _peak(listener.pid)
         server.execute(insert, [rows])
         position = server.position()
-        patiently(lambda: len(_lines(tally)) == 2, "the end of the transaction")
+        wait_long(lambda: len(_lines(tally)) == 2, "the end of the transaction")
         growth = _peak(listener.pid) - before
         eventually(lambda: server.confirmed() >= position, "the acknowledgement")
         assert server.walsender() == walsender
@@ -49,10 +49,10 @@ def test_a_huge_transaction_arrives_in_order_and_in_little_memory(
     print(f"grew by {growth} kB")
 
 
-def test_only_what_is_committed_is_heard_of(
+def test_only_committed_changes_are_delivered(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 22: rollback, and savepoints rolled back, released, and failed."""
+    """Case 22: rollback, and savepoints that are rolled back, released or failed."""
     with listening(environment) as listener:
         with server.connect() as session:
             with _transaction(session, "ROLLBACK"):
@@ -83,23 +83,23 @@ def test_only_what_is_committed_is_heard_of(
                     " VALUES (0, 'fails'), (0, 'as a whole')"
                 )
         server.write("last")
-        eventually(lambda: heard(journal)[-1:] == ["last"])
+        eventually(lambda: delivered(journal)[-1:] == ["last"])
         stop(listener)
 
-    assert heard(journal) == ["before", "instead", "released", "after", "last"]
+    assert delivered(journal) == ["before", "instead", "released", "after", "last"]
 
 
-def test_prepared_transactions_come_when_they_are_committed(
+def test_prepared_transactions_are_delivered_at_their_commit(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 22: two phases, with another listener in each."""
+    """Case 22: each of the two phases has its own listener."""
     with listening(environment) as listener, server.connect() as session:
         for name in ("kept", "dropped"):
             with _transaction(session, f"PREPARE TRANSACTION '{name}'"):
                 _insert(session, f"{name}, first")
                 _insert(session, f"{name}, second")
         server.write("committed meanwhile")
-        eventually(lambda: heard(journal) == ["committed meanwhile"])
+        eventually(lambda: delivered(journal) == ["committed meanwhile"])
         stop(listener)
 
     with listening(environment) as listener:
@@ -107,10 +107,10 @@ def test_prepared_transactions_come_when_they_are_committed(
         server.write("still before")
         server.execute("COMMIT PREPARED 'kept'")
         server.write("last")
-        eventually(lambda: heard(journal)[-1:] == ["last"])
+        eventually(lambda: delivered(journal)[-1:] == ["last"])
         stop(listener)
 
-    assert heard(journal) == [
+    assert delivered(journal) == [
         *("committed meanwhile", "still before"),
         *("kept, first", "kept, second", "last"),
     ]
@@ -128,7 +128,7 @@ def _insert(session: psycopg.Connection[Any], name: str) -> None:
 
 
 def _lines(tally: Path) -> list[dict[str, int]]:
-    """Return what `tests.zoo.tally` wrote."""
+    """Return the lines that `tests.zoo.tally` wrote."""
     if not tally.exists():
         return []
     lines = tally.read_text().splitlines(keepends=True)
@@ -136,7 +136,7 @@ def _lines(tally: Path) -> list[dict[str, int]]:
 
 
 def _peak(pid: int) -> int:
-    """Return the most memory that a process had, in kB. Source: proc(5)."""
+    """Return the peak memory of a process in kB. Source: proc(5)."""
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1])

@@ -1,4 +1,4 @@
-"""For what may take a minute."""
+"""Waiting for conditions that can take minutes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 
-def patiently(condition: Callable[[], bool], what: str) -> None:
-    """Look until the condition holds, as `tests.process.eventually`, but longer."""
+def wait_long(condition: Callable[[], bool], what: str) -> None:
+    """Wait as `tests.process.eventually` does, with a longer timeout."""
     deadline = time.monotonic() + 150
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen"
