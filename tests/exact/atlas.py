@@ -1,4 +1,4 @@
-"""Tables that a test makes for itself, and the events of their changes."""
+"""A schema for a test's tables, and a listener on it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ PUBLICATION, MARKS, SLOT = "atlas_events", "atlas_marks", "atlas_walex"
 
 class Atlas:
     """
-    The schema ``atlas``, whose tables one listener hears of.
+    The schema ``atlas`` and a listener on its tables.
 
     Args:
-        connection: in autocommit.
-        stack: of what ends with the test.
-        backlog: whether the listener begins after all that is written, and not before.
+        connection: A connection in autocommit mode.
+        stack: The stack of contexts that end with the test.
+        backlog: Whether the listener starts after all changes, not before them.
 
     Attributes:
-        config: of the stream; to be changed before `watch`.
-        version: of the server, such as 15.
+        config: The stream's configuration. Change it only before `watch`.
+        version: The server's major version, such as 15.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class Atlas:
         self.execute("CREATE TABLE atlas.mark ()")
 
     def execute(self, statements: str, parameters: Sequence[Any] = ()) -> None:
-        """Run statements, which are one transaction if there are several."""
+        """Run one or more statements; several form one transaction."""
         self.connection.execute(statements.encode(), parameters or None)
 
     def watch(
         self, what: str = "FOR ALL TABLES", *subscriptions: str, root: bool = False
     ) -> None:
         """
-        Deliver all changes from now on.
+        Publish the tables, and start the listener unless it reads a backlog.
 
         Args:
-            what: to publish, as CREATE PUBLICATION has it.
-            subscriptions: of the stream; by default all of the schema ``atlas``.
-            root: publish partitions by the name of their root.
+            what: The tables to publish, in the syntax of CREATE PUBLICATION.
+            subscriptions: The stream's subscriptions, by default the schema ``atlas``.
+            root: Whether to publish partitions under the name of their root.
         """
         if subscriptions:
             named = (*subscriptions, "atlas.mark")
@@ -89,12 +89,12 @@ class Atlas:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let the listener read nothing while the ``with`` block lasts."""
-        halted, go_on = threading.Event(), threading.Event()
+        """Block the listener inside the ``with`` block."""
+        halted, resumed = threading.Event(), threading.Event()
 
         def receiver(**kwargs: Any) -> None:
             halted.set()
-            go_on.wait()
+            resumed.wait()
 
         post_db_insert.connect(receiver)
         try:
@@ -103,10 +103,10 @@ class Atlas:
             yield
         finally:
             post_db_insert.disconnect(receiver)
-            go_on.set()
+            resumed.set()
 
     def events(self) -> list[Event]:
-        """Return the events since the last call: all, and no others."""
+        """Wait for all events since the last call; return them."""
         if self._listening is None:
             self.listen()
         listening = self._listening
@@ -142,9 +142,9 @@ def _is_mark(event: Event) -> bool:
 
 @contextmanager
 def atlas(*, backlog: bool = False) -> Iterator[Atlas]:
-    """Open an atlas; all that is made in the ``with`` block goes with it."""
+    """Open an atlas; drop everything that the ``with`` block creates."""
     with replication.connect(get_config("default").connection_parameters()) as session:
-        there = _names(session)
+        existing = _names(session)
         session.execute("CREATE SCHEMA atlas")
         try:
             with ExitStack() as stack:
@@ -157,7 +157,7 @@ def atlas(*, backlog: bool = False) -> Iterator[Atlas]:
                 "SELECT pg_drop_replication_slot(slot_name)"
                 " FROM pg_replication_slots WHERE database = current_database()"
             )
-            for kind, name in _names(session) - there:
+            for kind, name in _names(session) - existing:
                 session.execute(
                     sql.SQL("DROP {} IF EXISTS {} CASCADE").format(
                         sql.SQL(kind), sql.Identifier(name)
@@ -174,7 +174,7 @@ def _active_slots(session: replication.Connection) -> bool:
 
 
 def _names(session: replication.Connection) -> set[tuple[str, str]]:
-    """Return what a test may have made: its kind and its name."""
+    """Return the kind and name of each object that a test can have created."""
     rows = session.execute("""
         SELECT 'SCHEMA', nspname FROM pg_namespace WHERE nspname !~ '^pg_'
         UNION ALL SELECT 'PUBLICATION', pubname FROM pg_publication

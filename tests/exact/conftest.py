@@ -1,4 +1,4 @@
-"""A database that tests of a module write to one after the other."""
+"""Fixtures for the databases and tables of these tests."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from .atlas import Atlas
 def database(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[None]:
-    """The test databases, in autocommit; what a module makes it takes away."""
+    """The test databases in autocommit mode; a module drops what it creates."""
     with django_db_blocker.unblock():
         yield
 
 
 @pytest.fixture
 def atlas(transactional_db: None) -> Iterator[Atlas]:
-    """A schema of the test's own, heard of as it is written."""
+    """A schema for one test, whose changes are delivered live."""
     with atlases.atlas() as atlas:
         yield atlas
 
 
 @pytest.fixture(params=["live", "backlog"])
-def told(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[Atlas]:
-    """The same, heard of as it is written, and heard of only afterwards."""
+def any_atlas(
+    request: pytest.FixtureRequest, transactional_db: None
+) -> Iterator[Atlas]:
+    """A schema for one test, with changes delivered live or as a backlog."""
     with atlases.atlas(backlog=request.param == "backlog") as atlas:
         yield atlas
 
 
 @pytest.fixture
-def place(told: Atlas) -> Atlas:
-    """A place; live and as backlog."""
-    told.execute("CREATE TABLE atlas.place (id int PRIMARY KEY, name text, size int)")
-    return told
+def place(any_atlas: Atlas) -> Atlas:
+    """A schema with the table ``place``; live or as a backlog."""
+    any_atlas.execute(
+        "CREATE TABLE atlas.place (id int PRIMARY KEY, name text, size int)"
+    )
+    return any_atlas

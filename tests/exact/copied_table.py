@@ -1,4 +1,4 @@
-"""The copy of a table, and the SQL that changes it."""
+"""The copy of a table and the SQL that changes it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from walex_django import ExactText
 
 from .random_tables import Table, literal, quoted
 
-# Of these psycopg's values say less than the text, or it writes no lists of them.
+# psycopg's values of these are less exact than the text, or it can't dump lists.
 _INEXACT = {"interval", "interval[]", "inet[]", "int4range[]", "box[]"}
 
 
 class Row(NamedTuple):
-    """A row of an event: its values in Python and in JSON, and exact texts of some."""
+    """A row of an event: values in Python and JSON, and exact texts of some."""
 
     values: Mapping[str, Any]
     json: Mapping[str, Any]
@@ -29,18 +29,18 @@ class Row(NamedTuple):
 
 class CopiedTable:
     """
-    The copy of a table, with the columns that it has now.
+    The copy of a table, with its current columns.
 
     Args:
-        connection: to the database.
-        table: the original, of which the copy has all but partitions and foreign keys.
-        schema: of the copy.
-        published_generated: events have the columns that are generated and stored.
+        connection: A connection to the database.
+        table: The original; the copy has all of it but partitions and foreign keys.
+        schema: The copy's schema.
+        published_generated: Whether events have stored generated columns.
 
     Attributes:
-        types: what a cast to each column's type says; of the columns that events have.
-        identity: the columns that the replica identity tells; keys come first.
-        full: these are all.
+        types: The type for a cast, by column; only columns that events have.
+        identity: The columns of the replica identity; keys come first.
+        full: Whether the replica identity is FULL.
     """
 
     def __init__(
@@ -59,35 +59,35 @@ class CopiedTable:
         connection.execute(
             f"CREATE TABLE {self._sql} (LIKE {table.sql} INCLUDING ALL)".encode(), ()
         )
-        self._told: Mapping[str, str] = {}
+        self._checked: Mapping[str, str] = {}
         self._updates: dict[tuple[str, ...], tuple[str, list[str]]] = {}
         # Columns keep their numbers when their names change.
         numbers = self._numbers()
         self._keys = {numbers[column.name] for column in table.keys}
         self._identity = {numbers[name] for name in table.identity or ()}
-        self._look()
+        self._read_columns()
 
     def alter(self, statement: str) -> None:
-        """Do what was done to the original, which the statement calls ``{table}``."""
+        """Apply a statement that altered the original, called ``{table}`` in it."""
         self._connection.execute(statement.replace("{table}", self._sql).encode(), ())
-        self._look()
+        self._read_columns()
 
     def check_types(self, columns: Mapping[str, str]) -> None:
-        """Assert that these are the columns, and the names of their types."""
-        if columns == self._told:
+        """Assert that an event has the right columns and type names."""
+        if columns == self._checked:
             return
         assert columns.keys() == self.types.keys()
         kinds = [self._kinds[name] for name in columns]
         wrong = self._connection.execute(_WRONG_TYPES, [[*columns.values()], kinds])
         assert wrong.fetchall() == []
-        self._told = columns
+        self._checked = columns
 
     def parameters(self, row: Row, names: list[str]) -> list[str | None]:
-        """Return what psycopg writes of values, or their texts where these say more."""
+        """Return the values as psycopg dumps them, or texts that are more exact."""
         return [self._parameter(name, row) for name in names]
 
     def insert(self) -> tuple[str, list[str]]:
-        """Return the SQL that inserts a row, and the columns that it takes."""
+        """Return the SQL that inserts a row, and its parameters' columns."""
         names = self._writable
         columns = ", ".join(map(quoted, names))
         places = ", ".join(map(self._place, names))
@@ -95,10 +95,10 @@ class CopiedTable:
 
     def update(self, unchanged: tuple[str, ...]) -> tuple[str, list[str]]:
         """
-        Return the SQL that updates a row, and the columns that it takes.
+        Return the SQL that updates a row, and its parameters' columns.
 
-        The values by which the row is found come before them. The SQL returns the names
-        of the columns that were another value before, if the whole row is known.
+        The parameters that identify the row come first. If the whole old row is known,
+        the SQL returns the names of the columns whose values it changes.
         """
         if unchanged not in self._updates:
             names = [name for name in self._writable if name not in unchanged]
@@ -130,18 +130,22 @@ class CopiedTable:
         name = self._sql.replace("%%", "%")
         return self._connection.execute(_COLUMNS, [name]).fetchall()
 
-    def _look(self) -> None:
+    def _read_columns(self) -> None:
         columns = self._columns()
-        told = [each for each in columns if each[-1] not in self._without]
-        self.types = {name: type for name, _, type, *_ in told}
-        self._kinds = {name: kind for name, _, _, kind, _ in told}
-        self._writable = [name for name, *_, generated in told if not generated]
-        self._key_names = [name for name, number, *_ in told if number in self._keys]
+        published = [each for each in columns if each[-1] not in self._without]
+        self.types = {name: type for name, _, type, *_ in published}
+        self._kinds = {name: kind for name, _, _, kind, _ in published}
+        self._writable = [name for name, *_, generated in published if not generated]
+        self._key_names = [
+            name for name, number, *_ in published if number in self._keys
+        ]
         identity = [
-            name for name, number, *_ in told if self.full or number in self._identity
+            name
+            for name, number, *_ in published
+            if self.full or number in self._identity
         ]
         self.identity = sorted(identity, key=lambda name: name not in self._key_names)
-        self._told = {}
+        self._checked = {}
         self._updates = {}
 
     def _place(self, name: str) -> str:
@@ -156,7 +160,7 @@ class CopiedTable:
             f" ({self._place(name)})::text"
             for name in self.identity
         )
-        # Of rows that are the same any will do.
+        # Without a key, any one of several identical rows will do.
         limit = "" if self._keys else " LIMIT 1"
         return (
             f"SELECT t.ctid AS place, t AS row FROM {self._sql} AS t"
@@ -175,7 +179,7 @@ class CopiedTable:
         value = _value(self._kinds[name], name, row)
         if value is None or isinstance(value, str):
             return value
-        # As text, so that whatever its type in Python the statement is the same.
+        # As text, so that the statement does not depend on the value's Python type.
         dumper = self._transformer.get_dumper(value, PyFormat.TEXT)
         dumped = dumper.dump(value)
         return None if dumped is None else bytes(dumped).decode()
@@ -212,6 +216,6 @@ WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnu
 """
 
 _WRONG_TYPES = """
-SELECT told, kind FROM unnest(%s::text[], %s::text[]) AS types(told, kind)
-WHERE to_regtype(told) IS DISTINCT FROM to_regtype(kind)
+SELECT reported, kind FROM unnest(%s::text[], %s::text[]) AS types(reported, kind)
+WHERE to_regtype(reported) IS DISTINCT FROM to_regtype(kind)
 """

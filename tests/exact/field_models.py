@@ -1,5 +1,5 @@
 # ruff: noqa: DJ001 - NULL is a value of each column
-"""Models of every kind of field; only the tests of this package make their tables."""
+"""Models with every kind of field; only this package's tests create their tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Encoder(json.JSONEncoder):
 
 
 class Reversed(models.CharField):
-    """Has its text the other way round in the database."""
+    """A field whose text is reversed in the database."""
 
     def from_db_value(self, value: str | None, *context: Any) -> str | None:
         return None if value is None else value[::-1]
@@ -35,7 +35,7 @@ class Reversed(models.CharField):
 
 
 class Typed(models.Field):
-    """A column of a type that Django knows nothing of."""
+    """A column of a type that Django does not support."""
 
     def __init__(self, type: str = "text", **kwargs: Any) -> None:
         self.type = type
@@ -119,7 +119,7 @@ class Country(models.Model):
 
 
 class Embassy(models.Model):
-    """Refers to others by columns that are no primary keys, and is one's extension."""
+    """Has foreign keys to unique columns, and a primary key that is a foreign key."""
 
     host = models.OneToOneField(Country, models.CASCADE, primary_key=True)
     sender = models.ForeignKey(
@@ -144,7 +144,7 @@ class Ticket(models.Model):
 
 
 class Made(models.Model):
-    """Columns of types that users make."""
+    """Has columns of user-defined types."""
 
     id = models.BigAutoField(primary_key=True)
     mood = Typed("made.mood", null=True)

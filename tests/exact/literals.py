@@ -1,4 +1,4 @@
-"""Texts that PostgreSQL takes for values of its types."""
+"""Strategies for literals of PostgreSQL's types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 Literals = st.SearchStrategy[str]
 
 _CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-# What some syntax of PostgreSQL, JSON or Python means something by.
+# These have a meaning in the syntax of PostgreSQL, JSON or Python.
 _AWKWARD = st.sampled_from(
     [*"'\"\\{}()[],;:<>&*!| \n\r\t\u2028é🦓", "NULL", "null", "NaN", "infinity", r"\N"]
 )
@@ -96,7 +96,7 @@ JSON_TEXTS = [
     *('{"a": 1, "b": {"a": 2}, "a": 3}', '{"b": 1, "aa": 2}', " [1 , 2] "),
     *(r'"\ud83e\udd93 \u00e9 \n \" \\ \/"', '"infinity"', '{"__proto__": "NaN"}'),
     *('{"walex_django.ExactText": "1"}', '{"walex_django.ExactText": 1}'),
-    # More than a float holds, more digits than int() takes.
+    # Too large for a float, and too many digits for int().
     *("1e308", "-1e400", "[1e400, 2]", "1" + "0" * 5000),
 ]
 _jsonb = st.one_of(
@@ -104,7 +104,7 @@ _jsonb = st.one_of(
         lambda value, plain: json.dumps(value, ensure_ascii=plain),
         _plain_json,
         st.booleans(),
-        # jsonb has no NUL.
+        # jsonb does not support NUL.
     ).filter(lambda text: r"\u0000" not in text),
     st.sampled_from(JSON_TEXTS),
 )
@@ -144,13 +144,13 @@ _u64 = st.integers(0, 2**64 - 1)
 
 
 def quoted(text: str) -> str:
-    """Return an element of an array, or a bound of a range, in double quotes."""
+    """Return an array element or a range bound in double quotes."""
     return '"' + text.replace("\\", "\\\\").replace('"', r"\"") + '"'
 
 
 def arrays(elements: Literals, delimiter: str = ",") -> Literals:
-    """Return arrays of one and two dimensions, with NULLs and other lower bounds."""
-    # What a long or deep element tells, it tells outside of arrays.
+    """Return one- and two-dimensional arrays, some with NULLs or lower bounds."""
+    # Long and deep values are already tested outside of arrays.
     items = st.none() | elements.filter(lambda text: len(text) < 200)
     shown = items.map(lambda item: "NULL" if item is None else quoted(item))
 
@@ -167,7 +167,7 @@ def arrays(elements: Literals, delimiter: str = ",") -> Literals:
 
 
 def _ranges(bounds: st.SearchStrategy[Any], show: Callable[[Any], str]) -> Literals:
-    """Return ranges in order; a bound may be absent."""
+    """Return ranges with ordered bounds; a bound may be absent."""
 
     def written(pair: list[Any], ends: str, absent: int) -> str:
         low, high = (quoted(show(bound)) for bound in sorted(pair))
@@ -209,7 +209,7 @@ _RANGES = {
 XML = TEXT.map(lambda text: "".join(filter(str.isprintable, text))).map(
     lambda text: f"<a b='1'>{escape(text)}</a> "
 )
-"""For servers that were built with libxml."""
+"""Literals of xml, for servers built with libxml."""
 
 LITERALS: dict[str, Literals] = {
     "smallint": _integers(16),
@@ -288,4 +288,4 @@ LITERALS: dict[str, Literals] = {
         for name, ranges in _RANGES.items()
     },
 }
-"""By type, as a column may have it."""
+"""Literals by column type."""

@@ -1,4 +1,4 @@
-"""Models of this package's tests; its app has no others, and no migrations."""
+"""Models of this app, which has no migrations."""
 
 from __future__ import annotations
 

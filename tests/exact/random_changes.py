@@ -1,4 +1,4 @@
-"""Two sessions that change random rows of tables, and the tables themselves."""
+"""Random changes of rows and tables in two sessions."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from .random_session import Connection, Session
 from .random_tables import JOURNAL, Column, Columns, Table, literal, quoted
 from .random_values import KEYS, MOODS
 
-_ROWS = 250  # about as many as a table has
+_ROWS = 250  # approximate size of a table
 
 
 class Changes:
     """
-    Makes random changes in two sessions whose transactions interleave.
+    A generator of random changes in two sessions with interleaved transactions.
 
     The last row of each transaction goes to the journal, with the transaction's place
-    in the order of commits. What changes a table itself is told there too.
+    in the order of commits. The journal also records ALTER TABLE statements.
 
     Args:
-        sessions: to the database, not in autocommit.
-        tables: parents before those that refer to them.
+        random: The source of randomness.
+        sessions: Connections to the database, not in autocommit mode.
+        tables: The tables; parents come before tables that refer to them.
 
     Attributes:
-        rows: how many were changed, and committed; those of CASCADE not counted.
-        commits: how many there were.
-        done: how often each kind of change was made.
+        rows: The number of committed row changes, not counting those by CASCADE.
+        commits: The number of commits.
+        done: The number of changes of each kind.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Changes:
         self._columns = Columns(random)
 
     def make(self, rows: int) -> None:
-        """Make changes until as many rows were changed; all are committed."""
+        """Make and commit changes until that many rows have changed."""
         moods = len(MOODS)
         try:
             while self.rows < rows:
@@ -70,7 +71,7 @@ class Changes:
         session.left = self.random.randint(1, 12)
 
     def _savepoint(self, session: Session) -> None:
-        """Change something, and roll it back more often than not."""
+        """Make changes after a savepoint, and usually roll them back."""
         session.save()
         for _ in range(self.random.randint(1, 3)):
             self._change(session)
@@ -111,14 +112,14 @@ class Changes:
         return any(each.parent and each.family is table.family for each in self.tables)
 
     def _lock(self, session: Session, table: Table, *, whole: bool) -> bool:
-        """Return whether the session may change a table without waiting for others."""
+        """Return whether the session can change a table without waiting for others."""
         name = table.family.sql
         for other in self._sessions:
             if other is not session and (
-                name in other.whole or (whole and name in other.some)
+                name in other.table_locks or (whole and name in other.row_locks)
             ):
                 return False
-        (session.whole if whole else session.some).add(name)
+        (session.table_locks if whole else session.row_locks).add(name)
         return True
 
     def _count(self, what: str) -> None:
@@ -152,7 +153,7 @@ class Changes:
         table.size += count
 
     def _place(self, column: Column, table: Table) -> str:
-        """Return where a value goes, or what is one of the parent's keys."""
+        """Return a placeholder, or a subquery for one of the parent's keys."""
         if not _refers(column, table):
             return "%s"
         assert table.parent
@@ -168,7 +169,7 @@ class Changes:
         names = ", ".join(quoted(column.name) for column in columns)
         count = self.random.randint(5, 60)
         places = [table.writable.index(column) for column in columns]
-        # Without parameters, % is nothing but itself.
+        # Without parameters, % needs no escaping.
         statement = f"COPY {table.sql} ({names}) FROM STDIN".replace("%%", "%")
         with session.connection.cursor() as cursor:
             with cursor.copy(statement.encode()) as copy:
@@ -207,7 +208,7 @@ class Changes:
             )
 
     def _touch(self, session: Session, table: Table) -> None:
-        """Make an UPDATE that changes nothing."""
+        """Run an UPDATE that changes nothing."""
         column = quoted(self.random.choice(table.writable).name)
         self._set(
             session, table, self.random.randint(1, 5), f"{column} = t.{column}", []
@@ -231,7 +232,7 @@ class Changes:
         )
 
     def _chosen(self, table: Table, count: int) -> str:
-        """Return a query for rows that the other session has not locked."""
+        """Return a CTE of rows that the other session has not locked."""
         keys = ", ".join(f"t.{quoted(column.name)}" for column in table.keys) or "t"
         return (
             "WITH chosen AS MATERIALIZED (SELECT tableoid AS a, ctid AS b"
@@ -263,7 +264,7 @@ class Changes:
         )
 
     def _altered(self, session: Session, table: Table) -> str:
-        """Add, drop, rename or retype a column; return the SQL that does it."""
+        """Return the SQL that adds, drops, renames or retypes a column."""
         session.remember(table)
         names = [column.name for column in table.columns]
         what = self.random.choice(["ADD", "DROP", "RENAME", "TYPE"])
@@ -296,7 +297,7 @@ class Changes:
     def _new_mood(self, session: Session) -> None:
         mood = f"mood {next(self._numbers)}"
         session.run(f"""ALTER TYPE "odd types".mood ADD VALUE '{mood}'""")
-        # Nobody may use it before.
+        # A new label can't be used before its commit.
         session.commit()
         MOODS.append(mood)
 

@@ -1,4 +1,4 @@
-"""A session that writes to tables, and what it has locked and changed."""
+"""A session that writes to tables, with its locks and changes."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ Connection = psycopg.Connection[Any]
 
 class Session:
     """
-    A session and its transaction.
+    A session with an open transaction.
 
     Attributes:
-        left: how many changes it will make still.
-        rows: how many it has changed.
-        some, whole: tables of which it has locked rows, or all.
+        left: The number of changes that it has yet to make.
+        rows: The number of rows that it has changed.
+        row_locks: The tables in which it has locked rows.
+        table_locks: The tables that it has locked as a whole.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.left = self.rows = 0
-        self.some: set[str] = set()
-        self.whole: set[str] = set()
+        self.row_locks: set[str] = set()
+        self.table_locks: set[str] = set()
         self._undo: list[tuple[Table, list[Column]]] = []
         self._saved = (0, 0)
         self._begin()
 
     def run(self, statement: str, parameters: Sequence[Any] = ()) -> int:
-        """Run a statement; return how many rows it wrote."""
+        """Run a statement; return the number of rows that it wrote."""
         return self.connection.execute(statement.encode(), parameters).rowcount
 
     def change(self, statement: str, parameters: Sequence[Any] = ()) -> int:
-        """Run a statement that changes rows; return how many."""
+        """Run a statement that changes rows; return their number."""
         rows = self.run(statement, parameters)
         self.rows += rows
         return rows
 
     def remember(self, table: Table) -> None:
-        """Let a rollback undo what becomes of the table's columns."""
+        """Save the table's columns so that a rollback can restore them."""
         self._undo.append((table, table.columns))
 
     def save(self) -> None:
@@ -51,13 +52,13 @@ class Session:
         self._saved = self.rows, len(self._undo)
 
     def roll_back_to_savepoint(self) -> None:
-        """Undo what was done since."""
+        """Roll back to the savepoint."""
         self.run("ROLLBACK TO here")
         self.rows, kept = self._saved
         self._forget(kept)
 
     def roll_back(self) -> None:
-        """Undo the transaction and begin another."""
+        """Roll back the transaction and begin another."""
         self.connection.rollback()
         self._forget(0)
         self._begin()
@@ -74,8 +75,8 @@ class Session:
 
     def _begin(self) -> None:
         self.rows = 0
-        self.some.clear()
-        self.whole.clear()
+        self.row_locks.clear()
+        self.table_locks.clear()
         self._undo.clear()
-        # Were one to wait for the other, both would for ever.
+        # One thread runs both sessions, so a lock wait would never end.
         self.run("SET LOCAL lock_timeout = '5s'")

@@ -1,4 +1,4 @@
-"""Random tables, as one that writes to them sees them."""
+"""Random tables and columns."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _COLUMN_NAMES = [
 
 
 def quoted(*names: str) -> str:
-    """Return a name as in SQL that has parameters."""
+    """Return an identifier for SQL with parameters."""
     return ".".join(
         '"' + name.replace('"', '""').replace("%", "%%") + '"' for name in names
     )
 
 
 def literal(text: str) -> str:
-    """Return a text as in SQL that has parameters."""
+    """Return a string literal for SQL with parameters."""
     return "'" + text.replace("'", "''").replace("%", "%%") + "'"
 
 
@@ -36,12 +36,12 @@ class Column:
     A column.
 
     Attributes:
-        name: unquoted.
-        type: in SQL; what `MAKE`, `WIDE` or, of a key, `KEYS` has.
-        wide: many of its values are long.
-        key: tells rows apart.
-        fixed: it stays, under its name.
-        extra: what else its definition says.
+        name: The name, unquoted.
+        type: The SQL type: a key of `MAKE`, `WIDE` or, for a key column, `KEYS`.
+        wide: Whether many of its values are long.
+        key: Whether it is part of the key.
+        fixed: Whether it must not be dropped or altered.
+        extra: The rest of its definition.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Column:
 
     @property
     def definition(self) -> str:
-        """What CREATE TABLE says of it."""
+        """The definition for CREATE TABLE."""
         return f"{quoted(self.name)} {self.type} {self.extra}"
 
     def value(self, random: Random) -> str | None:
-        """Return a value for a column that is no key."""
+        """Return a random value; not for key columns."""
         if random.random() < 0.1:
             return None
         return (WIDE if self.wide else MAKE)[self.type](random)
@@ -66,17 +66,18 @@ class Column:
 @dataclass
 class Table:
     """
-    A table and its columns as they are now.
+    A table and its current columns.
 
     Attributes:
-        schema, name: unquoted.
-        columns: all of them.
-        identity: what its replica identity tells of rows: columns, or all for `None`.
-        constraints: what CREATE TABLE says after the columns.
-        index: of its replica identity, or nothing.
-        partitions: how many it has.
-        parent: what its column ``parent`` refers to.
-        size: about how many rows it has.
+        schema: The schema's name, unquoted.
+        name: The table's name, unquoted.
+        columns: All columns.
+        identity: The columns of its replica identity, or `None` for FULL.
+        constraints: The table constraints for CREATE TABLE.
+        index: The index of its replica identity, if any.
+        partitions: The number of partitions.
+        parent: The table to which its column ``parent`` refers.
+        size: The approximate number of rows.
     """
 
     schema: str
@@ -91,7 +92,7 @@ class Table:
 
     @property
     def sql(self) -> str:
-        """The name in SQL."""
+        """The quoted name."""
         return quoted(self.schema, self.name)
 
     @property
@@ -101,21 +102,21 @@ class Table:
 
     @property
     def keys(self) -> list[Column]:
-        """The columns that tell rows apart, if any."""
+        """The columns of the key, if any."""
         return [column for column in self.columns if column.key]
 
     @property
     def loose(self) -> list[Column]:
-        """The columns that may be dropped or become others."""
+        """The columns that can be dropped or altered."""
         return [each for each in self.columns if not (each.key or each.fixed)]
 
     @property
     def family(self) -> Table:
-        """The table on which its locks depend."""
+        """The table that stands for its locks."""
         return self.parent or self
 
     def create(self) -> list[str]:
-        """Return the SQL that makes it."""
+        """Return the SQL that creates it."""
         parts = [*(column.definition for column in self.columns), *self.constraints]
         made = [f"CREATE TABLE {self.sql} ({', '.join(parts)})"]
         if self.partitions:
@@ -140,7 +141,7 @@ class Table:
         return made
 
     def row(self, random: Random, number: int) -> list[str | None]:
-        """Return a row, in the order of the writable columns."""
+        """Return a row's values in the order of the writable columns."""
         return [
             KEYS[column.type](number) if column.key else column.value(random)
             for column in self.writable
@@ -148,18 +149,18 @@ class Table:
 
 
 class Columns:
-    """Deals out columns so that each type is in some table."""
+    """A source of random columns that uses every type."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self._types = self._shuffled()
 
     def deal(self, taken: list[str], count: int) -> list[Column]:
-        """Return columns whose names are not taken; takes them."""
+        """Return columns with new names, and add these to the names taken."""
         return [self.one(taken) for _ in range(count)]
 
     def one(self, taken: list[str]) -> Column:
-        """Return a column whose name is not taken; takes it."""
+        """Return a column with a new name, and add it to the names taken."""
         name = self._random.choice(_COLUMN_NAMES)
         while name in taken:
             name = self._random.choice([*_COLUMN_NAMES, f"column {len(taken)}"])
@@ -167,7 +168,7 @@ class Columns:
         return Column(name, next(self._types))
 
     def wide(self, taken: list[str]) -> Column:
-        """Return one with values that are stored apart."""
+        """Return a column with values that are often TOASTed."""
         return replace(
             self.one(taken), type=self._random.choice(sorted(WIDE)), wide=True
         )
@@ -179,20 +180,21 @@ class Columns:
 
 class Maker:
     """
-    Makes random tables.
+    A factory of random tables.
 
     Args:
-        version: of the server, such as 180000.
+        random: The source of randomness.
+        version: The server's version number, such as 180000.
 
     Attributes:
-        published_generated: generated columns that are stored are to be published.
+        published_generated: Whether to publish stored generated columns.
     """
 
     def __init__(self, random: Random, version: int) -> None:
         self._random, self._version = random, version
         self.published_generated = version >= 180000 and random.random() < 0.5
         self._columns = Columns(random)
-        # The same names in both schemas, so that these are told apart.
+        # Both schemas have the same table names, so the schema has to be respected.
         names = random.sample(_TABLE_NAMES, len(_TABLE_NAMES))
         self._names = iter([(schema, name) for name in names for schema in SCHEMAS])
         self._key_types = iter(random.sample(sorted(KEYS) * 2, len(KEYS) * 2))
@@ -214,13 +216,13 @@ class Maker:
         return Table(schema, name, columns, None if full else names, primary)
 
     def partitioned(self, *, full: bool) -> Table:
-        """Return one with partitions, between which rows move."""
+        """Return a table with partitions, between which rows move."""
         table = self.table(keys=1, full=full, wide=1)
         table.partitions = 3
         return table
 
     def indexed(self) -> Table:
-        """Return one with REPLICA IDENTITY USING INDEX."""
+        """Return a table with REPLICA IDENTITY USING INDEX."""
         table = self.table(keys=2, wide=1)
         primary, other = (quoted(column.name) for column in table.keys)
         table.index = "other key"
@@ -232,7 +234,7 @@ class Maker:
         return table
 
     def family(self) -> list[Table]:
-        """Return a table and one that refers to it."""
+        """Return a table and another that refers to it."""
         parent, child = self.table(keys=1), self.table(keys=1, full=True)
         child.parent = parent
         refers = f"REFERENCES {parent.sql} ON UPDATE CASCADE ON DELETE CASCADE"
@@ -242,13 +244,13 @@ class Maker:
         return [parent, child]
 
     def generated(self, *, full: bool) -> Table:
-        """Return one with generated columns; FULL wants them published."""
+        """Return a table with generated columns; FULL requires publishing them."""
         table = self.table(keys=1, full=full)
         table.columns += [
             Column("base", "text", fixed=True),
             Column("stored", "integer", fixed=True, extra=_GENERATED + " STORED"),
         ]
-        # Of a replica identity PostgreSQL 18 wants all to be published.
+        # PostgreSQL 18 requires all columns of a replica identity to be published.
         if self._version >= 180000 and not full:
             table.columns.append(
                 Column("virtual", "integer", fixed=True, extra=_GENERATED + " VIRTUAL")
@@ -256,7 +258,7 @@ class Maker:
         return table
 
     def all(self) -> list[Table]:
-        """Return tables of all kinds, parents before those that refer to them."""
+        """Return tables of all kinds; parents come before tables that refer to them."""
         return [
             self.table(keys=1),
             self.table(keys=1, wide=2),

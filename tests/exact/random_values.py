@@ -1,4 +1,4 @@
-"""Random texts that PostgreSQL takes for values of its types."""
+"""Random literals of PostgreSQL's types."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _AWKWARD = [*"'\"\\{}()[],;:<>&|*!%$ \n\r\té🦓", "NULL", "null", "NaN", r"\N"
 
 
 def text(random: Random) -> str:
-    """Return a short text of letters and of what some syntax means something by."""
+    """Return a short text of letters and of characters that often need escaping."""
     letters = random.choices([*_AWKWARD, *"abcxyzÄß"], k=random.randint(0, 9))
     return "".join(letters)
 
 
 def wide(random: Random) -> str:
-    """Return a text too long for its row, which does not compress."""
+    """Return an incompressible text that is too long for its row."""
     return random.randbytes(random.randint(1500, 3500)).hex()
 
 
 def or_wide(make: Make, random: Random) -> str:
-    """Return a wide text in one of two cases."""
+    """Return a wide text half of the time."""
     return wide(random) if random.random() < 0.5 else make(random)
 
 
 def array(make: Make, random: Random, delimiter: str = ",") -> str:
-    """Return an array, perhaps empty, of two dimensions or with another first index."""
+    """Return an array, possibly empty, two-dimensional or with a lower bound."""
 
     def item() -> str:
         if random.random() < 0.15:
@@ -65,7 +65,7 @@ def composite(fields: list[Make], random: Random) -> str:
 
 
 def range_of(make: Make, order: Callable[[str], object], random: Random) -> str:
-    """Return a range, perhaps empty or open."""
+    """Return a range, possibly empty or unbounded."""
     if random.random() < 0.1:
         return "empty"
     bounds = sorted([make(random), make(random)], key=order)  # type: ignore[arg-type]
@@ -244,7 +244,7 @@ CREATE TYPE place AS ("the name" text, since interval, numbers integer[]);
 CREATE TYPE span AS RANGE (SUBTYPE = double precision);
 SET LOCAL search_path = DEFAULT;
 """
-"""SQL that makes the types that are not built in."""
+"""The SQL that creates the user-defined types."""
 
 MAKE: Mapping[str, Make] = {
     "boolean": lambda random: random.choice("tf"),
@@ -335,7 +335,7 @@ MAKE: Mapping[str, Make] = {
     '"odd types".place[]': partial(array, _place),
     '"odd types".span': partial(range_of, partial(_int, 32), int),
 }
-"""How a random value of each type is made, by the type's name in SQL."""
+"""Functions that make a random value, by SQL type."""
 
 WIDE: Mapping[str, Make] = {
     "text": partial(or_wide, text),
@@ -344,7 +344,7 @@ WIDE: Mapping[str, Make] = {
     "text[]": lambda random: array(partial(or_wide, text), random),
     "citext": partial(or_wide, text),
 }
-"""The same of columns whose values are often stored apart (TOAST)."""
+"""Functions that make a value that is often TOASTed, by SQL type."""
 
 _EPOCH = datetime(2000, 1, 1)  # noqa: DTZ001
 
@@ -365,4 +365,4 @@ KEYS: Mapping[str, Callable[[int], str]] = {
     '"odd types".positive': lambda number: str(number + 1),
     '"odd types"."Very Positive"': lambda number: str(number + 1),
 }
-"""How the value of a key is made of a number, another one of each."""
+"""Functions that make a unique key value from a number, by SQL type."""

@@ -1,4 +1,4 @@
-"""Copies of tables, kept by nothing but their events."""
+"""Copies of tables that are maintained only from events."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Connection = psycopg.Connection[Any]
 Data = Mapping[str, Any]
 """What `Event.as_dict` returns."""
 
-_BATCH = 400  # statements that are sent before their results are looked at
+_BATCH = 400  # statements that are sent before their results are checked
 
 
 class Replica:
     """
-    Copies of tables, in schemas of their own.
+    Copies of tables in their own schemas.
 
     Args:
-        connection: not in autocommit.
-        name: what the copies' schemas begin with.
-        tables: the originals, still empty.
-        published_generated: events have the columns that are generated and stored.
+        connection: A connection that is not in autocommit mode.
+        name: The prefix of the copies' schemas.
+        tables: The originals, still empty.
+        published_generated: Whether events have stored generated columns.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Replica:
     ) -> None:
         self._connection = connection
         self._sent: list[tuple[Event, psycopg.Cursor[Any], set[str] | None]] = []
-        # All shapes of all statements are to stay prepared.
+        # All variants of all statements stay prepared.
         connection.prepared_max = None
         for schema in {table.schema for table in tables}:
             connection.execute(f"CREATE SCHEMA {quoted(name + schema)}".encode(), ())
@@ -55,7 +55,7 @@ class Replica:
         }
 
     def apply(self, events: Iterable[tuple[Event, Data]]) -> None:
-        """Make the changes that events tell, in order; look that each is of one row."""
+        """Apply the changes of events in order; check that each affects one row."""
         with self._connection.pipeline() as pipeline:
             for event, data in events:
                 if len(self._sent) >= _BATCH:
@@ -100,7 +100,7 @@ class Replica:
                 self._connection.execute(table.truncate().encode(), ())
 
     def _old_row(self, table: CopiedTable, event: Event, data: Data) -> Row | None:
-        """Return the old row, of which the replica identity is known and no more."""
+        """Return the old row, which has exactly the replica identity."""
         is_update = event.type is EventType.UPDATE
         assert (event.changes is not None) == (is_update and table.full)
         if event.old_record is None:
@@ -112,7 +112,7 @@ class Replica:
         return Row(event.old_record, data["old_record"], data["exact"]["old_record"])
 
     def _new_row(self, table: CopiedTable, event: Event, data: Data) -> Row | None:
-        """Return the new row, of which all is known but what is TOASTed."""
+        """Return the new row, which has everything except unchanged TOASTed values."""
         if event.new_record is None:
             assert data["new_record"] is None
             return None
@@ -136,7 +136,7 @@ class Replica:
 
     def _check(self) -> None:
         for event, cursor, changed in self._sent:
-            assert cursor.rowcount == 1, f"{cursor.rowcount} rows are that of {event!r}"
+            assert cursor.rowcount == 1, f"{cursor.rowcount} rows for {event!r}"
             if changed is not None:
                 ((differences,),) = cursor.fetchall()
                 assert set(differences) == changed, event
@@ -144,7 +144,7 @@ class Replica:
 
 
 def _changed(event: Event) -> set[str] | None:
-    """Return the columns that an UPDATE says it changed, if it does."""
+    """Return the columns that an UPDATE changed, if the event has them."""
     changes, old, new = event.changes, event.old_record, event.new_record
     if changes is None:
         return None

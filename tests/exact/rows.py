@@ -1,4 +1,4 @@
-"""Rows of values for every field, as the ORM takes them."""
+"""Random rows with values for every field."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ranges(make: Any, bounds: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def moments() -> st.SearchStrategy[datetime]:
-    """Return times within what every zone can show, also where clocks are set back."""
+    """Return times that every time zone can represent, some while clocks go back."""
     usual = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))  # noqa: DTZ001
     fall = datetime(2026, 10, 25, tzinfo=UTC)
     odd = st.integers(0, 180).map(lambda m: fall + timedelta(minutes=m))

@@ -1,4 +1,4 @@
-"""Whether two values are the same, and not only equal."""
+"""Comparisons that are stricter than equality."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from walex_django import Event
 
 def same(one: Any, other: Any) -> bool:
     """
-    Return whether values are equal, with their types and all that is in them.
+    Return whether values are equal and of the same type, including nested values.
 
     NaN is the same as NaN; -0.0 and 0.0, and decimals of different scale, are not.
     """
@@ -40,7 +40,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def loaded(instance: Model | None) -> dict[str, Any] | None:
-    """Return what an instance has loaded, by attribute."""
+    """Return the loaded values of an instance by attribute."""
     if instance is None:
         return None
     names = {field.attname for field in instance._meta.concrete_fields}
@@ -48,7 +48,7 @@ def loaded(instance: Model | None) -> dict[str, Any] | None:
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Assert that values are the same, and tell which of their items are not."""
+    """Assert that values are the same; the message names the items that differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         assert list(one) == list(other)
         for name, value in one.items():
@@ -58,11 +58,11 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def assert_survives(event: Event) -> None:
-    """Assert that JSON and pickle bring the event back with the same values."""
+    """Assert that an event keeps its values through JSON and pickle."""
     text = json.dumps(event.as_dict(), allow_nan=False)
     for again in (
         Event.from_dict(json.loads(text)),
-        pickle.loads(pickle.dumps(event)),  # noqa: S301 - made here
+        pickle.loads(pickle.dumps(event)),  # noqa: S301 - pickled here
     ):
         assert again == event
         assert again.source == event.source

@@ -1,4 +1,4 @@
-"""Models of tables that tests make, change and drop again."""
+"""Models of tables that tests create, alter and drop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.db import models
 
 
 class Town(models.Model):
-    """Has a key, and candidates for another."""
+    """Has a primary key and columns for other keys."""
 
     name = models.TextField()
     code = models.TextField()
@@ -19,7 +19,7 @@ class Town(models.Model):
 
 
 class Berth(models.Model):
-    """Has a key of two columns, which are neither the first nor side by side."""
+    """Has a key of two columns that are neither first nor adjacent."""
 
     pk = models.CompositePrimaryKey("row", "number")
     number = models.IntegerField()
@@ -46,7 +46,7 @@ class Letter(models.Model):
 
 
 class Place(models.Model):
-    """Its table changes under it."""
+    """Has a table that tests alter."""
 
     name = models.TextField()
     size = models.IntegerField(null=True)
@@ -57,7 +57,7 @@ class Place(models.Model):
 
 
 class Harbour(models.Model):
-    """Another of the same kind."""
+    """Has another table that tests alter."""
 
     name = models.TextField()
 
@@ -67,7 +67,7 @@ class Harbour(models.Model):
 
 
 class Reading(models.Model):
-    """Partitioned."""
+    """Has a partitioned table."""
 
     id = models.IntegerField()
     area = models.IntegerField()
@@ -80,7 +80,7 @@ class Reading(models.Model):
 
 
 class NearReading(models.Model):
-    """A partition with a model of its own."""
+    """A partition with its own model."""
 
     id = models.IntegerField()
     area = models.IntegerField()
@@ -93,7 +93,7 @@ class NearReading(models.Model):
 
 
 class Isle(models.Model):
-    """Has heirs by INHERITS."""
+    """Has child tables by INHERITS."""
 
     name = models.TextField()
 
@@ -103,7 +103,7 @@ class Isle(models.Model):
 
 
 class Volcano(models.Model):
-    """Such an heir, with a model of its own."""
+    """A child table of `Isle` with its own model."""
 
     name = models.TextField()
     height = models.IntegerField()
@@ -129,7 +129,7 @@ class Circle(models.Model):
 
 
 class Select(models.Model):
-    """All of its names are keywords, or look like something else."""
+    """Has names that are keywords or look like other syntax."""
 
     id = models.IntegerField(primary_key=True, db_column="user")
     table = models.TextField(db_column="Select")
@@ -143,7 +143,7 @@ class Select(models.Model):
 
 
 class Dotted(models.Model):
-    """Its table has a dot in its name, and a quote."""
+    """Has a table with a dot and a quote in its name."""
 
     name = models.TextField()
 
@@ -153,7 +153,7 @@ class Dotted(models.Model):
 
 
 class Twin(models.Model):
-    """A table of the same name as one of another schema."""
+    """Has a table with the same name as `OtherTwin`, in another schema."""
 
     name = models.TextField()
 
@@ -163,7 +163,7 @@ class Twin(models.Model):
 
 
 class OtherTwin(models.Model):
-    """The other one."""
+    """Has a table with the same name as `Twin`, in another schema."""
 
     name = models.TextField()
 
@@ -173,7 +173,7 @@ class OtherTwin(models.Model):
 
 
 class LongName(models.Model):
-    """Schema, table and column have names as long as can be."""
+    """Has table and column names of the maximum length."""
 
     value = models.TextField(db_column="c" * 63)
 

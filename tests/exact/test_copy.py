@@ -1,4 +1,4 @@
-"""What events tell is enough to keep a copy of any table, row for row."""
+"""Events contain enough to maintain an exact copy of any table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COPIES = ["by values ", "by JSON "]
 
 @pytest.fixture
 def seed() -> int:
-    """What makes the test's chance: ``WALEX_TEST_SEED``, or another each time."""
+    """The seed of the test: ``WALEX_TEST_SEED``, or a random one."""
     seed = int(os.environ.get("WALEX_TEST_SEED") or secrets.randbelow(10**6))
     print(f"WALEX_TEST_SEED={seed}")  # pytest shows it with a failure
     return seed
@@ -37,7 +37,7 @@ def seed() -> int:
 
 @pytest.fixture
 def random_config(transactional_db: None) -> Iterator[StreamConfig]:
-    """A stream of all tables that the test makes, which are gone after it."""
+    """A stream of all tables that the test creates; drops them afterwards."""
     config = replace(
         get_config("default"),
         publications=("random_events",),
@@ -69,7 +69,7 @@ def random_config(transactional_db: None) -> Iterator[StreamConfig]:
 
 @contextmanager
 def session(config: StreamConfig) -> Iterator[Connection]:
-    """Connect as anybody would who writes to the database."""
+    """Connect as an ordinary client."""
     with psycopg.connect(**config.connection_parameters()) as connection:
         yield connection
 
@@ -79,7 +79,7 @@ def run(connection: Connection, statement: str) -> None:
 
 
 def make(connection: Connection, maker: Maker) -> list[Table]:
-    """Make tables of all kinds and a publication of them."""
+    """Create tables of all kinds and a publication of them."""
     for schema in SCHEMAS:
         run(connection, f"CREATE SCHEMA {quoted(schema)}")
     for statement in filter(str.strip, USER_TYPES.split(";")):
@@ -105,7 +105,7 @@ def make(connection: Connection, maker: Maker) -> list[Table]:
 
 
 @pytest.mark.parametrize("rows", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_a_copy_kept_by_events_is_the_original(
+def test_copy_maintained_from_events_equals_the_original(
     random_config: StreamConfig, seed: int, rows: int
 ) -> None:
     random = Random(seed)
@@ -125,26 +125,31 @@ def test_a_copy_kept_by_events_is_the_original(
         with Listening(random_config) as listening:
             changes = Changes(random, [first, second], tables)
             changes.make(rows)
-            listening.wait_until(lambda: heard_all(listening.events, changes.commits))
+            listening.wait_until(
+                lambda: all_delivered(listening.events, changes.commits)
+            )
         events = listening.events
         assert len(events) > rows
         check_order(events, changes.commits)
 
-        told = [(event, event.as_dict()) for event in events]
-        by_values.apply(told)
-        by_json.apply(sent(json.dumps(data)) for _, data in told)
+        pairs = [(event, event.as_dict()) for event in events]
+        by_values.apply(pairs)
+        by_json.apply(decoded(json.dumps(data)) for _, data in pairs)
 
         for table in tables:
             for name in _COPIES:
-                assert not different(third, table, name), (table.sql, changes.done)
+                assert not differing_columns(third, table, name), (
+                    table.sql,
+                    changes.done,
+                )
 
 
-def heard_all(events: Sequence[Event], commits: int) -> bool:
-    return bool(events) and place(events[-1]) == commits
+def all_delivered(events: Sequence[Event], commits: int) -> bool:
+    return bool(events) and commit_number(events[-1]) == commits
 
 
-def place(event: Event) -> int | None:
-    """Return which commit it was that an entry of the journal ends."""
+def commit_number(event: Event) -> int | None:
+    """Return the number of the commit that an entry of the journal ends."""
     if (event.source.schema, event.source.table) != JOURNAL:
         return None
     assert event.new_record
@@ -156,24 +161,24 @@ def check_order(events: Sequence[Event], commits: int) -> None:
     assert len({event.id for event in events}) == len(events)
     positions = [(event.lsn, event.ordinal) for event in events]
     assert positions == sorted(positions)
-    ends = [event for event in events if place(event)]
-    assert [place(event) for event in ends] == list(range(1, commits + 1))
-    # Each transaction is whole: its journal's entry is its last row.
+    ends = [event for event in events if commit_number(event)]
+    assert [commit_number(event) for event in ends] == list(range(1, commits + 1))
+    # Each transaction is complete: its last row is its entry in the journal.
     transactions = list(dict.fromkeys(event.xid for event in events))
     assert [event.xid for event in ends] == transactions
     assert len({event.lsn for event in events}) == commits
 
 
-def sent(text: str) -> tuple[Event, Data]:
-    """Return the event that went as JSON, and what it is as a dict again."""
+def decoded(text: str) -> tuple[Event, Data]:
+    """Return the event and the dict that a JSON text encodes."""
     data = json.loads(text)
     event = Event.from_dict(data)
     assert event.as_dict() == data
     return event, data
 
 
-def different(connection: Connection, table: Table, copy: str) -> list[str]:
-    """Return rows that only the original or its copy has, or which of their columns."""
+def differing_columns(connection: Connection, table: Table, copy: str) -> list[str]:
+    """Return differences between the original and its copy, if possible by column."""
     names = [column.name for column in table.columns]
     rows = difference(connection, table, copy, names)
     columns = [

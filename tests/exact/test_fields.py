@@ -1,4 +1,4 @@
-"""Instances have what the ORM loads, of every kind of field."""
+"""Instances have the values that the ORM loads, for every kind of field."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from walex_django import Event, ExactText
 from walex_django.events import json_form
 
 from .field_models import Country, Embassy, Everything, Generated, Ticket
-from .hearing import Hearing, hearing
+from .recorder import Recorder, recording
 from .rows import everything
 from .sameness import assert_same, assert_survives, loaded
 
-# No other app has tables here: nothing else needs to be emptied after each test.
+# Flush only the tables of this app after each test.
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tests.exact"])
 
 MODELS: list[type[Model]] = [Everything, Generated, Country, Embassy, Ticket]
@@ -37,8 +37,8 @@ ZONES = [
 
 
 @pytest.fixture(scope="module", params=ZONES, ids=str)
-def heard(request: pytest.FixtureRequest, database: None) -> Iterator[Hearing]:
-    """The tables of all models, under settings of time zones."""
+def recorder(request: pytest.FixtureRequest, database: None) -> Iterator[Recorder]:
+    """The tables of all models, with several time zone settings."""
     use_tz, zone, of_database = request.param
     tables = ", ".join(f'"{model._meta.db_table}"' for model in MODELS)
     with (
@@ -47,28 +47,28 @@ def heard(request: pytest.FixtureRequest, database: None) -> Iterator[Hearing]:
     ):
         with connection.cursor() as cursor:
             cursor.execute("CREATE EXTENSION IF NOT EXISTS citext")
-        connection.close()  # the next one learns the extension's types
-        # A process has one set of settings, and what it makes of events keeps to them.
+        connection.close()  # a new one loads the extension's types
+        # The cache assumes that settings do not change.
         json_form._table.cache_clear()
         for model in MODELS:
             with connection.schema_editor() as editor:
                 editor.create_model(model)
-        with hearing(
+        with recording(
             f"TABLE {tables}",
             "exact.*",
             before="SELECT",
             after=f"DROP TABLE {tables}",
-        ) as heard:
+        ) as recorder:
             for table in (Everything, Country):
-                heard.connection.execute(
+                recorder.connection.execute(
                     f"ALTER TABLE {table._meta.db_table} REPLICA IDENTITY FULL".encode()
                 )
-            yield heard
+            yield recorder
 
 
 @contextmanager
 def zone_of_database(zone: str | None) -> Iterator[None]:
-    """Set TIME_ZONE in DATABASES, for connections that are made from now on."""
+    """Set TIME_ZONE in DATABASES for new connections."""
     wrapper = connections["default"]
     before = wrapper.settings_dict["TIME_ZONE"]
 
@@ -86,7 +86,7 @@ def zone_of_database(zone: str | None) -> Iterator[None]:
 
 
 def orm_values(model: type[Model], events: list[Event]) -> list[dict[str, Any]]:
-    """Return what the ORM loads of inserted rows, `ExactText` where it cannot."""
+    """Return inserted rows as the ORM loads them, `ExactText` where it can't."""
     ids = [event.new_record["id"] for event in events if event.new_record]
     try:
         return [
@@ -121,22 +121,22 @@ def _orm_value(model: type[Model], id: int, name: str) -> Any:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
-def test_an_instance_has_what_the_orm_loads(
-    heard: Hearing, data: st.DataObject
+def test_instance_has_the_values_that_the_orm_loads(
+    recorder: Recorder, data: st.DataObject
 ) -> None:
     rows = data.draw(st.lists(everything(), min_size=1, max_size=3))
     Everything.objects.bulk_create(rows)
-    events = heard.events(len(rows))
+    events = recorder.events(len(rows))
     expected = orm_values(Everything, events)
     for event, values in zip(events, expected, strict=True):
         assert_same(loaded(event.instance), values)
         assert_survives(event)
 
-    # What an UPDATE tells of rows, old and new, is of the same kind.
+    # The old and new rows of an UPDATE have the same values.
     Everything.objects.filter(pk__in=[row.pk for row in rows]).update(
         big=1, search="a b"
     )
-    for event, values in zip(heard.events(len(rows)), expected, strict=True):
+    for event, values in zip(recorder.events(len(rows)), expected, strict=True):
         assert_same(loaded(event.old_instance), values)
         assert event.changes is not None
         assert event.changes.keys() <= {"big", "search"}
@@ -166,7 +166,9 @@ UNFIT = {
 }
 
 
-def test_what_python_cannot_hold_is_exact_text_in_an_instance(heard: Hearing) -> None:
+def test_instance_has_exact_text_for_values_that_python_cannot_represent(
+    recorder: Recorder,
+) -> None:
     columns, values = ", ".join(UNFIT), ", ".join(["%s"] * len(UNFIT))
     rows: list[list[str | None]] = [
         list(UNFIT.values()),
@@ -176,7 +178,7 @@ def test_what_python_cannot_hold_is_exact_text_in_an_instance(heard: Hearing) ->
         ),
     ]
     for parameters in rows:
-        events = heard.execute(
+        events = recorder.execute(
             f"INSERT INTO exact_everything ({columns}) VALUES ({values})", parameters
         )
         (expected,) = orm_values(Everything, events)
@@ -185,9 +187,11 @@ def test_what_python_cannot_hold_is_exact_text_in_an_instance(heard: Hearing) ->
         assert_survives(event)
 
 
-def test_json_deeper_than_python_may_go_loses_no_other_field(heard: Hearing) -> None:
+def test_json_nested_too_deeply_does_not_affect_other_fields(
+    recorder: Recorder,
+) -> None:
     deep = "[" * 5000 + "]" * 5000
-    (event,) = heard.execute(
+    (event,) = recorder.execute(
         "INSERT INTO exact_everything (json, exact_json, jsons, text)"
         " VALUES (%s, %s, %s, 'here')",
         [deep, deep, [deep]],
@@ -202,22 +206,22 @@ def test_json_deeper_than_python_may_go_loses_no_other_field(heard: Hearing) -> 
         assert shown.count("[") in {5000, 5001}
 
 
-def test_a_generated_column_does_not_come_and_can_be_read(heard: Hearing) -> None:
+def test_unpublished_generated_column_is_loaded_on_access(recorder: Recorder) -> None:
     Generated.objects.create(text="zoo")
 
-    (event,) = heard.events(1)
+    (event,) = recorder.events(1)
     assert loaded(event.instance) == {"id": 1, "text": "zoo"}
     assert_survives(event)
     instance: Any = event.instance
     assert instance.upper == "ZOO"
 
 
-def test_relations_by_other_columns_are_followed(heard: Hearing) -> None:
+def test_relations_to_unique_columns_can_be_followed(recorder: Recorder) -> None:
     fr, de = Country.objects.create(code="fr"), Country.objects.create(code="de")
     Embassy.objects.create(host=fr, sender=de, other=de)
     Embassy.objects.update(other=None)
 
-    *_, inserted, updated = heard.events(4)
+    *_, inserted, updated = recorder.events(4)
     instance: Any = inserted.instance
     assert loaded(instance) == {
         "host_id": fr.pk,
@@ -230,13 +234,13 @@ def test_relations_by_other_columns_are_followed(heard: Hearing) -> None:
         assert_survives(event)
 
 
-def test_a_composite_key_is_the_instances_pk(heard: Hearing) -> None:
+def test_composite_key_is_the_pk_of_the_instance(recorder: Recorder) -> None:
     ticket = Ticket.objects.create(row="A", number=1)
     Ticket.objects.update(taken=True)
     Ticket.objects.update(number=2)
     Ticket.objects.all().delete()
 
-    inserted, updated, moved, deleted = heard.events(4)
+    inserted, updated, moved, deleted = recorder.events(4)
     assert inserted.instance == ticket
     assert [
         event.instance.pk for event in (updated, moved, deleted) if event.instance

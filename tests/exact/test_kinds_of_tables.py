@@ -1,4 +1,4 @@
-"""Unlogged and foreign tables, views, filtered rows, listed and generated columns."""
+"""Unlogged and foreign tables, views, row filters, column lists, generated columns."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def ids(events: list[Event]) -> list[tuple[str, Any]]:
 
 
 @pytest.fixture
-def calm(caplog: pytest.LogCaptureFixture) -> Any:
-    """The listener has nothing to warn of."""
+def no_warnings(caplog: pytest.LogCaptureFixture) -> Any:
+    """Assert that the listener logs no warning."""
     yield
     records = [*caplog.get_records("setup"), *caplog.get_records("call")]
     assert [
@@ -51,9 +51,9 @@ def calm(caplog: pytest.LogCaptureFixture) -> Any:
     ] == []
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("kind", ["UNLOGGED", "TEMPORARY"])
-def test_tables_that_are_not_logged_say_nothing(atlas: Atlas, kind: str) -> None:
+def test_unlogged_and_temporary_tables_have_no_events(atlas: Atlas, kind: str) -> None:
     name = "atlas.fleeting" if kind == "UNLOGGED" else "fleeting"
     atlas.execute(f"CREATE {kind} TABLE {name} (id int PRIMARY KEY)")
     atlas.execute(PLACE)
@@ -72,8 +72,8 @@ def test_tables_that_are_not_logged_say_nothing(atlas: Atlas, kind: str) -> None
     assert (event.model, event.ordinal) == (Place, 1)
 
 
-@pytest.mark.usefixtures("calm")
-def test_a_table_that_becomes_logged_is_heard_of_from_then_on(atlas: Atlas) -> None:
+@pytest.mark.usefixtures("no_warnings")
+def test_table_has_events_only_while_it_is_logged(atlas: Atlas) -> None:
     atlas.execute(PLACE)
     atlas.execute("CREATE UNLOGGED TABLE atlas.harbour (id int PRIMARY KEY, name text)")
     atlas.watch("FOR ALL TABLES", "exact.Place", "atlas.*")
@@ -86,8 +86,8 @@ def test_a_table_that_becomes_logged_is_heard_of_from_then_on(atlas: Atlas) -> N
     assert ids(atlas.events()) == [("insert", 2)]
 
 
-@pytest.mark.usefixtures("calm")
-def test_views_break_nothing_and_their_tables_tell(atlas: Atlas) -> None:
+@pytest.mark.usefixtures("no_warnings")
+def test_changes_through_views_are_events_of_their_tables(atlas: Atlas) -> None:
     atlas.execute(PLACE)
     atlas.execute("""
         CREATE VIEW atlas.big AS SELECT * FROM atlas.place WHERE size > 5;
@@ -102,12 +102,12 @@ def test_views_break_nothing_and_their_tables_tell(atlas: Atlas) -> None:
 
     events = atlas.events()
     assert ids(events) == [("insert", 1), ("update", 1), ("delete", 1)]
-    # A view has its model too, which is not that of the table.
+    # A view can have its own model, which events of the table do not use.
     assert {event.model for event in events} == {Place}
 
 
-@pytest.mark.usefixtures("calm")
-def test_foreign_tables_break_nothing(atlas: Atlas) -> None:
+@pytest.mark.usefixtures("no_warnings")
+def test_foreign_tables_are_ignored(atlas: Atlas) -> None:
     atlas.execute(PLACE)
     atlas.execute(FOREIGN)
     atlas.execute("""
@@ -135,7 +135,7 @@ def test_foreign_tables_break_nothing(atlas: Atlas) -> None:
     ],
     ids=["view", "materialized view", "unlogged", "foreign"],
 )
-def test_what_can_not_be_published_can_not_be_subscribed_to(
+def test_subscription_to_an_unpublishable_relation_is_refused(
     atlas: Atlas, harbour: str
 ) -> None:
     atlas.execute(harbour)
@@ -143,9 +143,9 @@ def test_what_can_not_be_published_can_not_be_subscribed_to(
         atlas.watch("FOR ALL TABLES", "exact.Harbour")
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
-def test_a_row_filter_makes_what_crosses_it_come_and_go(
+def test_update_across_a_row_filter_is_an_insert_or_a_delete(
     atlas: Atlas, identity: str
 ) -> None:
     atlas.execute(PLACE)
@@ -180,9 +180,11 @@ def test_a_row_filter_makes_what_crosses_it_come_and_go(
         assert_survives(event)
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("columns", ["id, size", "size, id"])
-def test_columns_that_are_not_listed_are_deferred(atlas: Atlas, columns: str) -> None:
+def test_columns_outside_the_column_list_are_deferred(
+    atlas: Atlas, columns: str
+) -> None:
     atlas.execute(PLACE)
     atlas.watch(f"FOR TABLE atlas.place ({columns})", "exact.Place")
     atlas.execute("INSERT INTO atlas.place VALUES (1, 'Rome', 5)")
@@ -205,7 +207,7 @@ def test_columns_that_are_not_listed_are_deferred(atlas: Atlas, columns: str) ->
 
 
 @pytest.mark.parametrize("identity", ["FULL", "DEFAULT"])
-def test_a_column_list_that_lacks_the_identity_is_the_servers_error(
+def test_server_refuses_updates_if_the_column_list_lacks_the_identity(
     atlas: Atlas, identity: str
 ) -> None:
     atlas.execute(PLACE)
@@ -231,7 +233,7 @@ OPTION = (
 LISTED = ("STORED", "FOR TABLE atlas.circle (id, radius, area)")
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize(
     ("circle", "identity", "since", "published"),
     [
@@ -242,12 +244,12 @@ LISTED = ("STORED", "FOR TABLE atlas.circle (id, radius, area)")
         pytest.param(LISTED, "DEFAULT", 18, True, id="listed"),
     ],
 )
-def test_generated_columns_come_if_published_and_else_are_deferred(
+def test_generated_columns_are_deferred_unless_published(
     atlas: Atlas, circle: tuple[str, str], identity: str, since: int, published: bool
 ) -> None:
     kind, publication = circle
     if atlas.version < since:
-        # Not a thing that this server knows.
+        # This server does not support it.
         with pytest.raises(psycopg.DatabaseError):
             make_circle(atlas, kind, identity, publication)
         return
@@ -266,12 +268,12 @@ def test_generated_columns_come_if_published_and_else_are_deferred(
         assert_survives(event)
     assert isinstance(created.instance, Circle)
     assert created.instance.get_deferred_fields() == (set() if published else {"area"})
-    assert created.instance.area == (9 if published else 16)  # as it is now
+    assert created.instance.area == (9 if published else 16)  # the current value
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_warnings")
 @pytest.mark.parametrize("circle", [STORED, VIRTUAL], ids=["stored", "virtual"])
-def test_an_old_row_with_a_generated_column_that_is_not_published(
+def test_old_row_with_an_unpublished_generated_column(
     atlas: Atlas, circle: tuple[str, str]
 ) -> None:
     kind, publication = circle

@@ -1,4 +1,4 @@
-"""Logical messages come as they were written, those of other streams do not."""
+"""Logical messages are delivered as written, if the stream subscribes to them."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ PREFIXES = [
 
 
 @pytest.fixture
-def heard(connect: Connect) -> list[LogicalMessage]:
-    """Messages that a receiver got."""
-    heard: list[LogicalMessage] = []
+def messages(connect: Connect) -> list[LogicalMessage]:
+    """The messages that a receiver got."""
+    messages: list[LogicalMessage] = []
 
     def receiver(sender: Any, message: LogicalMessage, stream: str, **_: Any) -> None:
         assert (sender, stream) == (None, "default")
-        heard.append(message)
+        messages.append(message)
 
     connect(post_db_message, receiver)
-    return heard
+    return messages
 
 
 def subscribe(atlas: Atlas, *prefixes: str) -> None:
@@ -58,72 +58,74 @@ def subscribe(atlas: Atlas, *prefixes: str) -> None:
     atlas.watch()
 
 
-def told_of(heard: list[LogicalMessage]) -> list[tuple[str, bytes, bool]]:
-    return [(m.prefix, bytes(m.content), m.transactional) for m in heard]
+def contents_of(messages: list[LogicalMessage]) -> list[tuple[str, bytes, bool]]:
+    return [(m.prefix, bytes(m.content), m.transactional) for m in messages]
 
 
 @pytest.mark.parametrize("transactional", [True, False])
-def test_contents_of_all_kinds(
-    told: Atlas, heard: list[LogicalMessage], transactional: bool
+def test_content_is_delivered_as_written(
+    any_atlas: Atlas, messages: list[LogicalMessage], transactional: bool
 ) -> None:
-    subscribe(told, "*")
+    subscribe(any_atlas, "*")
     for content in CONTENTS:
-        told.execute(EMIT, [transactional, "app", content])
+        any_atlas.execute(EMIT, [transactional, "app", content])
 
-    assert told.events() == []
-    assert told_of(heard) == [("app", each, transactional) for each in CONTENTS]
-    lsns = [message.lsn for message in heard]
+    assert any_atlas.events() == []
+    assert contents_of(messages) == [("app", each, transactional) for each in CONTENTS]
+    lsns = [message.lsn for message in messages]
     assert lsns == sorted(set(lsns))
 
 
 @pytest.mark.parametrize("transactional", [True, False])
-def test_prefixes_of_all_kinds(
-    atlas: Atlas, heard: list[LogicalMessage], transactional: bool
+def test_only_subscribed_prefixes_are_delivered(
+    atlas: Atlas, messages: list[LogicalMessage], transactional: bool
 ) -> None:
     subscribe(atlas, *PREFIXES[:2], *PREFIXES[3:])
     for prefix in [*PREFIXES[:2], *PREFIXES[3:]]:
         atlas.execute(EMIT, [transactional, prefix, b"-"])
-    # Others, though they look alike.
+    # Similar prefixes that are not subscribed to.
     for prefix in ["  ", "app.x", "app", "p" * 4999, "P" * 5000, "grösse", "%s {} "]:
         atlas.execute(EMIT, [transactional, prefix, b"x"])
 
     atlas.events()
-    assert told_of(heard) == [
+    assert contents_of(messages) == [
         (prefix, b"-", transactional) for prefix in [*PREFIXES[:2], *PREFIXES[3:]]
     ]
 
 
-def test_no_message_comes_unasked(atlas: Atlas, heard: list[LogicalMessage]) -> None:
+def test_no_message_is_delivered_without_a_subscription(
+    atlas: Atlas, messages: list[LogicalMessage]
+) -> None:
     subscribe(atlas)
     for transactional in (True, False):
         atlas.execute(EMIT, [transactional, "app", b"x"])
     atlas.execute("INSERT INTO atlas.place VALUES (1)")
 
     assert len(atlas.events()) == 1
-    assert heard == []
+    assert messages == []
 
 
-def test_only_what_is_transactional_is_rolled_back(
-    told: Atlas, heard: list[LogicalMessage]
+def test_only_transactional_messages_are_rolled_back(
+    any_atlas: Atlas, messages: list[LogicalMessage]
 ) -> None:
-    subscribe(told, "app")
+    subscribe(any_atlas, "app")
     for statement in (
         *("BEGIN", "true", "false", "ROLLBACK"),
         *("BEGIN", "SAVEPOINT one", "true", "false", "ROLLBACK TO one"),
         *("true", "false", "COMMIT"),
     ):
         if statement in ("true", "false"):
-            told.execute(EMIT, [statement, "app", statement.encode()])
+            any_atlas.execute(EMIT, [statement, "app", statement.encode()])
         else:
-            told.execute(statement)
+            any_atlas.execute(statement)
 
-    assert told.events() == []
-    contents = [bytes(message.content) for message in heard]
+    assert any_atlas.events() == []
+    contents = [bytes(message.content) for message in messages]
     assert contents == [b"false", b"false", b"false", b"true"]
 
 
-def test_a_message_comes_in_its_place_among_rows(
-    told: Atlas, heard: list[LogicalMessage], connect: Connect
+def test_message_keeps_its_place_among_rows(
+    any_atlas: Atlas, messages: list[LogicalMessage], connect: Connect
 ) -> None:
     order: list[str] = []
 
@@ -133,50 +135,50 @@ def test_a_message_comes_in_its_place_among_rows(
                 message.content.decode() if message else event.new_record["name"]
             )
 
-    subscribe(told, "app")
+    subscribe(any_atlas, "app")
     connect(post_db_message, receiver)
     connect(post_db_change, receiver)
-    told.execute("BEGIN")
+    any_atlas.execute("BEGIN")
     for n in range(6):
         if n % 2:
-            told.execute(EMIT, [True, "app", str(n).encode()])
+            any_atlas.execute(EMIT, [True, "app", str(n).encode()])
         else:
-            told.execute("INSERT INTO atlas.place VALUES (%s, %s)", [n, str(n)])
-    told.execute("COMMIT")
+            any_atlas.execute("INSERT INTO atlas.place VALUES (%s, %s)", [n, str(n)])
+    any_atlas.execute("COMMIT")
 
-    rows = told.events()
+    rows = any_atlas.events()
     assert order == ["0", "1", "2", "3", "4", "5"]
-    # Messages take no place among the changes.
+    # Messages are not counted among the changes.
     assert [event.ordinal for event in rows] == [1, 2, 3]
-    assert len(heard) == 3
+    assert len(messages) == 3
 
 
-def test_a_message_without_a_transaction_is_ahead_of_the_rows_before_it(
-    told: Atlas, heard: list[LogicalMessage], connect: Connect
+def test_nontransactional_message_precedes_rows_of_its_transaction(
+    any_atlas: Atlas, messages: list[LogicalMessage], connect: Connect
 ) -> None:
-    """It is in the log where it was written, and they at their COMMIT."""
+    """It is delivered where it is in the WAL; the rows, at their COMMIT."""
     before: list[list[LogicalMessage]] = []
 
     def receiver(event: Event, **kwargs: Any) -> None:
         if event.name == "place":
-            before.append([*heard])
+            before.append([*messages])
 
-    subscribe(told, "app")
+    subscribe(any_atlas, "app")
     connect(post_db_change, receiver)
-    told.execute("BEGIN")
-    told.execute("INSERT INTO atlas.place VALUES (1, 'a')")
-    told.execute(EMIT, [False, "app", b"now"])
-    told.execute("COMMIT")
+    any_atlas.execute("BEGIN")
+    any_atlas.execute("INSERT INTO atlas.place VALUES (1, 'a')")
+    any_atlas.execute(EMIT, [False, "app", b"now"])
+    any_atlas.execute("COMMIT")
 
-    (event,) = told.events()
-    assert before == [heard]
-    (message,) = heard
-    # Its LSN is its end, where the COMMIT may begin.
+    (event,) = any_atlas.events()
+    assert before == [messages]
+    (message,) = messages
+    # Its LSN is that of its end, where the COMMIT may begin.
     assert message.lsn <= event.lsn
 
 
-def test_messages_of_many_streams_and_sizes_in_one_transaction(
-    atlas: Atlas, heard: list[LogicalMessage]
+def test_messages_of_several_prefixes_and_sizes_in_one_transaction(
+    atlas: Atlas, messages: list[LogicalMessage]
 ) -> None:
     subscribe(atlas, "app", "")
     atlas.execute("""
@@ -187,6 +189,6 @@ def test_messages_of_many_streams_and_sizes_in_one_transaction(
     """)
 
     atlas.events()
-    assert [len(message.content) for message in heard] == [
+    assert [len(message.content) for message in messages] == [
         n for n in range(300) if n % 3 != 2
     ]

@@ -1,4 +1,4 @@
-"""Names of all kinds reach their model, and are not taken for others."""
+"""Unusual names of tables, columns, schemas and publications are matched exactly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ODD = [
     "per%cent %s %(name)s {0} {}",
     "new\nline\ttab",
     "größe",
-    "gro\u0308ße",  # the same to the eye, of other code points
+    "gro\u0308ße",  # looks the same but has other code points
     "表🦉",
     "é" * 31,
     "n" * 63,
@@ -48,7 +48,7 @@ def identifier(*names: str) -> str:
     return sql.Identifier(*names).as_string()
 
 
-def test_columns_of_odd_names(atlas: Atlas) -> None:
+def test_columns_with_unusual_names(atlas: Atlas) -> None:
     columns = ", ".join(f"{identifier(name)} text" for name in ODD)
     atlas.execute(f"CREATE TABLE atlas.odd ({columns})")
     atlas.execute("ALTER TABLE atlas.odd REPLICA IDENTITY FULL")
@@ -69,8 +69,8 @@ def test_columns_of_odd_names(atlas: Atlas) -> None:
 
 
 @pytest.mark.parametrize("subscription", ["all", "each", "schemas"])
-def test_tables_and_schemas_of_odd_names(atlas: Atlas, subscription: str) -> None:
-    """A subscription is split at its first dot: no schema may have one in its name."""
+def test_tables_and_schemas_with_unusual_names(atlas: Atlas, subscription: str) -> None:
+    """Schema names have no dot, since subscriptions are split at the first one."""
     schemas = ["Atlas 2", "SELECT", 'at"las', "ätläs 🦉", "%s", "s" * 63]
     names = [(schema, name) for schema in schemas for name in ODD]
     atlas.execute(
@@ -104,7 +104,7 @@ def test_tables_and_schemas_of_odd_names(atlas: Atlas, subscription: str) -> Non
         assert_survives(event)
 
 
-def test_models_whose_names_are_odd(atlas: Atlas) -> None:
+def test_models_with_unusual_names(atlas: Atlas) -> None:
     atlas.execute("""
         CREATE TABLE atlas."Sélect Ünique" (
             "größe 🦉" text, "select" text, "a.b c" text, "Select" text,
@@ -137,7 +137,7 @@ def test_models_whose_names_are_odd(atlas: Atlas) -> None:
 
 
 @pytest.mark.parametrize(
-    ("subscriptions", "heard"),
+    ("subscriptions", "models"),
     [
         (["exact.Twin"], [Twin]),
         (["exact.OtherTwin"], [OtherTwin]),
@@ -147,8 +147,8 @@ def test_models_whose_names_are_odd(atlas: Atlas) -> None:
         (["third.*"], [None]),
     ],
 )
-def test_one_name_in_several_schemas(
-    atlas: Atlas, subscriptions: list[str], heard: list[Any]
+def test_same_table_name_in_several_schemas(
+    atlas: Atlas, subscriptions: list[str], models: list[Any]
 ) -> None:
     atlas.execute("""
         CREATE TABLE atlas.twin (id int PRIMARY KEY, name text);
@@ -165,14 +165,14 @@ def test_one_name_in_several_schemas(
     """)
 
     events = atlas.events()
-    assert [event.model for event in events] == heard
+    assert [event.model for event in events] == models
     instances = {event.model: loaded(event.instance) for event in events}
     expected: dict[Any, Any] = {
         Twin: {"id": 1, "name": "one"},
         OtherTwin: {"id": 2, "name": "two"},
         None: None,
     }
-    assert instances == {model: expected[model] for model in heard}
+    assert instances == {model: expected[model] for model in models}
     for event in events:
         assert_survives(event)
 
@@ -181,20 +181,20 @@ def test_one_name_in_several_schemas(
     "publication",
     ["select", "Ev ents", 'quo"ted', "it's", "a,b", "a.b", "back\\slash", "é" * 31],
 )
-def test_publications_of_odd_names(atlas: Atlas, publication: str) -> None:
-    watch_by(atlas, publication)
+def test_publications_with_unusual_names(atlas: Atlas, publication: str) -> None:
+    check_stream_of(atlas, publication)
 
 
-@pytest.mark.parametrize("told", ["backlog"], indirect=True)
-def test_a_durable_slot_and_a_publication_of_odd_names(told: Atlas) -> None:
-    watch_by(told, "it's \"a, b\\")
+@pytest.mark.parametrize("any_atlas", ["backlog"], indirect=True)
+def test_durable_slot_and_publication_with_unusual_names(any_atlas: Atlas) -> None:
+    check_stream_of(any_atlas, "it's \"a, b\\")
 
 
-def watch_by(atlas: Atlas, publication: str) -> None:
+def check_stream_of(atlas: Atlas, publication: str) -> None:
     atlas.config = replace(
         atlas.config,
         publications=(publication, *atlas.config.publications[1:]),
-        # A slot's name is of lower-case letters, digits and underscores.
+        # Slot names may only have lower-case letters, digits and underscores.
         slot_name="_" + "0" * 61 + "z",
     )
     atlas.execute("CREATE TABLE atlas.twin (id int PRIMARY KEY, name text)")

@@ -1,4 +1,4 @@
-"""Partitions and heirs are of the model of their ancestor, or of their own."""
+"""Partitions and child tables have their ancestor's model, or their own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HASH = f"""
 by_root = pytest.mark.parametrize("root", [True, False], ids=["root", "leaf"])
 
 
-def told_of(events: list[Event]) -> list[tuple[str, str, Any]]:
+def summary_of(events: list[Event]) -> list[tuple[str, str, Any]]:
     for event in events:
         assert_survives(event)
     return [(str(e.type), e.name, e.model and e.model.__name__) for e in events]
@@ -46,7 +46,7 @@ def told_of(events: list[Event]) -> list[tuple[str, str, Any]]:
 @pytest.mark.parametrize(
     "subscription", ["exact.Reading", "atlas.reading", "atlas.*", "exact.*", "*"]
 )
-def test_partitions_are_of_their_roots_model(
+def test_partitions_have_the_model_of_their_root(
     atlas: Atlas, root: bool, subscription: str
 ) -> None:
     atlas.execute(LIST)
@@ -61,12 +61,12 @@ def test_partitions_are_of_their_roots_model(
     if root:
         leaves = ["reading"] * 4
     _, low, high, rest = leaves
-    told = told_of(events)
-    assert told[:4] == [("insert", name, "Reading") for name in leaves]
-    assert sorted(told[4:6]) == sorted(
+    summary = summary_of(events)
+    assert summary[:4] == [("insert", name, "Reading") for name in leaves]
+    assert sorted(summary[4:6]) == sorted(
         ("update", name, "Reading") for name in (low, high)
     )
-    assert told[6:] == [("delete", rest, "Reading")]
+    assert summary[6:] == [("delete", rest, "Reading")]
     assert {event.source.table for event in events} == {*leaves}
     assert [event.instance and event.instance.pk for event in events[:4]] == [
         *((1, 1), (2, 2), (200, 2), (3, 3))
@@ -77,7 +77,7 @@ def test_partitions_are_of_their_roots_model(
 
 
 @by_root
-def test_partitions_by_hash(atlas: Atlas, root: bool) -> None:
+def test_hash_partitions(atlas: Atlas, root: bool) -> None:
     atlas.execute(HASH)
     atlas.watch("FOR TABLE atlas.reading", "exact.Reading", root=root)
     atlas.execute("INSERT INTO atlas.reading SELECT n, n FROM generate_series(1, 9) n")
@@ -93,7 +93,7 @@ def test_partitions_by_hash(atlas: Atlas, root: bool) -> None:
 
 @by_root
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
-def test_a_row_that_moves_is_deleted_and_inserted(
+def test_row_that_moves_to_another_partition_is_deleted_and_inserted(
     atlas: Atlas, root: bool, identity: str
 ) -> None:
     atlas.execute(LIST)
@@ -108,7 +108,7 @@ def test_a_row_that_moves_is_deleted_and_inserted(
     events = atlas.events()
     leaves = ["reading_one", "two_low", "two_low", "two_high", "two_high"]
     kinds = ["delete", "insert", "delete", "insert", "update"]
-    assert told_of(events) == [
+    assert summary_of(events) == [
         (kind, "reading" if root else leaf, "Reading")
         for kind, leaf in zip(kinds, leaves, strict=True)
     ]
@@ -121,16 +121,14 @@ def test_a_row_that_moves_is_deleted_and_inserted(
 
 
 @by_root
-def test_partitions_that_are_attached_detached_and_dropped(
-    told: Atlas, root: bool
-) -> None:
-    told.execute(LIST)
-    told.execute(
+def test_attached_detached_and_dropped_partitions(any_atlas: Atlas, root: bool) -> None:
+    any_atlas.execute(LIST)
+    any_atlas.execute(
         "CREATE TABLE atlas.odd"
         " (value text, gone int, area int NOT NULL, id int NOT NULL)"
     )
-    told.execute("ALTER TABLE atlas.odd DROP gone")
-    told.watch("FOR TABLES IN SCHEMA atlas", "atlas.*", root=root)
+    any_atlas.execute("ALTER TABLE atlas.odd DROP gone")
+    any_atlas.watch("FOR TABLES IN SCHEMA atlas", "atlas.*", root=root)
     steps = [
         "INSERT INTO atlas.odd VALUES ('before', 7, 1)",
         "ALTER TABLE atlas.reading ATTACH PARTITION atlas.odd FOR VALUES IN (7)",
@@ -147,10 +145,10 @@ def test_partitions_that_are_attached_detached_and_dropped(
     ]
     events = []
     for step in steps:
-        told.execute(step)
-        if not told.backlog:
-            events += told.events()
-    events = events or told.events()
+        any_atlas.execute(step)
+        if not any_atlas.backlog:
+            events += any_atlas.events()
+    events = events or any_atlas.events()
 
     leaves = ["odd"] * 5 + ["reading_new", "reading_rest"]
     published = [
@@ -159,9 +157,9 @@ def test_partitions_that_are_attached_detached_and_dropped(
     assert [event.name for event in events] == published
     ids = [event.new_record and event.new_record["id"] for event in events]
     assert ids == [1, 2, 3, 4, 5, 6, 7]
-    told_of(events)
-    if told.backlog and not root:
-        # What was a partition, and is none now, has lost its model.
+    summary_of(events)
+    if any_atlas.backlog and not root:
+        # A table that is no longer a partition has lost its model.
         assert {event.model for event in events[:5]} == {None}
         assert events[5].model is None
     else:
@@ -172,7 +170,7 @@ def test_partitions_that_are_attached_detached_and_dropped(
             assert loaded(event.instance) == event.new_record
 
 
-def test_a_leaf_with_a_model_of_its_own(atlas: Atlas) -> None:
+def test_partition_with_its_own_model(atlas: Atlas) -> None:
     atlas.execute(f"""
         {ROOT} PARTITION BY RANGE (area);
         CREATE TABLE atlas.reading_near PARTITION OF atlas.reading
@@ -185,7 +183,7 @@ def test_a_leaf_with_a_model_of_its_own(atlas: Atlas) -> None:
     atlas.execute("INSERT INTO atlas.reading VALUES (1, 1, 'a'), (2, 11, 'b')")
 
     near, far = atlas.events()
-    # The nearest ancestor that has one; subscriptions to any of them cover it.
+    # The nearest ancestor with a model decides; a subscription to any covers it.
     assert (near.name, near.model) == ("nearest", NearReading)
     assert (far.name, far.model) == ("reading_far", Reading)
     assert isinstance(near.instance, NearReading)
@@ -193,16 +191,16 @@ def test_a_leaf_with_a_model_of_its_own(atlas: Atlas) -> None:
     assert_survives(near)
 
 
-def test_only_the_leaf_that_is_subscribed_to_is_heard_of(atlas: Atlas) -> None:
+def test_only_the_subscribed_partition_is_delivered(atlas: Atlas) -> None:
     atlas.execute(LIST)
     atlas.watch("FOR TABLE atlas.reading", "atlas.reading_two")
     atlas.execute("INSERT INTO atlas.reading VALUES (1, 1), (2, 2), (3, 3)")
 
-    assert told_of(atlas.events()) == [("insert", "two_low", "Reading")]
+    assert summary_of(atlas.events()) == [("insert", "two_low", "Reading")]
 
 
 @by_root
-def test_a_leaf_with_its_columns_in_another_order(atlas: Atlas, root: bool) -> None:
+def test_partition_with_another_column_order(atlas: Atlas, root: bool) -> None:
     atlas.execute(f"""
         {ROOT} PARTITION BY LIST (area);
         CREATE TABLE atlas.odd (
@@ -233,10 +231,10 @@ def test_a_leaf_with_its_columns_in_another_order(atlas: Atlas, root: bool) -> N
 @pytest.mark.parametrize(
     ("of_root", "of_leaf"), [("FULL", "DEFAULT"), ("DEFAULT", "FULL")]
 )
-def test_root_and_leaf_of_two_identities(
+def test_root_and_partition_with_different_replica_identities(
     atlas: Atlas, of_root: str, of_leaf: str
 ) -> None:
-    """ALTER TABLE … REPLICA IDENTITY of a root leaves its partitions as they are."""
+    """ALTER TABLE … REPLICA IDENTITY of a root does not affect its partitions."""
     atlas.execute(LIST)
     atlas.execute(f"ALTER TABLE atlas.reading REPLICA IDENTITY {of_root}")
     atlas.execute(f"ALTER TABLE atlas.reading_one REPLICA IDENTITY {of_leaf}")
@@ -247,7 +245,7 @@ def test_root_and_leaf_of_two_identities(
     atlas.execute("DELETE FROM atlas.reading")
 
     _, valued, moved, gone = atlas.events()
-    # Nothing says that the value was NULL, which it was not.
+    # The unknown old value must not appear as NULL.
     assert valued.changes is None
     assert moved.changes is None
     assert moved.old_record == {"id": 1, "area": 1}
@@ -259,7 +257,7 @@ def test_root_and_leaf_of_two_identities(
 
 
 @pytest.mark.parametrize("subscription", ["exact.Isle", "atlas.isle"])
-def test_heirs_are_of_the_model_of_their_ancestor(
+def test_child_tables_have_the_model_of_their_ancestor(
     atlas: Atlas, subscription: str
 ) -> None:
     atlas.execute("""
@@ -279,7 +277,7 @@ def test_heirs_are_of_the_model_of_their_ancestor(
     atlas.execute("UPDATE atlas.isle SET name = name || '!' WHERE id IN (1, 4)")
 
     events = atlas.events()
-    assert told_of(events) == [
+    assert summary_of(events) == [
         ("insert", "isle", "Isle"),
         ("insert", "coral", "Isle"),
         ("insert", "atoll", "Isle"),

@@ -1,4 +1,4 @@
-"""What is known of an old row is what the replica identity makes the server tell."""
+"""Old rows have the columns of the table's replica identity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HILL = (1, "Hill", "h", 7)
 
 @pytest.fixture
 def town(atlas: Atlas) -> Atlas:
-    """A town that was there before."""
+    """A table with one row, written before the listener starts."""
     atlas.execute(TOWN)
     atlas.execute("INSERT INTO atlas.town VALUES (%s, %s, %s, %s)", HILL)
     return atlas
@@ -41,7 +41,7 @@ def row(event: Event) -> tuple[object, ...]:
 
 
 def old_key(event: Event) -> dict[str, object] | None:
-    """Return the old record of an event that tells a key, and no more than that."""
+    """Return the old record of an event that has at most an old key."""
     old = event.old_record
     assert loaded(event.old_instance) == old
     assert event.changes is None
@@ -49,9 +49,9 @@ def old_key(event: Event) -> dict[str, object] | None:
 
 
 @pytest.mark.parametrize(
-    ("identity", "told"),
+    ("identity", "expected"),
     [
-        # What is told if id, code or district change, in the old row's words.
+        # The old record if id, code or district change.
         ("DEFAULT", {"id": {"id": 1}, "code": None, "district": None}),
         (
             "USING INDEX by_code",
@@ -67,8 +67,8 @@ def old_key(event: Event) -> dict[str, object] | None:
         ),
     ],
 )
-def test_an_old_key_is_known_if_it_changed(
-    town: Atlas, identity: str, told: dict[str, dict[str, object] | None]
+def test_old_key_is_known_if_it_changed(
+    town: Atlas, identity: str, expected: dict[str, dict[str, object] | None]
 ) -> None:
     town.execute(f"ALTER TABLE atlas.town REPLICA IDENTITY {identity}")
     town.watch()
@@ -81,8 +81,8 @@ def test_an_old_key_is_known_if_it_changed(
 
     events = town.events()
     assert len(events) == 9
-    for column, changed in zip(told, events[::3], strict=True):
-        assert old_key(changed) == told[column]
+    for column, changed in zip(expected, events[::3], strict=True):
+        assert old_key(changed) == expected[column]
         assert row(changed) != HILL
     for renamed in events[1::3]:
         assert old_key(renamed) is None
@@ -94,7 +94,7 @@ def test_an_old_key_is_known_if_it_changed(
 
 
 @pytest.mark.parametrize(
-    ("identity", "told"),
+    ("identity", "expected"),
     [
         ("DEFAULT", {"id": 1}),
         ("USING INDEX by_code", {"code": "h"}),
@@ -102,8 +102,8 @@ def test_an_old_key_is_known_if_it_changed(
         ("FULL", {"id": 1, "name": None, "code": "h", "district": 7}),
     ],
 )
-def test_a_deleted_row_is_known_by_its_identity(
-    town: Atlas, identity: str, told: dict[str, object]
+def test_deleted_row_has_the_columns_of_its_replica_identity(
+    town: Atlas, identity: str, expected: dict[str, object]
 ) -> None:
     town.execute(f"ALTER TABLE atlas.town REPLICA IDENTITY {identity}")
     town.execute("UPDATE atlas.town SET name = NULL")
@@ -111,18 +111,18 @@ def test_a_deleted_row_is_known_by_its_identity(
     town.execute("DELETE FROM atlas.town")
 
     (event,) = town.events()
-    assert event.old_record == told
+    assert event.old_record == expected
     assert event.new_record is None
     assert event.changes is None
     assert event.instance is event.old_instance
     assert isinstance(event.instance, Town)
     assert event.instance.get_deferred_fields() == {
         *("id", "name", "code", "district")
-    } - set(told)
+    } - set(expected)
     assert_survives(event)
 
 
-def test_all_of_the_old_row_is_known_under_full(town: Atlas) -> None:
+def test_whole_old_row_is_known_with_full_identity(town: Atlas) -> None:
     town.execute("ALTER TABLE atlas.town REPLICA IDENTITY FULL")
     town.watch()
     town.execute("UPDATE atlas.town SET id = 2, name = NULL")
@@ -144,7 +144,7 @@ def test_all_of_the_old_row_is_known_under_full(town: Atlas) -> None:
 
 
 @pytest.mark.parametrize("without", ["NOTHING", "DEFAULT", "a key"])
-def test_without_identity_inserts_arrive_and_the_server_refuses_the_rest(
+def test_without_identity_the_server_refuses_updates_and_deletes(
     atlas: Atlas, without: str
 ) -> None:
     key = "PRIMARY KEY" if without == "NOTHING" else ""
@@ -163,7 +163,7 @@ def test_without_identity_inserts_arrive_and_the_server_refuses_the_rest(
     assert truncate.type == "truncate"
 
 
-def test_a_table_without_a_key_tells_all_under_full(atlas: Atlas) -> None:
+def test_whole_old_row_is_known_with_full_identity_and_no_key(atlas: Atlas) -> None:
     atlas.execute("""
         CREATE TABLE atlas.loose (id int, name text);
         ALTER TABLE atlas.loose REPLICA IDENTITY FULL;
@@ -184,7 +184,7 @@ def test_a_table_without_a_key_tells_all_under_full(atlas: Atlas) -> None:
 
 
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
-def test_a_key_of_several_columns(atlas: Atlas, identity: str) -> None:
+def test_composite_primary_key(atlas: Atlas, identity: str) -> None:
     atlas.execute(BERTH)
     atlas.execute(f"ALTER TABLE atlas.berth REPLICA IDENTITY {identity}")
     atlas.watch()
@@ -212,17 +212,17 @@ def test_a_key_of_several_columns(atlas: Atlas, identity: str) -> None:
         assert_survives(event)
 
 
-def test_each_row_tells_what_its_identity_did_when_it_was_written(
-    told: Atlas,
+def test_replica_identity_at_the_time_of_the_write_applies(
+    any_atlas: Atlas,
 ) -> None:
-    told.execute(TOWN)
-    told.execute("INSERT INTO atlas.town VALUES (%s, %s, %s, %s)", HILL)
-    told.watch()
+    any_atlas.execute(TOWN)
+    any_atlas.execute("INSERT INTO atlas.town VALUES (%s, %s, %s, %s)", HILL)
+    any_atlas.watch()
     rename = "UPDATE atlas.town SET name = name || '.'"
     for identity in ("DEFAULT", "FULL", "USING INDEX by_code", "FULL"):
-        told.execute(f"ALTER TABLE atlas.town REPLICA IDENTITY {identity}")
-        told.execute(rename)
-    told.execute(f"""
+        any_atlas.execute(f"ALTER TABLE atlas.town REPLICA IDENTITY {identity}")
+        any_atlas.execute(rename)
+    any_atlas.execute(f"""
         BEGIN; {rename};
         ALTER TABLE atlas.town REPLICA IDENTITY DEFAULT; {rename};
         UPDATE atlas.town SET code = 'y';
@@ -231,7 +231,7 @@ def test_each_row_tells_what_its_identity_did_when_it_was_written(
         ALTER TABLE atlas.town REPLICA IDENTITY FULL; {rename}; COMMIT
     """)
 
-    events = told.events()
+    events = any_atlas.events()
     assert [event.changes and {*event.changes} for event in events] == [
         *(None, {"name"}, None, {"name"}),
         *({"name"}, None, None, None, {"name"}),
@@ -243,17 +243,17 @@ def test_each_row_tells_what_its_identity_did_when_it_was_written(
         assert_survives(event)
 
 
-def test_an_index_that_was_dropped_leaves_no_identity(told: Atlas) -> None:
-    told.execute(TOWN)
-    told.execute("INSERT INTO atlas.town VALUES (%s, %s, %s, %s)", HILL)
-    told.execute("ALTER TABLE atlas.town REPLICA IDENTITY USING INDEX by_code")
-    told.watch()
-    told.execute("UPDATE atlas.town SET code = 'x'")
-    told.execute("DROP INDEX atlas.by_code")
+def test_dropping_the_index_leaves_no_replica_identity(any_atlas: Atlas) -> None:
+    any_atlas.execute(TOWN)
+    any_atlas.execute("INSERT INTO atlas.town VALUES (%s, %s, %s, %s)", HILL)
+    any_atlas.execute("ALTER TABLE atlas.town REPLICA IDENTITY USING INDEX by_code")
+    any_atlas.watch()
+    any_atlas.execute("UPDATE atlas.town SET code = 'x'")
+    any_atlas.execute("DROP INDEX atlas.by_code")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
-        told.execute("UPDATE atlas.town SET code = 'y'")
-    told.execute("INSERT INTO atlas.town VALUES (2, NULL, 'i', 7)")
+        any_atlas.execute("UPDATE atlas.town SET code = 'y'")
+    any_atlas.execute("INSERT INTO atlas.town VALUES (2, NULL, 'i', 7)")
 
-    changed, inserted = told.events()
+    changed, inserted = any_atlas.events()
     assert changed.old_record == {"code": "h"}
     assert row(inserted) == (2, None, "i", 7)

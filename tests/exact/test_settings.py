@@ -1,4 +1,4 @@
-"""No setting of a server, database or role shapes what arrives."""
+"""Settings of the server, database or role do not affect values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.process import eventually
 from walex_django import ExactText
 from walex_django.replication.connection import Connection, connect
 
-from .hearing import Hearing, stream
+from .recorder import Recorder, stream
 from .sameness import assert_same, assert_survives
 
-# No other app has tables here: nothing else needs to be emptied after each test.
+# Flush only the tables of this app after each test.
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tests.exact"])
 
 VALUES = {
@@ -72,7 +72,7 @@ OTHERS = {
 
 @contextmanager
 def table(connection: Connection) -> Iterator[None]:
-    """A table with a column for each type, published."""
+    """Create and publish a table with a column for each type."""
     columns = ", ".join(f"c{n} {type}" for n, type in enumerate(VALUES))
     connection.execute(
         f"CREATE SCHEMA setting; CREATE TABLE setting.odd (id serial, {columns});"
@@ -92,25 +92,25 @@ def connection(database: None) -> Iterator[Connection]:
 
 @contextmanager
 def set_for(
-    connection: Connection, whom: str, settings: dict[str, str]
+    connection: Connection, scope: str, settings: dict[str, str]
 ) -> Iterator[None]:
-    """Set what sessions begin with that start from now on."""
+    """Set defaults for new sessions."""
     for name, value in settings.items():
-        connection.execute(f"ALTER {whom} SET {name} = '{value}'".encode())
+        connection.execute(f"ALTER {scope} SET {name} = '{value}'".encode())
     try:
-        if whom == "SYSTEM":
+        if scope == "SYSTEM":
             reload(connection)
         yield
     finally:
         for name in settings:
-            connection.execute(f"ALTER {whom} RESET {name}".encode())
-        if whom == "SYSTEM":
+            connection.execute(f"ALTER {scope} RESET {name}".encode())
+        if scope == "SYSTEM":
             reload(connection)
         connections.close_all()
 
 
 def reload(connection: Connection) -> None:
-    """Let the server read its configuration, and wait until new sessions have it."""
+    """Reload the server's configuration and wait until new sessions use it."""
     before = loaded_at()
     connection.execute("SELECT pg_reload_conf()")
     eventually(lambda: loaded_at() != before, "the new configuration")
@@ -122,9 +122,9 @@ def loaded_at() -> Any:
 
 
 @pytest.mark.parametrize("settings", [ODD, OTHERS], ids=["odd", "others"])
-@pytest.mark.parametrize("whom", ["SYSTEM", "DATABASE", "ROLE", "ROLE IN DATABASE"])
-def test_settings_do_not_shape_values(
-    connection: Connection, whom: str, settings: dict[str, str]
+@pytest.mark.parametrize("scope", ["SYSTEM", "DATABASE", "ROLE", "ROLE IN DATABASE"])
+def test_settings_do_not_affect_values(
+    connection: Connection, scope: str, settings: dict[str, str]
 ) -> None:
     names = {
         "DATABASE": f'DATABASE "{connection.info.dbname}"',
@@ -135,7 +135,7 @@ def test_settings_do_not_shape_values(
     values = ", ".join(["%s"] * len(VALUES))
     insert = f"INSERT INTO setting.odd VALUES (DEFAULT, {values})".encode()
     with (
-        set_for(connection, names.get(whom, whom), settings),
+        set_for(connection, names.get(scope, scope), settings),
         Listening(stream("setting.*")) as listening,
     ):
         with connect(stream().connection_parameters()) as odd:
@@ -144,7 +144,7 @@ def test_settings_do_not_shape_values(
         (event,) = listening.wait_for(1)
         assert_survives(event)
     assert shown == ("off",)
-    (selected,) = Hearing(connection, listening).selected("setting.odd", [event])
+    (selected,) = Recorder(connection, listening).selected("setting.odd", [event])
     assert_same(event.new_record, selected)
 
 
@@ -152,7 +152,7 @@ def test_settings_do_not_shape_values(
 def database_of(
     request: pytest.FixtureRequest, connection: Connection
 ) -> Iterator[Connection]:
-    """A session on a database in an encoding, which is the default one meanwhile."""
+    """A session on a database with an encoding, which is the default meanwhile."""
     connection.execute(
         f"CREATE DATABASE encoded ENCODING {request.param} TEMPLATE template0"
         " LC_COLLATE 'C' LC_CTYPE 'C'".encode()
@@ -170,7 +170,7 @@ def database_of(
 
 
 @pytest.mark.parametrize("database_of", ["LATIN1", "SQL_ASCII"], indirect=True)
-def test_other_encodings_arrive_as_in_utf8(database_of: Connection) -> None:
+def test_database_encoding_does_not_affect_values(database_of: Connection) -> None:
     values = ", ".join(["%s"] * len(VALUES))
     with Listening(stream("setting.*")) as listening:
         database_of.execute(
@@ -179,14 +179,14 @@ def test_other_encodings_arrive_as_in_utf8(database_of: Connection) -> None:
         )
         (event,) = listening.wait_for(1)
         assert_survives(event)
-    (selected,) = Hearing(database_of, listening).selected("setting.odd", [event])
+    (selected,) = Recorder(database_of, listening).selected("setting.odd", [event])
     assert_same(event.new_record, selected)
     assert event.new_record is not None
     assert VALUES["text"] in event.new_record.values()
 
 
 @pytest.mark.parametrize("database_of", ["SQL_ASCII"], indirect=True)
-def test_bytes_that_are_no_utf8_are_exact_text(database_of: Connection) -> None:
+def test_bytes_that_are_not_utf8_are_exact_text(database_of: Connection) -> None:
     place = {type: f"c{n}" for n, type in enumerate(VALUES)}
     with Listening(stream("setting.*")) as listening:
         database_of.execute(

@@ -1,4 +1,4 @@
-"""Long values that did not change are not sent, unless the old row tells them."""
+"""Unchanged TOASTed values are not sent, unless the old row has them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .atlas import Atlas
 from .sameness import assert_survives
 from .tables_models import Letter
 
-# Of no pattern that compresses: stored apart, whatever the strategy.
+# Incompressible, so it is stored out of line with any strategy.
 LONG = "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(200))
 NOTES = {"text": LONG, "null": None}
 TAGS: list[Any] = [LONG, None, "NULL"]
@@ -36,7 +36,7 @@ def write(atlas: Atlas) -> None:
 
 @pytest.fixture
 def letter(atlas: Atlas) -> Atlas:
-    """A letter, all of whose values are long."""
+    """A table with a row of long values."""
     atlas.execute(LETTER)
     write(atlas)
     return atlas
@@ -49,7 +49,7 @@ def deferred(event: Event) -> set[str]:
 
 @pytest.mark.parametrize("identity", ["DEFAULT", "USING INDEX by_code"])
 @pytest.mark.parametrize("storage", ["EXTENDED", "EXTERNAL"])
-def test_what_was_not_sent_is_named_and_deferred(
+def test_unsent_columns_are_listed_and_deferred(
     atlas: Atlas, identity: str, storage: str
 ) -> None:
     atlas.execute(LETTER)
@@ -78,8 +78,8 @@ def test_what_was_not_sent_is_named_and_deferred(
         assert deferred(event) == absent
         assert event.changes is None
         assert_survives(event)
-    told = moved.old_record if identity == "DEFAULT" else coded.old_record
-    assert told == ({"id": 1} if identity == "DEFAULT" else {"code": "a"})
+    old_key = moved.old_record if identity == "DEFAULT" else coded.old_record
+    assert old_key == ({"id": 1} if identity == "DEFAULT" else {"code": "a"})
     assert written.new_record is not None
     assert written.new_record["story"] == LONG + "!"
     assert written.new_record["seal"] is None
@@ -88,7 +88,7 @@ def test_what_was_not_sent_is_named_and_deferred(
     assert noted.instance.seal is None
 
 
-def test_a_deferred_value_is_read_when_asked_for(letter: Atlas) -> None:
+def test_deferred_value_is_loaded_on_access(letter: Atlas) -> None:
     letter.watch()
     letter.execute("UPDATE atlas.letter SET code = 'b'")
 
@@ -101,11 +101,11 @@ def test_a_deferred_value_is_read_when_asked_for(letter: Atlas) -> None:
         assert instance.tags == TAGS
         assert bytes(instance.seal or b"") == SEAL
         assert instance.get_deferred_fields() == set()
-    # What was read since is of the instance, not of the event.
+    # Loading values changes the instance, not the event.
     assert set(event.unchanged) == TOASTED
 
 
-def test_what_was_not_sent_is_filled_in_under_full(letter: Atlas) -> None:
+def test_full_identity_fills_in_unsent_values(letter: Atlas) -> None:
     letter.execute("ALTER TABLE atlas.letter REPLICA IDENTITY FULL")
     letter.watch()
     for change in (
@@ -141,9 +141,9 @@ def test_what_was_not_sent_is_filled_in_under_full(letter: Atlas) -> None:
     assert_survives(gone)
 
 
-def test_a_long_value_in_the_identity_is_told(letter: Atlas) -> None:
-    """An index holds no value longer than 2704 bytes, compressed."""
-    # Stored compressed in its row, or apart: it is part of the key either way.
+def test_long_value_of_the_replica_identity_is_in_the_old_record(letter: Atlas) -> None:
+    """The value is short enough for an index entry, at most 2704 bytes."""
+    # It is part of the key however it is stored.
     letter.execute("ALTER TABLE atlas.letter ALTER code SET STORAGE EXTERNAL")
     letter.execute("ALTER TABLE atlas.letter REPLICA IDENTITY USING INDEX by_code")
     code = LONG[:2500]
@@ -180,7 +180,7 @@ def test_short_values_are_always_sent(atlas: Atlas) -> None:
     assert event.new_record["story"] == LONG[:4000]
 
 
-def test_a_value_that_was_rewritten_the_same_is_sent(letter: Atlas) -> None:
+def test_value_rewritten_without_change_is_sent(letter: Atlas) -> None:
     letter.watch()
     letter.execute("UPDATE atlas.letter SET story = %s", [LONG])
 
@@ -190,18 +190,18 @@ def test_a_value_that_was_rewritten_the_same_is_sent(letter: Atlas) -> None:
     assert event.new_record["story"] == LONG
 
 
-def test_long_values_of_a_table_that_changes(told: Atlas) -> None:
-    told.execute(LETTER)
-    write(told)
-    told.watch()
-    told.execute("UPDATE atlas.letter SET code = 'b'")
-    told.execute("ALTER TABLE atlas.letter DROP COLUMN tags")
-    told.execute("ALTER TABLE atlas.letter RENAME story TO tale")
-    told.execute("UPDATE atlas.letter SET code = 'c'")
-    told.execute("ALTER TABLE atlas.letter REPLICA IDENTITY FULL")
-    told.execute("UPDATE atlas.letter SET code = 'd'")
+def test_long_values_of_an_altered_table(any_atlas: Atlas) -> None:
+    any_atlas.execute(LETTER)
+    write(any_atlas)
+    any_atlas.watch()
+    any_atlas.execute("UPDATE atlas.letter SET code = 'b'")
+    any_atlas.execute("ALTER TABLE atlas.letter DROP COLUMN tags")
+    any_atlas.execute("ALTER TABLE atlas.letter RENAME story TO tale")
+    any_atlas.execute("UPDATE atlas.letter SET code = 'c'")
+    any_atlas.execute("ALTER TABLE atlas.letter REPLICA IDENTITY FULL")
+    any_atlas.execute("UPDATE atlas.letter SET code = 'd'")
 
-    first, second, third = told.events()
+    first, second, third = any_atlas.events()
     assert first.unchanged == ("story", "notes", "tags", "seal")
     assert second.unchanged == ("tale", "notes", "seal")
     assert third.unchanged == ()

@@ -1,4 +1,4 @@
-"""TRUNCATE is one event for each table that is subscribed to."""
+"""TRUNCATE is one event for each subscribed table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = """
 
 
 def truncated(events: list[Event]) -> list[tuple[str, bool, bool]]:
-    """Return tables and flags of events that are nothing else but TRUNCATE."""
+    """Assert that all events are TRUNCATE; return their tables and flags."""
     for event in events:
         assert event.type == "truncate"
         assert (event.new_record, event.old_record, event.changes) == (None,) * 3
@@ -40,17 +40,19 @@ def truncated(events: list[Event]) -> list[tuple[str, bool, bool]]:
     return sorted((e.name, e.cascade, e.restart_identity) for e in events)
 
 
-@pytest.mark.parametrize("backlog", ["RESTART IDENTITY", "CONTINUE IDENTITY", ""])
-def test_each_table_and_the_flags(told: Atlas, backlog: str) -> None:
-    told.execute(TABLES)
-    told.watch()
-    told.execute(f"TRUNCATE atlas.place, atlas.harbour, atlas.pier {backlog}")
-    told.execute(f"TRUNCATE atlas.place {backlog} CASCADE")
-    told.execute(f"TRUNCATE ONLY atlas.other {backlog} RESTRICT")
-    told.execute("TRUNCATE atlas.other, atlas.other")
+@pytest.mark.parametrize("identity", ["RESTART IDENTITY", "CONTINUE IDENTITY", ""])
+def test_truncate_has_an_event_for_each_table_with_its_flags(
+    any_atlas: Atlas, identity: str
+) -> None:
+    any_atlas.execute(TABLES)
+    any_atlas.watch()
+    any_atlas.execute(f"TRUNCATE atlas.place, atlas.harbour, atlas.pier {identity}")
+    any_atlas.execute(f"TRUNCATE atlas.place {identity} CASCADE")
+    any_atlas.execute(f"TRUNCATE ONLY atlas.other {identity} RESTRICT")
+    any_atlas.execute("TRUNCATE atlas.other, atlas.other")
 
-    events = told.events()
-    restart = backlog == "RESTART IDENTITY"
+    events = any_atlas.events()
+    restart = identity == "RESTART IDENTITY"
     family = ["harbour", "pier", "place"]
     assert truncated(events[:3]) == [(name, False, restart) for name in family]
     assert truncated(events[3:6]) == [(name, True, restart) for name in family]
@@ -64,7 +66,7 @@ def test_each_table_and_the_flags(told: Atlas, backlog: str) -> None:
     assert models == {"place": Place, "harbour": Harbour, "pier": None, "other": None}
 
 
-def test_a_truncate_that_cascades_to_what_is_not_published(atlas: Atlas) -> None:
+def test_truncate_that_cascades_to_unpublished_tables(atlas: Atlas) -> None:
     atlas.execute(TABLES)
     atlas.watch("FOR TABLE atlas.place, atlas.pier", "atlas.place", "atlas.pier")
     atlas.execute("TRUNCATE atlas.place CASCADE")
@@ -72,7 +74,7 @@ def test_a_truncate_that_cascades_to_what_is_not_published(atlas: Atlas) -> None
     assert truncated(atlas.events()) == [("pier", True, False), ("place", True, False)]
 
 
-def test_tables_that_nobody_subscribed_to_are_left_out(atlas: Atlas) -> None:
+def test_unsubscribed_tables_are_omitted(atlas: Atlas) -> None:
     atlas.execute(TABLES)
     atlas.watch("FOR ALL TABLES", "exact.Harbour")
     atlas.execute("TRUNCATE atlas.other, atlas.place, atlas.harbour, atlas.pier")
@@ -83,10 +85,10 @@ def test_tables_that_nobody_subscribed_to_are_left_out(atlas: Atlas) -> None:
     assert event.model is Harbour
 
 
-def test_truncate_among_rows_of_its_transaction(told: Atlas) -> None:
-    told.execute(TABLES)
-    told.watch()
-    told.execute("""
+def test_truncate_among_rows_of_its_transaction(any_atlas: Atlas) -> None:
+    any_atlas.execute(TABLES)
+    any_atlas.watch()
+    any_atlas.execute("""
         BEGIN;
         INSERT INTO atlas.place (name) VALUES ('a');
         TRUNCATE atlas.place, atlas.harbour, atlas.pier;
@@ -99,7 +101,7 @@ def test_truncate_among_rows_of_its_transaction(told: Atlas) -> None:
         COMMIT;
     """)
 
-    events = told.events()
+    events = any_atlas.events()
     assert [str(event.type) for event in events] == [
         *("insert", "truncate", "truncate", "truncate"),
         *("insert", "truncate", "insert"),
@@ -110,10 +112,10 @@ def test_truncate_among_rows_of_its_transaction(told: Atlas) -> None:
     assert events[5].name == "other"
 
 
-def test_a_table_made_and_truncated_in_one_transaction(told: Atlas) -> None:
-    """Its file is made anew, and what was in the old one is told nevertheless."""
-    told.watch("FOR ALL TABLES", "atlas.*")
-    told.execute("""
+def test_table_created_and_truncated_in_one_transaction(any_atlas: Atlas) -> None:
+    """TRUNCATE creates a new file; rows in the old one are delivered as well."""
+    any_atlas.watch("FOR ALL TABLES", "atlas.*")
+    any_atlas.execute("""
         BEGIN;
         CREATE TABLE atlas.place (id int, name text, size int);
         INSERT INTO atlas.place VALUES (1, 'a', 2);
@@ -124,7 +126,7 @@ def test_a_table_made_and_truncated_in_one_transaction(told: Atlas) -> None:
         COMMIT
     """)
 
-    events = told.events()
+    events = any_atlas.events()
     assert [str(e.type) for e in events] == ["insert", "truncate"] * 2
     assert {event.model for event in events} == {Place}
 
@@ -141,7 +143,7 @@ def test_truncate_of_partitions(atlas: Atlas, root: bool) -> None:
 
     if root:
         assert truncated(whole) == [("reading", False, False)]
-        # That the whole was emptied would not be true.
+        # An event of the root would wrongly claim that all partitions are empty.
         assert parts == []
     else:
         assert truncated(whole) == [
@@ -156,7 +158,7 @@ def test_truncate_of_partitions(atlas: Atlas, root: bool) -> None:
     assert {event.model for event in (*whole, *parts)} == {Reading}
 
 
-def test_truncate_of_heirs_and_only_of_their_ancestor(atlas: Atlas) -> None:
+def test_truncate_of_child_tables_and_only_of_their_parent(atlas: Atlas) -> None:
     atlas.execute("""
         CREATE TABLE atlas.isle (id int, name text);
         CREATE TABLE atlas.coral () INHERITS (atlas.isle);
@@ -173,13 +175,13 @@ def test_truncate_of_heirs_and_only_of_their_ancestor(atlas: Atlas) -> None:
     }
 
 
-def test_receivers_of_a_model_hear_of_its_table_alone(
+def test_receiver_of_a_model_gets_only_its_table(
     atlas: Atlas, connect: Connect
 ) -> None:
-    heard: list[Event] = []
+    received: list[Event] = []
 
     def receiver(event: Event, **kwargs: object) -> None:
-        heard.append(event)
+        received.append(event)
 
     atlas.execute(TABLES)
     connect(post_db_truncate, receiver, sender=Harbour)
@@ -187,10 +189,10 @@ def test_receivers_of_a_model_hear_of_its_table_alone(
     atlas.execute("TRUNCATE atlas.place CASCADE")
 
     assert len(atlas.events()) == 3
-    assert [event.name for event in heard] == ["harbour"]
+    assert [event.name for event in received] == ["harbour"]
 
 
-def test_a_publication_may_leave_truncate_out(atlas: Atlas) -> None:
+def test_publication_without_truncate(atlas: Atlas) -> None:
     atlas.execute(TABLES)
     atlas.watch("FOR ALL TABLES WITH (publish = 'insert, delete')")
     atlas.execute("INSERT INTO atlas.place (name) VALUES ('a')")

@@ -1,4 +1,4 @@
-"""Types that users make: their values, names and changes."""
+"""User-defined types: their values and names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from django.db import connection
 from walex_django import Event, ExactText
 
 from .field_models import Made
-from .hearing import Hearing, hearing
+from .recorder import Recorder, recording
 from .sameness import assert_same, assert_survives, loaded
 
-# No other app has tables here: nothing else needs to be emptied after each test.
+# Flush only the tables of this app after each test.
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tests.exact"])
 
-MAKE = r"""
+CREATE_TYPES = r"""
 CREATE EXTENSION IF NOT EXISTS citext;
 CREATE EXTENSION IF NOT EXISTS ltree;
 CREATE EXTENSION IF NOT EXISTS cube;
@@ -48,7 +48,7 @@ CREATE TYPE made.span AS RANGE (subtype = float8, multirange_type_name = made.sp
 CREATE TYPE made.text_span AS RANGE (subtype = text);
 CREATE TYPE made.day_span AS RANGE (subtype = made.day);
 """
-UNMAKE = """
+DROP_TYPES = """
 DROP SCHEMA made CASCADE;
 DROP SCHEMA "Odd, ""quoted"" schema" CASCADE;
 DROP TYPE public.here;
@@ -56,7 +56,7 @@ DROP TYPE public.here;
 SIZE = '"Odd, ""quoted"" schema"."Größe, [] ""x"" of"'
 LABELS = ["sad", "so so", "a,b", 'say "hi"', "back\\slash", "Übermut 🦓", "", "NULL"]
 
-# Type, a value in SQL, and what a record has.
+# Type, value in SQL, and expected value in a record.
 CASES: list[tuple[str, str, Any]] = [
     ("made.mood", "'a,b'", "a,b"),
     ("made.mood", "'say \"hi\"'", 'say "hi"'),
@@ -94,7 +94,7 @@ CASES: list[tuple[str, str, Any]] = [
     ("made.bag[]", "ARRAY['a=>1'::hstore]", ['"a"=>"1"']),
     ("made.stay", "'empty'", psycopg.types.range.Range(empty=True)),
     ("made.corners", "'(1,1),(0,0)'", "(1,1),(0,0)"),
-    # An array with another delimiter than the comma.
+    # Arrays of box are delimited by semicolons.
     ("made.corners[]", "'{(1,1),(0,0);(2,2),(1,1)}'", ["(1,1),(0,0)", "(2,2),(1,1)"]),
     ("made.pair", "ROW(1, 'a \"b\", (c)')", r'(1,"a ""b"", (c)")'),
     ("made.pair", "ROW(NULL, '')", '(,"")'),
@@ -125,21 +125,21 @@ CASES: list[tuple[str, str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def heard(database: None) -> Iterator[Hearing]:
-    """A table with a column for each case, and the table of a model."""
+def recorder(database: None) -> Iterator[Recorder]:
+    """A table with a column for each case, and a model's table."""
     columns = ", ".join(f"c{n} {type}" for n, (type, *_) in enumerate(CASES))
     tables = f"CREATE TABLE made.cases (id serial PRIMARY KEY, {columns});"
-    with hearing(
+    with recording(
         "TABLES IN SCHEMA made",
         "made.*",
-        before=f"{MAKE}{tables}CREATE TABLE made.made ({made_columns()})",
-        after=UNMAKE,
-    ) as heard:
-        yield heard
+        before=f"{CREATE_TYPES}{tables}CREATE TABLE made.made ({made_columns()})",
+        after=DROP_TYPES,
+    ) as recorder:
+        yield recorder
 
 
 def made_columns() -> str:
-    """Return the columns of `Made`."""
+    """Return the definitions of the columns of `Made`."""
     return ", ".join(
         f"{field.column} {field.db_type(connection)}"
         for field in Made._meta.local_concrete_fields
@@ -147,21 +147,23 @@ def made_columns() -> str:
 
 
 @pytest.fixture(scope="module")
-def event(heard: Hearing) -> Event:
+def event(recorder: Recorder) -> Event:
     """The INSERT of all cases."""
     values = ", ".join(f"{value}::{type}" for type, value, _ in CASES)
-    (event,) = heard.execute(f"INSERT INTO made.cases VALUES (DEFAULT, {values})")
+    (event,) = recorder.execute(f"INSERT INTO made.cases VALUES (DEFAULT, {values})")
     return event
 
 
 @pytest.mark.parametrize("place", range(len(CASES)), ids=lambda n: CASES[n][:2])
-def test_a_value_of_a_made_type(event: Event, place: int) -> None:
+def test_value_of_a_user_type(event: Event, place: int) -> None:
     assert event.new_record is not None
     assert_same(event.new_record[f"c{place}"], CASES[place][2])
 
 
-def test_types_are_named_as_the_server_names_them(heard: Hearing, event: Event) -> None:
-    names = heard.connection.execute(
+def test_types_have_the_names_that_the_server_uses(
+    recorder: Recorder, event: Event
+) -> None:
+    names = recorder.connection.execute(
         "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute"
         " WHERE attrelid = 'made.cases'::regclass AND attnum > 0 ORDER BY attnum"
     ).fetchall()
@@ -170,18 +172,18 @@ def test_types_are_named_as_the_server_names_them(heard: Hearing, event: Event) 
     assert event.source.columns["c3"] == "made.mood[]"
 
 
-def test_made_values_survive_json_and_pickle(event: Event) -> None:
+def test_values_of_user_types_survive_json_and_pickle(event: Event) -> None:
     assert_survives(event)
 
 
-def test_made_values_are_in_updates_and_their_changes(heard: Hearing) -> None:
-    heard.connection.execute("ALTER TABLE made.cases REPLICA IDENTITY FULL")
-    (before,) = heard.execute("INSERT INTO made.cases DEFAULT VALUES")
+def test_values_of_user_types_in_updates_and_changes(recorder: Recorder) -> None:
+    recorder.connection.execute("ALTER TABLE made.cases REPLICA IDENTITY FULL")
+    (before,) = recorder.execute("INSERT INTO made.cases DEFAULT VALUES")
     sets = ", ".join(
         f"c{n} = {value}::{type}" for n, (type, value, _) in enumerate(CASES)
     )
-    (event,) = heard.execute(f"UPDATE made.cases SET {sets} WHERE c0 IS NULL")
-    heard.connection.execute("ALTER TABLE made.cases REPLICA IDENTITY DEFAULT")
+    (event,) = recorder.execute(f"UPDATE made.cases SET {sets} WHERE c0 IS NULL")
+    recorder.connection.execute("ALTER TABLE made.cases REPLICA IDENTITY DEFAULT")
     assert event.changes is not None
     for n, (_, _, value) in enumerate(CASES):
         assert_same(tuple(event.changes[f"c{n}"]), (None, value))
@@ -207,8 +209,8 @@ ROWS = {
 }
 
 
-def test_an_instance_has_what_the_orm_loads(heard: Hearing) -> None:
-    (event,) = heard.execute(
+def test_instance_has_the_values_that_the_orm_loads(recorder: Recorder) -> None:
+    (event,) = recorder.execute(
         f"INSERT INTO made.made (id, {', '.join(ROWS)})"
         f" VALUES (1, {', '.join(['%s'] * len(ROWS))})",
         list(ROWS.values()),
@@ -219,8 +221,10 @@ def test_an_instance_has_what_the_orm_loads(heard: Hearing) -> None:
     assert_survives(event)
 
 
-def test_what_python_cannot_hold_is_exact_text_in_an_instance(heard: Hearing) -> None:
-    (event,) = heard.execute(
+def test_instance_has_exact_text_for_values_that_python_cannot_represent(
+    recorder: Recorder,
+) -> None:
+    (event,) = recorder.execute(
         "INSERT INTO made.made (id, mood, day) VALUES (2, 'sad', '0044-03-15 BC')"
     )
     values = loaded(event.instance)

@@ -1,4 +1,4 @@
-"""docs/values.md tells what arrives."""
+"""The tables of docs/values.md match what events contain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 PAGE = (Path(__file__).resolve().parents[2] / "docs/values.md").read_text()
 
 NO_COLUMNS = {
-    # Statistics and parse trees, which take no values from outside.
+    # Statistics and parse trees, which accept no input.
     *("gtsvector", "pg_node_tree", "pg_ndistinct", "pg_dependencies"),
     *("pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "pg_mcv_list"),
 }
@@ -43,7 +43,7 @@ ROWS = [Row(*cells) for cells in re.findall(r"^\|" + _CELL * 4, PAGE, re.MULTILI
 
 @pytest.fixture
 def rows(sql: psycopg.Connection[Any]) -> Iterator[list[Row]]:
-    """The rows that the server can have, in the columns of one row of a table."""
+    """The page's rows that the server supports, as columns of a table."""
     (types,) = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
     for statement in types.replace("EXTENSION", "EXTENSION IF NOT EXISTS").split(";"):
         sql.execute(statement.encode())
@@ -67,7 +67,7 @@ def event(config: StreamConfig, rows: list[Row], sql: psycopg.Connection[Any]) -
     return event
 
 
-def test_what_it_says_arrives(event: Event, rows: list[Row]) -> None:
+def test_documented_values_match(event: Event, rows: list[Row]) -> None:
     assert event.new_record
     record = event.new_record.values()
     dumped = json.loads(event.as_json())["new_record"].values()
@@ -79,13 +79,13 @@ def test_what_it_says_arrives(event: Event, rows: list[Row]) -> None:
     assert arrived == rows
 
 
-def test_types_are_named_as_it_has_them(event: Event, rows: list[Row]) -> None:
+def test_documented_type_names_match(event: Event, rows: list[Row]) -> None:
     named = [re.sub(r"\(\d.*\)", "", row.type) for row in rows]
 
     assert list(event.source.columns.values()) == named
 
 
-def test_each_built_in_type_is_on_it(sql: psycopg.Connection[Any]) -> None:
+def test_each_built_in_type_is_documented(sql: psycopg.Connection[Any]) -> None:
     types = sql.execute(
         "SELECT format_type(oid, NULL) FROM pg_type WHERE typtype IN ('b', 'r', 'm')"
         " AND typcategory <> 'A' AND typnamespace = 'pg_catalog'::regnamespace"
@@ -96,7 +96,7 @@ def test_each_built_in_type_is_on_it(sql: psycopg.Connection[Any]) -> None:
 
 
 def _takes(connection: psycopg.Connection[Any], row: Row) -> bool:
-    """Return whether the server was built with the type, which is only so of XML."""
+    """Return whether the server supports the type; only XML may be missing."""
     try:
         connection.execute(SQL("SELECT {}::{}").format(row.value, SQL(row.type)))
     except errors.FeatureNotSupported:

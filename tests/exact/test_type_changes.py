@@ -1,4 +1,4 @@
-"""Types that come, change and go while a listener runs, or before it reads of them."""
+"""Types that are created or altered while a listener runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from decimal import Decimal
 
 import pytest
 
-from .hearing import Hearing, hearing
+from .recorder import Recorder, recording
 from .sameness import assert_survives
 
-# No other app has tables here: nothing else needs to be emptied after each test.
+# Flush only the tables of this app after each test.
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["tests.exact"])
 
-MAKE = """
+CREATE_TYPES = """
 CREATE SCHEMA turning;
 CREATE TYPE turning.mood AS ENUM ('sad', '{}');
 CREATE DOMAIN turning.positive AS integer CHECK (VALUE > 0);
@@ -23,23 +23,23 @@ CREATE TABLE turning.animal (
 
 
 @pytest.fixture(scope="module")
-def heard(database: None) -> Iterator[Hearing]:
-    """A schema with a few types, and a table of them."""
-    with hearing(
+def recorder(database: None) -> Iterator[Recorder]:
+    """A schema with some types and a table that uses them."""
+    with recording(
         "TABLES IN SCHEMA turning",
         "turning.*",
-        before=MAKE,
+        before=CREATE_TYPES,
         after="DROP SCHEMA turning CASCADE",
-    ) as heard:
-        yield heard
+    ) as recorder:
+        yield recorder
 
 
-def test_a_label_added_while_streaming_arrives(heard: Hearing) -> None:
-    heard.execute("INSERT INTO turning.animal (mood) VALUES ('sad')")
-    heard.connection.execute(
+def test_enum_label_added_while_streaming(recorder: Recorder) -> None:
+    recorder.execute("INSERT INTO turning.animal (mood) VALUES ('sad')")
+    recorder.connection.execute(
         "ALTER TYPE turning.mood ADD VALUE 'new, label' BEFORE 'sad'"
     )
-    (event,) = heard.execute(
+    (event,) = recorder.execute(
         "INSERT INTO turning.animal (mood, moods)"
         " VALUES ('new, label', '{\"new, label\",sad}')"
     )
@@ -49,16 +49,16 @@ def test_a_label_added_while_streaming_arrives(heard: Hearing) -> None:
     assert_survives(event)
 
 
-def test_a_label_renamed_while_streaming_arrives(heard: Hearing) -> None:
-    heard.connection.execute("ALTER TYPE turning.mood RENAME VALUE '{}' TO '{,}'")
-    (event,) = heard.execute("INSERT INTO turning.animal (mood) VALUES ('{,}')")
-    heard.connection.execute("ALTER TYPE turning.mood RENAME VALUE '{,}' TO '{}'")
+def test_enum_label_renamed_while_streaming(recorder: Recorder) -> None:
+    recorder.connection.execute("ALTER TYPE turning.mood RENAME VALUE '{}' TO '{,}'")
+    (event,) = recorder.execute("INSERT INTO turning.animal (mood) VALUES ('{,}')")
+    recorder.connection.execute("ALTER TYPE turning.mood RENAME VALUE '{,}' TO '{}'")
     assert event.new_record is not None
     assert event.new_record["mood"] == "{,}"
 
 
-def test_types_made_after_the_listener_started(heard: Hearing) -> None:
-    heard.connection.execute(
+def test_types_created_while_streaming(recorder: Recorder) -> None:
+    recorder.connection.execute(
         """
         CREATE TYPE turning.late AS ENUM ('a b');
         CREATE DOMAIN turning.later AS turning.positive;
@@ -67,7 +67,7 @@ def test_types_made_after_the_listener_started(heard: Hearing) -> None:
             later turning.later)
         """
     )
-    (event,) = heard.execute(
+    (event,) = recorder.execute(
         "INSERT INTO turning.latest VALUES (1, 'a b', '{a b,NULL}', 4)"
     )
     assert event.new_record == {
@@ -85,21 +85,21 @@ def test_types_made_after_the_listener_started(heard: Hearing) -> None:
     assert_survives(event)
 
 
-def test_a_column_that_becomes_another_type_while_streaming(heard: Hearing) -> None:
-    heard.connection.execute(
+def test_column_type_changed_while_streaming(recorder: Recorder) -> None:
+    recorder.connection.execute(
         "CREATE TABLE turning.turning (id serial PRIMARY KEY, it text)"
     )
     found = []
     for name in ("text", "turning.positive", "numeric", "turning.one", "turning.one[]"):
         if name == "turning.one":
-            heard.connection.execute("CREATE TYPE turning.one AS ENUM ('1')")
+            recorder.connection.execute("CREATE TYPE turning.one AS ENUM ('1')")
         is_array = name.endswith("[]")
         using = f"ARRAY[it]::{name}" if is_array else f"it::text::{name}"
-        heard.connection.execute(
+        recorder.connection.execute(
             f"ALTER TABLE turning.turning ALTER it TYPE {name} USING {using}".encode()
         )
         value = "{1}" if is_array else "1"
-        (event,) = heard.execute(
+        (event,) = recorder.execute(
             "INSERT INTO turning.turning (it) VALUES (%s)", [value]
         )
         assert event.new_record is not None

@@ -1,4 +1,4 @@
-"""Types that psycopg was told of, and those that nobody can tell of any longer."""
+"""Types that are registered with psycopg, and types that no longer exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.listening import Listening
 from walex_django.provisioning.plan import setup_plan
 from walex_django.replication.connection import Connection, connect
 
-from .hearing import stream
+from .recorder import stream
 from .sameness import assert_survives
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 @pytest.fixture
 def sql(transactional_db: None) -> Iterator[Connection]:
-    """A session, and a schema whose tables are published."""
+    """A session, with a schema whose tables are published."""
     with connect(stream().connection_parameters()) as connection:
         connection.execute(
             "CREATE SCHEMA made; CREATE PUBLICATION exact_events"
@@ -46,7 +46,7 @@ def sql(transactional_db: None) -> Iterator[Connection]:
 
 @pytest.fixture
 def adapters() -> Iterator[AdaptersMap]:
-    """What psycopg knows everywhere; what a test teaches it is forgotten again."""
+    """Psycopg's global adapters, restored after the test."""
     known = AdaptersMap(psycopg.adapters)
     yield psycopg.adapters
     registry = psycopg.adapters.types
@@ -56,7 +56,7 @@ def adapters() -> Iterator[AdaptersMap]:
         setattr(psycopg.adapters, name, getattr(known, name))
 
 
-def test_types_that_the_user_registered_win(
+def test_types_registered_with_psycopg_take_precedence(
     sql: Connection, adapters: AdaptersMap
 ) -> None:
     sql.execute(
@@ -91,7 +91,7 @@ def test_types_that_the_user_registered_win(
         assert_survives(event)
 
 
-def test_a_backlog_of_types_and_tables_that_are_gone(sql: Connection) -> None:
+def test_backlog_with_dropped_types_and_tables(sql: Connection) -> None:
     config = replace(stream("made.*"), durable_slot=True)
     sql.execute(
         """

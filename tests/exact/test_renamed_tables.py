@@ -1,4 +1,4 @@
-"""A table outlives its names, and a name its table."""
+"""Tables that are renamed, recreated or replaced."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ def names(events: list[Event]) -> list[tuple[str, str, Any]]:
 
 
 @pytest.mark.parametrize("within", ["between", "inside"])
-def test_a_row_names_the_table_as_it_was_called(place: Atlas, within: str) -> None:
-    """The model is that of the table, which outlives its names."""
+def test_event_has_the_table_name_at_the_time_of_the_write(
+    place: Atlas, within: str
+) -> None:
+    """The model stays that of the table under all of its names."""
     place.execute("CREATE SCHEMA atlas_old")
     place.watch("FOR ALL TABLES", "exact.Place")
     insert = "INSERT INTO {} VALUES (1, 'Rome', 5); DELETE FROM {}"
@@ -43,7 +45,7 @@ def test_a_row_names_the_table_as_it_was_called(place: Atlas, within: str) -> No
 
     events = events or place.events()
     assert names(events)[::2] == names(events)[1::2]
-    # Until PostgreSQL 16 the server does not tell of a schema's new name.
+    # Before PostgreSQL 16, the server does not report a schema's new name.
     renamed = "atlas_new" if place.version > 15 else "atlas_old"
     assert names(events)[::2] == [
         ("atlas", "place", "Place"),
@@ -60,7 +62,7 @@ def test_a_row_names_the_table_as_it_was_called(place: Atlas, within: str) -> No
 
 
 @pytest.mark.parametrize("within", ["between", "inside"])
-def test_a_table_that_is_dropped_and_made_again(place: Atlas, within: str) -> None:
+def test_dropped_and_recreated_table(place: Atlas, within: str) -> None:
     place.watch()
     steps = [
         "INSERT INTO atlas.place VALUES (1, 'Rome', 5)",
@@ -91,7 +93,7 @@ def test_a_table_that_is_dropped_and_made_again(place: Atlas, within: str) -> No
 @pytest.mark.parametrize(
     "change", ["ALTER TABLE atlas.place RENAME TO city", "DROP TABLE atlas.place"]
 )
-def test_a_row_read_when_its_table_has_gone_has_the_model_it_was_written_for(
+def test_event_of_a_renamed_or_dropped_table_keeps_its_model(
     atlas: Atlas, change: str
 ) -> None:
     atlas.execute("CREATE TABLE atlas.place (id int PRIMARY KEY, name text, size int)")
@@ -112,7 +114,7 @@ SWAP = """
 """
 
 
-def test_two_tables_that_swap_their_names(place: Atlas) -> None:
+def test_tables_that_swap_their_names(place: Atlas) -> None:
     place.execute("CREATE TABLE atlas.harbour (id int PRIMARY KEY, name text)")
     place.watch()
     place.execute("INSERT INTO atlas.place VALUES (1, 'Rome', 5)")
@@ -123,7 +125,7 @@ def test_two_tables_that_swap_their_names(place: Atlas) -> None:
 
     events = [*early, *place.events()]
     assert [event.name for event in events] == ["place", "harbour", "harbour", "place"]
-    # As the ORM has it now.
+    # As the ORM sees it now.
     assert [event.model for event in events[2:]] == [Harbour, Place]
     assert loaded(events[2].instance) == loaded(Harbour.objects.get(pk=3))
     assert loaded(events[3].instance) == {"id": 4, "name": "Kiel"}
@@ -131,7 +133,7 @@ def test_two_tables_that_swap_their_names(place: Atlas) -> None:
         assert_survives(event)
 
 
-def test_a_new_table_that_takes_the_place_of_an_old_one(place: Atlas) -> None:
+def test_new_table_that_replaces_an_old_one(place: Atlas) -> None:
     place.watch()
     place.execute("INSERT INTO atlas.place VALUES (1, 'Rome', 5)")
     place.execute("""

@@ -1,4 +1,4 @@
-"""A listener on tables of a test's own, and the values that it should hear of."""
+"""A listener on a test's tables, and the values that events should have."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.replication import connection as replication
 
 
-class Hearing:
+class Recorder:
     """
-    What is written and heard, step by step.
+    A connection that writes rows, and the events of these writes.
 
     Args:
-        connection: in autocommit, with the settings that a stream pins.
-        listening: hears of all that the connection writes.
+        connection: A connection in autocommit mode with a stream's settings.
+        listening: The listener on the tables that the connection writes to.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Hearing:
         return self.events(done.rowcount)
 
     def events(self, count: int) -> list[Event]:
-        """Return the events since the last call, which are as many."""
+        """Wait for that many events since the last call; return them."""
         events = list(self.listening.wait_for(count))
         self.listening.events.clear()
         return events
 
     def selected(self, table: str, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Return what psycopg loads of inserted rows, `ExactText` where it cannot."""
+        """Return inserted rows as psycopg loads them, `ExactText` where it can't."""
         ids = [event.new_record["id"] for event in events if event.new_record]
         cursor = self.connection.execute(
             f"SELECT * FROM {table} WHERE id = ANY(%s) ORDER BY id".encode(), [ids]
@@ -70,20 +70,20 @@ class Hearing:
 
 
 @contextmanager
-def hearing(
+def recording(
     published: str,
     *subscriptions: str,
     before: str,
     after: str,
-) -> Iterator[Hearing]:
+) -> Iterator[Recorder]:
     """
-    Listen to tables while the ``with`` block lasts.
+    Listen to tables inside the ``with`` block.
 
     Args:
-        published: as CREATE PUBLICATION has it, such as ``TABLES IN SCHEMA zoo``.
-        subscriptions: of the stream.
-        before: SQL that makes what is published.
-        after: SQL that undoes it.
+        published: The publication's objects, such as ``TABLES IN SCHEMA zoo``.
+        subscriptions: The stream's subscriptions.
+        before: The SQL that creates the published objects.
+        after: The SQL that drops them.
     """
     config = stream(*subscriptions)
     with replication.connect(config.connection_parameters()) as connection:
@@ -93,7 +93,7 @@ def hearing(
                 f"CREATE PUBLICATION exact_events FOR {published}".encode()
             )
             with Listening(config) as listening:
-                yield Hearing(connection, listening)
+                yield Recorder(connection, listening)
         finally:
             connection.execute("DROP PUBLICATION IF EXISTS exact_events")
             connection.execute(after.encode())

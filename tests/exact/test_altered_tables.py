@@ -1,4 +1,4 @@
-"""Each row is read with the table that it was written to, whatever that is by now."""
+"""Each row is decoded with the table's definition at the time of its write."""
 
 from __future__ import annotations
 
@@ -59,40 +59,40 @@ def types(atlas: Atlas, table: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("within", ["between", "inside"])
-def test_each_row_has_the_columns_of_its_place_in_the_log(
-    told: Atlas, within: str
+def test_each_row_has_the_columns_at_its_place_in_the_wal(
+    any_atlas: Atlas, within: str
 ) -> None:
     tables = [f"atlas.t{n}" for n in range(len(CHANGES))]
-    told.execute(
+    any_atlas.execute(
         "".join(
             f"CREATE TABLE {table} (id int, name varchar(20), size int);"
             f"ALTER TABLE {table} REPLICA IDENTITY FULL;"
             for table in tables
         )
     )
-    told.watch()
-    looks = []
+    any_atlas.watch()
+    snapshots = []
     for table, change in zip(tables, CHANGES, strict=True):
         if within == "inside":
-            told.execute("BEGIN")
-        told.execute(f"INSERT INTO {table} VALUES (1, '12', 34)")
-        before, old_types = rows(told, table), types(told, table)
-        told.execute(change.format(table))
-        after = rows(told, table)
+            any_atlas.execute("BEGIN")
+        any_atlas.execute(f"INSERT INTO {table} VALUES (1, '12', 34)")
+        before, old_types = rows(any_atlas, table), types(any_atlas, table)
+        any_atlas.execute(change.format(table))
+        after = rows(any_atlas, table)
         some = next(iter(after[0]))
-        told.execute(f"UPDATE {table} SET {some} = {some}")
-        told.execute(f"DELETE FROM {table}")
-        looks.append((before, old_types, after, types(told, table)))
+        any_atlas.execute(f"UPDATE {table} SET {some} = {some}")
+        any_atlas.execute(f"DELETE FROM {table}")
+        snapshots.append((before, old_types, after, types(any_atlas, table)))
         if within == "inside":
-            told.execute("COMMIT")
+            any_atlas.execute("COMMIT")
 
-    events = told.events()
+    events = any_atlas.events()
     assert len(events) == 3 * len(CHANGES)
-    for n, ((old,), old_types, (new,), new_types) in enumerate(looks):
+    for n, ((old,), old_types, (new,), new_types) in enumerate(snapshots):
         inserted, updated, deleted = events[3 * n : 3 * n + 3]
         assert_same(inserted.new_record, old)
         assert dict(inserted.source.columns) == old_types
-        # All of a row that was written before has the columns that came since.
+        # Rows written before have the columns added since.
         assert_same(updated.old_record, new)
         assert_same(updated.new_record, new)
         assert updated.changes == {}
@@ -114,7 +114,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     "change", ["DROP size", "RENAME size TO area"], ids=["dropped", "renamed"]
 )
 @pytest.mark.parametrize("within", ["between", "inside"])
-def test_a_model_that_no_longer_fits_gets_its_events_and_one_warning(
+def test_model_with_a_missing_column_gets_events_and_one_warning(
     place: Atlas, caplog: pytest.LogCaptureFixture, change: str, within: str
 ) -> None:
     place.watch()
@@ -123,7 +123,7 @@ def test_a_model_that_no_longer_fits_gets_its_events_and_one_warning(
     place.execute("INSERT INTO atlas.place VALUES (1, 'Rome', 5)")
     place.execute(f"ALTER TABLE atlas.place {change}")
     place.execute("INSERT INTO atlas.place VALUES (2, 'Oslo')")
-    # Describes the table anew.
+    # The server describes the table again.
     place.execute("ALTER TABLE atlas.place ADD extra int DEFAULT 3")
     place.execute("INSERT INTO atlas.place VALUES (3, 'Bonn')")
     place.execute(commit)
@@ -146,7 +146,7 @@ def test_a_model_that_no_longer_fits_gets_its_events_and_one_warning(
         assert_survives(event)
 
 
-def test_a_model_that_fits_again_or_does_not_yet_is_not_warned_of(
+def test_no_warning_for_rows_written_before_the_table_fits_the_model(
     place: Atlas, caplog: pytest.LogCaptureFixture
 ) -> None:
     place.execute("ALTER TABLE atlas.place RENAME size TO later")
@@ -182,7 +182,7 @@ def test_a_model_that_fits_again_or_does_not_yet_is_not_warned_of(
         "DROP size; ADD size bigint DEFAULT 8",
     ],
 )
-def test_instances_have_the_types_that_the_orm_has(place: Atlas, change: str) -> None:
+def test_instances_have_the_same_types_as_in_the_orm(place: Atlas, change: str) -> None:
     place.watch()
     place.execute("INSERT INTO atlas.place VALUES (1, 'Rome', 5)")
     before = loaded(Place.objects.get())
@@ -202,7 +202,7 @@ def test_instances_have_the_types_that_the_orm_has(place: Atlas, change: str) ->
         assert_survives(event)
 
 
-def test_rows_of_one_transaction_before_and_after_a_change_of_the_table(
+def test_rows_before_and_after_alter_table_in_one_transaction(
     place: Atlas,
 ) -> None:
     place.execute("INSERT INTO atlas.place VALUES (1, 'Rome', 5)")
