@@ -1,4 +1,4 @@
-"""A site, and a Chromium that looks at it."""
+"""Fixtures: a site, and a Chromium that visits it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ expect.set_options(timeout=20_000)  # the page is refreshed every five seconds
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def is_here(item: pytest.Item) -> bool:
+    def is_browser_test(item: pytest.Item) -> bool:
         return Path(__file__).parent in item.path.parents
 
-    for item in filter(is_here, items):
+    for item in filter(is_browser_test, items):
         item.add_marker(pytest.mark.services("chromium"))
-    # One worker gets all of them when they come first, and starts one site.
-    items.sort(key=lambda item: not is_here(item))
+    # First, so that one worker gets all of them and only one site is started.
+    items.sort(key=lambda item: not is_browser_test(item))
 
 
-# As long as this package only: Playwright's event loop runs in the thread of the tests,
-# and there Django takes no queries meanwhile.
+# Only for this package: Playwright's event loop runs in the thread of the tests, where
+# Django refuses queries meanwhile.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """A Chromium without a window."""
+    """A headless Chromium."""
     program = chromium()
     assert program
     with sync_playwright() as playwright:
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def site(programs: Path | None, originals: Originals) -> Iterator[Site]:
-    """The site, with four streams that fare differently."""
+    """The site, with four streams in different states."""
     with sites.running(programs, originals.new()) as site:
         yield site
 
@@ -56,11 +56,12 @@ def site(programs: Path | None, originals: Originals) -> Iterator[Site]:
 @dataclass
 class Visit:
     """
-    Somebody's look at the site.
+    A user's visit to the site.
 
     Attributes:
-        page: what is seen.
-        complaints: of the browser: errors, and what the policy has kept it from.
+        page: The page.
+        context: The browser context with the user's session.
+        complaints: The browser's errors and warnings, including policy violations.
     """
 
     page: Page
@@ -73,11 +74,11 @@ Visits = Callable[..., Visit]
 
 @pytest.fixture(scope="package")
 def cookies(browser: Browser, site: Site) -> Callable[[str], Any]:
-    """Log in, once for each user."""
-    kept: dict[str, Any] = {}
+    """Log in once for each user."""
+    states: dict[str, Any] = {}
 
     def cookies(user: str) -> Any:
-        if user not in kept:
+        if user not in states:
             with browser.new_context() as context:
                 page = context.new_page()
                 page.goto(site.url)
@@ -85,28 +86,28 @@ def cookies(browser: Browser, site: Site) -> Callable[[str], Any]:
                 page.get_by_label("Password").fill(PASSWORD)
                 page.get_by_role("button", name="Log in").click()
                 page.wait_for_selector("text=Site administration")
-                kept[user] = context.storage_state()
-        return kept[user]
+                states[user] = context.storage_state()
+        return states[user]
 
     return cookies
 
 
 @pytest.fixture
 def visit(browser: Browser, cookies: Callable[[str], Any]) -> Iterator[Visits]:
-    """Open a browser window as some user; nothing there may be complained of."""
+    """Open the browser as a user; fail if it logs errors or warnings."""
     visits: list[Visit] = []
 
     def visit(user: str = "admin", **options: Any) -> Visit:
         context = browser.new_context(storage_state=cookies(user), **options)
         context.set_default_timeout(20_000)
-        # Of the site's own accord there is none.
+        # The site has no favicon.
         context.route(re.compile("favicon.ico$"), lambda route: route.fulfill())
         visit = Visit(context.new_page(), context)
         visit.page.on(
             "console",
-            lambda said: (
-                visit.complaints.append(said.text)
-                if said.type in {"error", "warning"}
+            lambda message: (
+                visit.complaints.append(message.text)
+                if message.type in {"error", "warning"}
                 else None
             ),
         )

@@ -1,4 +1,4 @@
-/* Returns the texts of an element whose contrast is less than WCAG 2.2 AA asks for. */
+/* Returns the texts of an element whose contrast is below the minimum of WCAG 2.2 AA. */
 (root) => {
     const channel = (value) => {
         const part = value / 255;

@@ -1,4 +1,4 @@
-"""Settings of the site that the browser looks at, with four streams."""
+"""Settings of the site that the browser visits, with four streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The site that the browser looks at: its servers, its listener and its users."""
+"""The site that the browser visits: its servers, listener and users."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USERS: dict[str, list[str]] = {
     "clerk": [],
     "viewer": ["view_stream", "view_parkedevent"],
 }
-"""Those of the staff besides the superuser, and what they may do."""
+"""Staff users besides the superuser, with their permissions."""
 
 _MAKE_USERS = """
 import json
@@ -35,10 +35,11 @@ for name, may in json.loads({users!r}).items():
 
 class Site:
     """
-    A web server and a listener, on two servers of PostgreSQL and one that is away.
+    A web server and a listener; two PostgreSQL servers run and one is unreachable.
 
     Attributes:
-        url: of the admin.
+        env: The environment of the site's processes.
+        url: The admin's URL.
     """
 
     def __init__(self, env: dict[str, str], port: int) -> None:
@@ -47,7 +48,7 @@ class Site:
 
     @property
     def streams(self) -> str:
-        """URL of the page of streams."""
+        """The URL of the page of streams."""
         return f"{self.url}walex_django/stream/"
 
     def execute(
@@ -57,37 +58,37 @@ class Site:
         return execute(self.env["ZOO_DATABASE_URL"], statement, parameters)
 
     def run(self, *command: str) -> None:
-        """Run a command that ends with success."""
+        """Run a management command, which must succeed."""
         with Process(*command, env=self.env) as process:
             assert process.wait() == 0, process.output
 
     def make_orphan(self) -> None:
-        """Make a slot that no stream reads."""
+        """Create a slot that no stream uses."""
         self.execute(
             "SELECT pg_create_logical_replication_slot('left_behind', 'pgoutput')"
         )
 
     def logged(self) -> list[tuple[str, str]]:
-        """Return what the admin's log has: the object and what was done, in order."""
+        """Return the entries of the admin's log in order: object and change message."""
         return self.execute(
             "SELECT object_repr, change_message FROM django_admin_log ORDER BY id"
         )
 
     def slots(self) -> set[str]:
-        """Return the slots of the first server."""
+        """Return the names of the first server's slots."""
         rows = self.execute("SELECT slot_name FROM pg_replication_slots")
         return {name for (name,) in rows}
 
     def state(self) -> str:
-        """Return what the listener of the first stream says that it does."""
+        """Return the state that the first stream's listener reports."""
         rows = self.execute(
             "SELECT state FROM walex_django_listenerreport WHERE stream = 'default'"
             " ORDER BY updated_at DESC LIMIT 1"
         )
         return str(rows[0][0]) if rows else ""
 
-    def waiting(self) -> int:
-        """Return the bytes of log that the first stream has not done."""
+    def lag(self) -> int:
+        """Return the first stream's lag in bytes of WAL."""
         ((lag,),) = self.execute(
             "SELECT (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint"
             " FROM pg_replication_slots WHERE slot_name = 'zoo_walex'"
@@ -96,13 +97,13 @@ class Site:
 
     @contextmanager
     def traffic(self) -> Iterator[None]:
-        """Write keepers all the time."""
-        over = Event()
+        """Write keepers continuously inside the ``with`` block."""
+        stopped = Event()
 
         def write() -> None:
             url = self.env["ZOO_DATABASE_URL"]
             with psycopg.connect(url, autocommit=True) as connection:
-                while not over.wait(0.02):
+                while not stopped.wait(0.02):
                     connection.execute("INSERT INTO zoo_keeper (name) VALUES ('Ada')")
 
         writer = Thread(target=write)
@@ -110,14 +111,14 @@ class Site:
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
             writer.join()
 
 
 def execute(
     url: str, statement: str, parameters: Sequence[Any] = ()
 ) -> list[tuple[Any, ...]]:
-    """Run a statement in a session of its own; return the rows."""
+    """Run a statement in a new session; return the rows."""
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(statement.encode(), parameters or None)
         return cursor.fetchall() if cursor.description else []
@@ -125,7 +126,13 @@ def execute(
 
 @contextmanager
 def running(bin: Path | None, new: Original) -> Iterator[Site]:
-    """Run the site. Args: bin: see `Postgres`; new: A server without content."""
+    """
+    Run the site.
+
+    Args:
+        bin: See `Postgres`.
+        new: A server without content.
+    """
     port = _free_port()
     with ExitStack() as stack:
         original = stack.enter_context(Copy(new, bin=bin))
@@ -140,7 +147,7 @@ def running(bin: Path | None, new: Original) -> Iterator[Site]:
             "ZOO_LOST_URL": other.url(),
             "ZOO_AWAY_URL": "postgres://zoo:s3cret@127.0.0.1:1/zoo",
         }
-        _lose(other.url())
+        _lose_slot(other.url())
         site = Site(env, port)
         web = ("-m", "tests.browser.web")
         listener = ("walex_listen", "--stream=default")
@@ -152,7 +159,7 @@ def running(bin: Path | None, new: Original) -> Iterator[Site]:
 
 
 def _prepared(server: Postgres) -> dict[str, str]:
-    """Make tables, users and slots; return the environment."""
+    """Create tables, users and slots; return the environment."""
     execute(server.url(), "CREATE DATABASE second")
     env = {
         "DJANGO_SETTINGS_MODULE": "tests.browser.settings",
@@ -169,7 +176,7 @@ def _prepared(server: Postgres) -> dict[str, str]:
     return env
 
 
-def _lose(url: str) -> None:
+def _lose_slot(url: str) -> None:
     """Write until the slot of the third stream is lost."""
     execute(url, "SELECT pg_create_logical_replication_slot('lost_walex', 'pgoutput')")
     for slot in ("zoo_walex", "second_walex", "left_behind"):

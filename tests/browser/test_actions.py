@@ -1,4 +1,4 @@
-"""What may be done on the page of streams, done there."""
+"""The actions on the page of streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .test_streams import card
 
 
 def message(page: Page, text: str) -> None:
-    """Wait for what the page says after an action."""
+    """Wait for the message that the page shows after an action."""
     expect(page.locator(".messagelist")).to_contain_text(text)
 
 
@@ -27,21 +27,21 @@ def test_pause_and_resume(site: Site, visit: Visits) -> None:
     message(page, "Pausing the stream “default” after the current transaction")
     eventually(lambda: site.state() == "paused", "the pause")
     site.execute("INSERT INTO zoo_keeper (name) VALUES ('unheard')")
-    # Without being asked to.
+    # The page refreshes itself.
     expect(stream.locator("header")).to_contain_text("paused")
-    assert site.waiting() > 0
+    assert site.lag() > 0
 
     stream.get_by_role("link", name="Resume").click()
     page.get_by_role("button", name="Yes, resume it").click()
     message(page, "Resuming the stream “default”")
-    eventually(lambda: site.state() == "running", "the listener's going on")
-    eventually(lambda: site.waiting() == 0, "the delivery")
+    eventually(lambda: site.state() == "running", "the resumption")
+    eventually(lambda: site.lag() == 0, "the delivery")
     page.reload()
     expect(stream.locator("header")).to_contain_text("running")
     assert site.logged()[-2:] == [("default", "Paused."), ("default", "Resumed.")]
 
 
-def test_an_orphan_is_dropped(site: Site, visit: Visits) -> None:
+def test_orphaned_slot_can_be_dropped(site: Site, visit: Visits) -> None:
     page = visit().page
     page.goto(site.streams)
     row = page.get_by_role("row", name="left_behind")
@@ -59,7 +59,7 @@ def test_an_orphan_is_dropped(site: Site, visit: Visits) -> None:
     site.make_orphan()
 
 
-def test_the_slot_of_a_stopped_stream_is_dropped(site: Site, visit: Visits) -> None:
+def test_slot_of_a_stopped_stream_can_be_dropped(site: Site, visit: Visits) -> None:
     page = visit().page
     page.goto(site.streams)
     stream = card(page, "second")
@@ -68,7 +68,7 @@ def test_the_slot_of_a_stopped_stream_is_dropped(site: Site, visit: Visits) -> N
         "The stream “second” reads from it."
     )
     page.get_by_role("button", name="Yes, drop it").click()
-    # The browser wants the reason first.
+    # The browser requires the reason.
     expect(page.get_by_label("Reason")).to_be_focused()
     assert "second_walex" in site.slots()
 
@@ -81,13 +81,15 @@ def test_the_slot_of_a_stopped_stream_is_dropped(site: Site, visit: Visits) -> N
         "second_walex",
         "Dropped the slot. Used by: second. The second zoo has closed.",
     )
-    # As the page of before has said.
+    # The command that the page has shown.
     site.run("walex_setup", "--stream=second")
     page.reload()
     expect(stream.locator("header")).to_contain_text("stopped")
 
 
-def test_a_stream_is_paused_while_its_server_is_away(site: Site, visit: Visits) -> None:
+def test_stream_can_be_paused_while_its_server_is_unreachable(
+    site: Site, visit: Visits
+) -> None:
     page = visit().page
     page.goto(site.streams)
     card(page, "away").get_by_role("link", name="Pause").click()
@@ -96,7 +98,7 @@ def test_a_stream_is_paused_while_its_server_is_away(site: Site, visit: Visits) 
     message(page, "Its listener applies the change when it reconnects")
     expect(page.locator(".messagelist")).not_to_contain_text("s3cret")
     expect(card(page, "away")).to_contain_text("Pausing after the current")
-    kept = "SELECT value FROM walex_django_streamsetting WHERE stream = 'away'"
-    assert site.execute(kept) == [(True,)]
+    setting = "SELECT value FROM walex_django_streamsetting WHERE stream = 'away'"
+    assert site.execute(setting) == [(True,)]
     assert site.logged()[-1] == ("away", "Paused.")
     site.execute("DELETE FROM walex_django_streamsetting WHERE stream = 'away'")

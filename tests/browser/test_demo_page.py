@@ -1,4 +1,4 @@
-"""The demo's page of streams, as a newcomer sees it."""
+"""The demo's page of streams, as a new user sees it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.process import Process
 from .test_streams import card
 
 
-def test_the_demo_shows_its_stream(browser: Browser, programs: Path | None) -> None:
-    # Not pytest's directory, which is closed to the user that the server runs as.
+def test_demo_shows_its_stream(browser: Browser, programs: Path | None) -> None:
+    # The user that runs the server cannot access pytest's directory.
     with TemporaryDirectory(prefix="walex-demo-") as directory:
         Path(directory).chmod(0o755)
         env = {

@@ -1,4 +1,4 @@
-"""The page of streams, as people see it."""
+"""The page of streams in a browser."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from .site import Site
 
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 PHONE: Any = {"width": 390, "height": 844}
-DESK: Any = {"width": 1280, "height": 900}
+DESKTOP: Any = {"width": 1280, "height": 900}
 
 Scheme = Literal["light", "dark"]
 
 
 def card(page: Page, name: str) -> Locator:
-    """Return the part of the page that a stream has."""
+    """Return a stream's part of the page."""
     return page.get_by_role("region", name=name, exact=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def traffic(site: Site) -> Iterator[None]:
-    """Events come all the time."""
+    """Deliver events continuously."""
     with site.traffic():
         yield
 
 
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_four_streams(
+def test_page_shows_four_streams(
     site: Site, visit: Visits, scheme: Scheme, size: Any, tmp_path: Path
 ) -> None:
     page = visit(color_scheme=scheme, viewport=size).page
@@ -56,11 +56,11 @@ def test_four_streams(
     page.screenshot(path=tmp_path / f"{scheme}-{size['width']}.png", full_page=True)
 
     assert page.locator("#content").evaluate(CONTRAST) == []
-    # Nothing is wider than the window.
+    # The page fits the width of the window.
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
-def test_it_tells_that_it_is_not_refreshed(site: Site, visit: Visits) -> None:
+def test_page_shows_a_notice_while_it_cannot_refresh(site: Site, visit: Visits) -> None:
     visitor = visit()
     page = visitor.page
     page.clock.install()
@@ -73,11 +73,11 @@ def test_it_tells_that_it_is_not_refreshed(site: Site, visit: Visits) -> None:
     visitor.context.set_offline(False)
     page.clock.fast_forward(6000)
     expect(notice).to_be_hidden()
-    assert all("ERR_INTERNET_DISCONNECTED" in said for said in visitor.complaints)
+    assert all("ERR_INTERNET_DISCONNECTED" in text for text in visitor.complaints)
     visitor.complaints.clear()
 
 
-def test_it_ends_with_the_login(site: Site, visit: Visits) -> None:
+def test_page_stops_refreshing_after_logout(site: Site, visit: Visits) -> None:
     visitor = visit()
     page = visitor.page
     page.clock.install()
@@ -87,14 +87,14 @@ def test_it_ends_with_the_login(site: Site, visit: Visits) -> None:
 
     expect(page.get_by_role("status")).to_contain_text("You are logged out")
     expect(card(page, "default")).to_be_visible()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.clock.fast_forward(60_000)
     page.evaluate("1")
-    assert asked == []
+    assert requests == []
 
 
-def test_view_shows_no_action(site: Site, visit: Visits) -> None:
+def test_view_permission_shows_no_actions(site: Site, visit: Visits) -> None:
     page = visit("viewer").page
     page.goto(site.url)
     page.get_by_role("link", name="Streams").first.click()
@@ -116,11 +116,11 @@ def test_staff_without_permission_is_refused(site: Site, visit: Visits) -> None:
         response = page.goto(f"{site.streams}{path}")
         assert response
         assert response.status == 403
-    assert all("403" in said for said in visitor.complaints)
+    assert all("403" in text for text in visitor.complaints)
     visitor.complaints.clear()
 
 
-def test_it_refreshes_itself_while_events_come(site: Site, visit: Visits) -> None:
+def test_page_refreshes_itself_and_keeps_its_state(site: Site, visit: Visits) -> None:
     page = visit().page
     page.goto(site.streams)
     stream = card(page, "default")
@@ -132,14 +132,14 @@ def test_it_refreshes_itself_while_events_come(site: Site, visit: Visits) -> Non
     expect(tables).to_have_attribute("open", "")
     stream.get_by_role("link", name="Pause").focus()
 
-    # Listeners tell every ten seconds.
+    # Listeners report every ten seconds.
     expect(events).not_to_have_text(before)
     rate = stream.locator("dl").first.locator("dd").nth(1)
     expect(rate).to_have_text(re.compile(r"^[1-9].*/s$"))
     expect(stream).to_contain_text("Last event")
     plot = stream.get_by_role("img", name="Events per second of default")
     expect(plot.locator(".walex-area")).to_have_count(1)
-    # It is the page of before, with what was done to it.
+    # The page was not reloaded and keeps its state.
     assert page.evaluate("window.same")
     expect(tables).to_have_attribute("open", "")
     expect(stream.get_by_role("link", name="Pause")).to_be_focused()

@@ -1,4 +1,4 @@
-"""The site's web server: as runserver, which would ask the database that is away."""
+"""The site's web server; runserver would query the unreachable database."""
 
 from __future__ import annotations
 
