@@ -1,4 +1,4 @@
-"""A task of Celery, and the handler that hands events over to it."""
+"""A Celery task, and a handler that passes events to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ app = Celery("zoo", broker=os.environ["ZOO_BROKER"])
 
 @app.task  # type: ignore[untyped-decorator] # Celery has no types
 def keep(data: dict[str, Any]) -> None:
-    """Keep an effect of an event."""
+    """Store an `Effect` for the event."""
     from .ledger import label
     from .models import Effect
 
@@ -27,4 +27,4 @@ if "ZOO_HANDS_OVER" in os.environ:
 
     @on_insert("zoo.Keeper", functions=[keep])
     def keepers(events: list[Event]) -> None:
-        """Leave it to the workers."""
+        """Do nothing; the function enqueues the task."""

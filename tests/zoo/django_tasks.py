@@ -1,4 +1,4 @@
-"""A task of Django, and the handler that hands events over to it."""
+"""A Django task, and a handler that passes events to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ task: Callable[[Callable[..., object]], object] = import_module(
 
 @task
 def keep(data: dict[str, Any]) -> None:
-    """Keep an effect of an event."""
+    """Store an `Effect` for the event."""
     from .ledger import label
     from .models import Effect
 
@@ -33,7 +33,7 @@ if "ZOO_HANDS_OVER" in os.environ:
 
     @on_insert("zoo.Keeper", functions=[keep])
     def keepers(events: list[Event]) -> None:
-        """Leave it to the workers, perhaps not before the test lets go of a lock."""
+        """Wait for a lock if a name says so; the function enqueues the task."""
         for event in events:
             name = (event.new_record or {})["name"]
             if name.startswith("handler waits for "):

@@ -1,4 +1,4 @@
-"""Receivers' work in the database: a row for each event."""
+"""A receiver that writes a row for each event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .models import Effect
 
 
 def keep(_: str) -> None:
-    """Connect a receiver that inserts an `Effect` for each event, again if repeated."""
+    """Connect a receiver that inserts an `Effect` for each event, repeated or not."""
 
     def insert(sender: Any, event: Event, **kwargs: Any) -> None:
         Effect.objects.create(event_id=event.id, label=label(event))

@@ -1,4 +1,4 @@
-"""What a listener process heard, in a file that the test reads."""
+"""A file with the events that a listener process delivers, for the test to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .models import Keeper
 
 
 def keep(path: str) -> None:
-    """Connect receivers that write each event to a file, and obey odd names."""
+    """Connect receivers that write events to a file and obey commands in names."""
 
     def write(sender: Any, event: Event, stream: str, **kwargs: Any) -> None:
         record = event.new_record or event.old_record or {}
@@ -30,7 +30,7 @@ def keep(path: str) -> None:
         if keeper.name == "raise" and "ZOO_MENDED" not in os.environ:
             raise RuntimeError("the keeper said so")
         if keeper.name.startswith("wait for "):
-            # A receiver that works until the test lets it go.
+            # A receiver that runs until the test releases the lock.
             with connection.cursor() as cursor:
                 lock = int(keeper.name.removeprefix("wait for "))
                 cursor.execute("SELECT pg_advisory_lock(%s)", [lock])

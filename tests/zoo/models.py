@@ -1,4 +1,4 @@
-"""Models that differ in how their tables look."""
+"""Models with different kinds of fields and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.db import models
 
 
 class Temperature:
-    """Degrees Celsius, which the database knows as an integer."""
+    """Degrees Celsius, stored as an integer."""
 
     def __init__(self, degrees: int) -> None:
         self.degrees = degrees
@@ -67,14 +67,14 @@ class Building(models.Model):
 
 
 class Aviary(Building):
-    """Has a column of the same name as one of its parent."""
+    """Has a column with the same name as one of its parent."""
 
     height = models.IntegerField()
     label = models.CharField(max_length=20, default="", db_column="name")
 
 
 class Visit(models.Model):
-    """Has more columns than fields, in another order, and one field less."""
+    """Has a table with an extra column, another order, and no column ``missing``."""
 
     visitor = models.CharField(max_length=100)
     paid = models.IntegerField(db_column="price paid")
@@ -86,7 +86,7 @@ class Visit(models.Model):
 
 
 class AuditLog(models.Model):
-    """In a schema outside the search path."""
+    """Has a table in a schema outside the search path."""
 
     message = models.TextField()
 
@@ -103,7 +103,7 @@ class OldMascot(models.Model):
 
 
 class Mascot(models.Model):
-    """Swapped in for `OldMascot`, with its table."""
+    """Replaces `OldMascot` and uses its table."""
 
     name = models.CharField(max_length=100)
 
@@ -112,7 +112,7 @@ class Mascot(models.Model):
 
 
 class Effect(models.Model):
-    """What a receiver did for an event; only the tests of faults make its table."""
+    """A receiver's effect for an event; only some tests create its table."""
 
     event_id = models.CharField(max_length=100)
     label = models.TextField()

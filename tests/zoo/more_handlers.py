@@ -1,4 +1,4 @@
-"""Handlers outside of the app's ``walex`` module, for ``MODULES``."""
+"""Handlers outside the app's ``walex`` module, for ``MODULES``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from .walex import note
 
 @on_insert("zoo.Keeper")
 def more_keepers(events: list[Event]) -> None:
-    """Note them all."""
+    """Note the names of all keepers."""
     names = [(event.new_record or {})["name"] for event in events]
     note(f"more keepers {', '.join(names)}")

@@ -4,7 +4,7 @@ from typing import Any
 
 
 class OneDatabase:
-    """All that the zoo has is in the first database, its keepers in both."""
+    """All tables of the zoo are in the first database, keepers in both."""
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
         if db == "second" and hints.get("model_name") != "keeper":

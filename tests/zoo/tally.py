@@ -1,4 +1,4 @@
-"""How many events a transaction had and whether they came in order, in a file."""
+"""A file with each transaction's number of events, and how many were out of order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .models import Keeper
 
 class Tally:
     """
-    Counts the keepers of each transaction, whose names are to be 1, 2, 3 and so on.
+    A counter of each transaction's keepers, which must be named 1, 2, 3 and so on.
 
     Args:
-        path: gets a line of JSON at the end of each transaction.
+        path: The file that gets a line of JSON at the end of each transaction.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,13 +25,13 @@ class Tally:
         self._count = self._misplaced = 0
 
     def insert(self, sender: Any, event: Event, **kwargs: Any) -> None:
-        """Count one."""
+        """Count a keeper."""
         assert event.new_record
         self._count += 1
         self._misplaced += event.new_record["name"] != str(self._count)
 
     def end(self, last: bool, **kwargs: Any) -> None:
-        """Write the line, and begin again."""
+        """Write the line at the end of the transaction, and reset the counts."""
         if last:
             line = {"count": self._count, "misplaced": self._misplaced}
             with self._path.open("a") as file:
@@ -40,7 +40,7 @@ class Tally:
 
 
 def keep(path: str) -> None:
-    """Connect a tally."""
+    """Connect a tally to the signals."""
     tally = Tally(Path(path))
     post_db_insert.connect(tally.insert, sender=Keeper, weak=False)
     post_db_transaction.connect(tally.end, weak=False)

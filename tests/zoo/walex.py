@@ -1,4 +1,4 @@
-"""Handlers, in the processes whose tests ask for them."""
+"""Handlers, registered only in processes whose tests request them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NOTES = os.environ.get("ZOO_HANDLED")
 
 
 def note(text: str) -> None:
-    """Write a line for the test to read."""
+    """Append a line for the test to read."""
     assert NOTES
     with Path(NOTES).open("a") as notes:
         notes.write(f"{text}\n")
 
 
 def function(event: Event) -> None:
-    """Note a keeper, perhaps not before the test lets go of a lock."""
+    """Note a keeper, after waiting for a lock if its name says so."""
     name = (event.new_record or {})["name"]
     if name.startswith("function waits for "):
         with connection.cursor() as cursor:
@@ -34,6 +34,6 @@ if NOTES:
 
     @on_insert("zoo.Keeper", functions=["function"])
     def keepers(events: list[Event]) -> None:
-        """Note them all."""
+        """Note the names of all keepers."""
         names = [(event.new_record or {})["name"] for event in events]
         note(f"keepers {', '.join(names)}")
