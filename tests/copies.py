@@ -1,4 +1,4 @@
-"""Copies of servers: a copy is ready sooner than a new server."""
+"""Copies of servers, which are ready sooner than new servers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import psycopg.sql
 from example_project.guard import end, removed_at_end
 from example_project.postgres import Postgres
 
-_LEAST = 2 * 1024**3  # free in memory, in bytes
+_MIN_FREE = 2 * 1024**3  # bytes of memory
 
 
 @dataclass(frozen=True)
 class Original:
     """
-    The data of a server that has stopped.
+    The data of a stopped server.
 
     Attributes:
         data: Its data directory.
@@ -37,12 +37,12 @@ class Original:
 
 class Copy(Postgres):
     """
-    A copy of a server that has stopped, with its databases and slots.
+    A copy of a stopped server, with its databases and slots.
 
     Args:
-        original: That server.
+        original: The stopped server.
         bin: See `Postgres`.
-        settings: Configuration parameters over the defaults.
+        settings: Configuration parameters that override the defaults.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class Copy(Postgres):
             shutil.copystat(self.home, place)
             owner = self.home.stat()
             os.chown(place, owner.st_uid, owner.st_gid)
-        # With the owner too, where we are root.
+        # Preserves the owner when running as root.
         subprocess.run(["/bin/cp", "-a", self._original.data, self.data], check=True)
 
 
 class Originals:
     """
-    Originals that the workers of a test run share.
+    Originals that all workers of a test run share.
 
     Args:
-        directory: Where they are stored.
+        directory: The directory in which they are stored.
         bin: See `Postgres`.
     """
 
@@ -88,16 +88,16 @@ class Originals:
         self._bin = bin
 
     def new(self) -> Original:
-        """Return a server as ``initdb`` leaves it."""
-        return self._made("new", lambda: Postgres(bin=self._bin), self._new)
+        """Return a server as created by ``initdb``."""
+        return self._get("new", lambda: Postgres(bin=self._bin), self._speed_up_logins)
 
     def get(self, name: str, prepare: Callable[[Postgres], None]) -> Original:
         """
-        Return the original of that name; the first worker to need it makes it.
+        Return the original with a name; the first worker that needs it creates it.
 
         Args:
-            name: Distinguishes originals.
-            prepare: Called with a new server that runs.
+            name: The name of the original.
+            prepare: A function that prepares a new, running server.
         """
 
         def prepare_running(server: Postgres) -> None:
@@ -106,12 +106,12 @@ class Originals:
             server.stop("fast")
 
         new = self.new()
-        return self._made(name, lambda: Copy(new, bin=self._bin), prepare_running)
+        return self._get(name, lambda: Copy(new, bin=self._bin), prepare_running)
 
-    def _new(self, server: Postgres) -> None:
+    def _speed_up_logins(self, server: Postgres) -> None:
         if int((server.data / "PG_VERSION").read_text()) < 16:
             return
-        # Each session pays for the thousands of iterations that are the default.
+        # The default of thousands of iterations makes each connection slow.
         server.start()
         with psycopg.connect(server.url(), autocommit=True) as session:
             session.execute("SET scram_iterations = 1")
@@ -123,7 +123,7 @@ class Originals:
             )
         server.stop("fast")
 
-    def _made(
+    def _get(
         self,
         name: str,
         create: Callable[[], Postgres],
@@ -145,9 +145,9 @@ class Originals:
 
 
 def _memory() -> Path | None:
-    """Return a file system in memory, where copies take a tenth of the time."""
+    """Return a file system in memory, where copying is ten times faster."""
     shm = Path("/dev/shm")  # noqa: S108
     if not os.access(shm, os.W_OK):
         return None
-    found = os.statvfs(shm)
-    return shm if found.f_bavail * found.f_frsize > _LEAST else None
+    stats = os.statvfs(shm)
+    return shm if stats.f_bavail * stats.f_frsize > _MIN_FREE else None

@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries: a share of them unless all are asked for."""
+"""Hypothesis profiles: all examples of a test, or a share of them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from hypothesis import settings
 
 FULL, QUICK = 100, 30
 
-# On a busy machine an example may take any time.
+# Examples can be slow on a busy machine.
 settings.register_profile("full", max_examples=FULL, deadline=None)
 settings.register_profile("quick", max_examples=QUICK, deadline=None)
 
 
 def examples(number: int) -> int:
     """
-    Return the share of a test's examples that the profile runs.
+    Return the number of examples that the current profile runs.
 
     Args:
-        number: How many ``--hypothesis-profile=full`` runs.
+        number: The number for ``--hypothesis-profile=full``.
     """
     assert settings.default
     return max(2, number * settings.default.max_examples // FULL)
 
 
 def load_quick() -> None:
-    """Let the default be a share of the examples."""
+    """Make a share of the examples the default."""
     settings.load_profile("quick")

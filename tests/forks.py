@@ -1,8 +1,8 @@
 """
-Processes that start with Django imported: most of a start goes into that.
+Processes forked from a parent that has imported Django, which makes them start fast.
 
-Run as a program it is their parent, see `Forked`. It imports no module that reads
-settings, so each process has those of its own environment, as a new one would.
+Run as a program, this module is the parent, see `Forked`. It imports no module that
+reads settings, so each process reads those of its own environment.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ _IMPORTED = [
     "uuid",
     "walex_django",
 ]
-_LARGEST = 200_000  # of a request, in bytes
-_WIDTH = 10  # of a process id, in digits
+_LARGEST = 200_000  # bytes of a request
+_WIDTH = 10  # digits of a process id
 
 
 class Forked:
     """
-    ``python -u PROGRAM ARGUMENTS`` without the imports.
+    A process like ``python -u PROGRAM ARGUMENTS``, without the time for imports.
 
     Args:
-        command: the program and its arguments.
-        env: of the process.
-        output: where it writes; the caller closes it.
+        command: The program and its arguments.
+        env: The environment of the process.
+        output: The file descriptor for its output; the caller closes it.
 
     Attributes:
-        pid: the process id.
+        pid: The process id.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Forked:
         self._returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return the exit status if the process has ended, as `subprocess.Popen`."""
+        """Return the exit status if the process has ended, like `subprocess.Popen`."""
         if self._returncode is None and _readable(self._status, 0):
             self._returncode = int(os.read(self._status, 100))
             os.close(self._status)
         return self._returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit status once the process has ended."""
+        """Wait for the process to end; return the exit status."""
         if self._returncode is None and not _readable(self._status, timeout):
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
         status = self.poll()
@@ -95,17 +95,17 @@ class Forked:
         return status
 
     def send_signal(self, number: int) -> None:
-        """Send the process a signal unless it has ended."""
+        """Send a signal to the process unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End the process by SIGKILL."""
+        """Kill the process by SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 class _Parent:
-    """The parent of all forked processes; it ends when this process does."""
+    """The parent of all forked processes; it exits with this process."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -115,7 +115,7 @@ class _Parent:
     def fork(
         self, command: Sequence[str], env: Mapping[str, str], output: int
     ) -> tuple[int, int]:
-        """Return a new process's id, and where its exit status can be read."""
+        """Return a new process's id, and a file descriptor for its exit status."""
         request = json.dumps([list(command), dict(env)]).encode()
         assert len(request) <= _LARGEST
         status, theirs = os.pipe()
@@ -158,13 +158,13 @@ def _readable(file: int, timeout: float | None) -> bool:
 
 
 def _serve(requests: socket.socket) -> list[str] | None:
-    """Fork as requested; return the command in each child, nothing in the parent."""
-    running: dict[int, int] = {}  # process id: where its exit status is written
+    """Fork on request; return the command in each child, `None` in the parent."""
+    running: dict[int, int] = {}  # process id: descriptor for its exit status
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    # Ctrl-C is for the tests, at whose end this process ends.
+    # Ctrl-C stops the tests, and this process exits with them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         ready, _, _ = select.select([requests.fileno(), woken], [], [])
@@ -189,7 +189,7 @@ def _serve(requests: socket.socket) -> list[str] | None:
             time.tzset()
             return list(command)
         os.close(output)
-        # Before its end, which is reported in the same place.
+        # Before the exit status, which uses the same descriptor.
         os.write(status, b"%*d" % (_WIDTH, pid))
         running[pid] = status
 
@@ -200,7 +200,7 @@ def _report(running: dict[int, int]) -> None:
         if pid == 0:
             return
         file = running.pop(pid)
-        with suppress(BrokenPipeError):  # the tests have lost interest
+        with suppress(BrokenPipeError):  # the reader is gone
             os.write(file, b"%d" % os.waitstatus_to_exitcode(status))
         os.close(file)
 

@@ -1,4 +1,4 @@
-"""A listener in a thread of the test, and what it heard."""
+"""A listener in a thread of the test, with the events that it delivers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from walex_django.monitoring.reporter import Report
 from walex_django.signals import post_db_change
 
 Connect = Callable[..., None]
-"""The type of the fixture `connect`: signal, receiver and perhaps a sender."""
+"""The type of the fixture `connect`, which takes a signal, receiver and sender."""
 
-TIMEOUT = 60  # seconds, for what takes milliseconds on an idle machine
+TIMEOUT = 60  # seconds; enough for busy machines
 
 
 class Listening:
     """
-    Runs a listener while the ``with`` block lasts.
+    A context manager that runs a listener.
 
     Attributes:
-        events: those it delivered, in order.
-        senders: the sender of each.
-        error: what ended the listener, if anything did.
+        events: The delivered events, in order.
+        senders: The sender of each event.
+        error: The exception that ended the listener, if any.
+        start: The listener's start, once it streams.
     """
 
     def __init__(self, config: StreamConfig) -> None:
@@ -42,7 +43,7 @@ class Listening:
         self._thread = Thread(target=self._run)
 
     def __enter__(self) -> Self:
-        post_db_change.connect(self._hear)
+        post_db_change.connect(self._receive)
         self._thread.start()
         self.wait_until(lambda: self.start is not None or self._ended)
         if self.error and self.start is None:
@@ -55,18 +56,18 @@ class Listening:
 
     @property
     def report(self) -> Report:
-        """What the listener says of itself."""
+        """The listener's report."""
         return self._listener.report
 
     def stop(self) -> None:
-        """Stop the listener and wait for its end."""
+        """Stop the listener and wait for it to end."""
         self._listener.stop()
         self._thread.join(TIMEOUT)
-        post_db_change.disconnect(self._hear)
+        post_db_change.disconnect(self._receive)
         assert not self._thread.is_alive(), "the listener did not stop"
 
     def wait_for(self, count: int) -> list[Event]:
-        """Return the events once there are that many, all of them."""
+        """Wait for exactly that many events; return them."""
         self.wait_until(lambda: len(self.events) >= count or self._ended)
         if self.error:
             raise self.error
@@ -74,12 +75,12 @@ class Listening:
         return self.events
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds, looking after each event."""
+        """Wait until the condition holds, checking it after each event."""
         with self._changed:
             assert self._changed.wait_for(condition, TIMEOUT), self.events
 
     def wait_for_end(self) -> Exception | None:
-        """Return what ended the listener."""
+        """Wait for the listener to end; return the exception that ended it, if any."""
         self.wait_until(lambda: self._ended)
         return self.error
 
@@ -88,7 +89,7 @@ class Listening:
             self.start = start
             self._changed.notify_all()
 
-    def _hear(self, sender: Any, event: Event, **kwargs: Any) -> None:
+    def _receive(self, sender: Any, event: Event, **kwargs: Any) -> None:
         with self._changed:
             self.senders.append(sender)
             self.events.append(event)
@@ -97,7 +98,7 @@ class Listening:
     def _run(self) -> None:
         try:
             self._listener.run()
-        except Exception as error:  # noqa: BLE001 - the test looks at it
+        except Exception as error:  # noqa: BLE001 - reraised in the test
             self.error = error
         finally:
             connections.close_all()

@@ -1,4 +1,4 @@
-"""A management command in a process of its own."""
+"""Management commands in separate processes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any, Self
 from .forks import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120  # seconds, for what takes one on an idle machine
+TIMEOUT = 120  # seconds; enough for busy machines
 
 
 class Process:
     """
-    ``manage.py COMMAND`` with the settings of the tests.
+    A process ``manage.py COMMAND`` with the settings of the tests.
 
     Args:
-        arguments: the command and its options.
-        env: over the environment of the tests.
-        program: to run instead of ``manage.py``.
+        arguments: The command and its options.
+        env: Variables that override the environment of the tests.
+        program: The program to run instead of ``manage.py``.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class Process:
 
     @property
     def output(self) -> str:
-        """All that it printed."""
+        """The output so far."""
         return "\n".join(self.lines)
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._popen.pid
 
     def wait_for(self, text: str) -> str:
-        """Return the first line that has the text in it, once it is there."""
+        """Wait for a line that contains the text; return the line."""
 
         def find() -> str | None:
             return next((line for line in self.lines if text in line), None)
@@ -81,11 +81,11 @@ class Process:
         return line
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self._popen.send_signal(number)
 
     def wait(self) -> int:
-        """Return its exit status once it has ended."""
+        """Wait for the process to end; return its exit status."""
         status = self._popen.wait(TIMEOUT)
         self._reader.join()
         return status
@@ -102,22 +102,22 @@ class Process:
 def _start(
     command: list[str], env: dict[str, str], output: int
 ) -> Forked | subprocess.Popen[bytes]:
-    whole = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", **env}
-    # Python reads its own variables and options at its start.
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", **env}
+    # Python reads its own variables and options only at startup.
     if any(name.startswith("PYTHON") for name in env) or command[0] == "-c":
         return subprocess.Popen(
             [sys.executable, "-u", *command],
             cwd=ROOT,
-            env=whole,
+            env=environment,
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
         )
-    return Forked(command, whole, output)
+    return Forked(command, environment, output)
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return what a listener process heard so far."""
+    """Return the events that a listener process has delivered so far."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -125,10 +125,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def eventually(condition: Callable[[], bool], what: str = "it") -> None:
-    """Check until the condition holds, less often as time passes."""
+    """Wait until the condition holds, checking less often as time passes."""
     start = time.monotonic()
     while not condition():
         waited = time.monotonic() - start
         assert waited < TIMEOUT, f"{what} did not happen"
-        # Most conditions query the server in a new session, which costs it.
+        # Most conditions query the server in a new session, which is expensive.
         time.sleep(min(0.02 + waited / 10, 0.1))

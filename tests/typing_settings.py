@@ -1,4 +1,4 @@
-"""All apps of the repository in one project, for the type checker."""
+"""Settings with all apps of the repository, for the type checker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The admin, under the content security policy that its pages have to bear."""
+"""The admin under a strict content security policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
 POLICY = "default-src 'self'"
-"""No inline style, no inline script, and nothing from elsewhere."""
+"""Forbids inline styles, inline scripts and other origins."""
 
 urlpatterns = [path("admin/", admin.site.urls)]
 
@@ -17,7 +17,7 @@ GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
 def strict_csp(get_response: GetResponse) -> GetResponse:
-    """Middleware: send the policy with each page."""
+    """Middleware that sends the policy with each response."""
 
     def respond(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

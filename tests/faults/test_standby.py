@@ -81,8 +81,8 @@ def test_waiting_listener_stops_on_sigterm(
         with Process("walex_listen", *ONE, env=environment) as standby:
             standby.wait_for(_WAITS)
             stop(standby)
-        server.write("heard by the holder")
-        eventually(lambda: delivered(journal) == ["heard by the holder"])
+        server.write("for the holder")
+        eventually(lambda: delivered(journal) == ["for the holder"])
         stop(holder)
 
 
