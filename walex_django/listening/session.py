@@ -234,8 +234,10 @@ class Session:
         )
         lost = False
         try:
-            with Heartbeat(connection, progress, interval):
-                self._read(connection, reader, progress, interval, timeout)
+            with Heartbeat(
+                connection, progress, interval, timeout=timeout
+            ) as heartbeat:
+                self._read(connection, reader, progress, heartbeat, interval, timeout)
         except (ReplicationError, DatabaseError):
             lost = True
             raise
@@ -254,6 +256,7 @@ class Session:
         connection: ReplicationConnection,
         reader: EventReader,
         progress: Progress,
+        heartbeat: Heartbeat,
         interval: float,
         timeout: float,
     ) -> None:
@@ -261,10 +264,11 @@ class Session:
         unread: Iterator[bytes] = iter(())
 
         def halted() -> bool:
-            return self._stopped.is_set() or hold.is_set()
+            return self._stopped.is_set() or hold.is_set() or heartbeat.is_lost()
 
         last_read = time.monotonic()
         while not self._is_done(reader, progress):
+            heartbeat.is_lost()  # then the connection raises the reason
             if hold.is_set() and not reader.in_transaction:
                 self._pause(connection, progress)
                 reader.read(unread, stopped=halted)

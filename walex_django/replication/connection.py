@@ -25,9 +25,12 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 T = TypeVar("T")
 
+_TRANSACTION_TIMEOUT_VERSION = 170000
+
 # These settings determine the text format of values in the stream, and a database or
 # role can override each of them. The timeouts would interrupt the creation of a slot,
-# which waits for running write transactions.
+# which waits for running write transactions, or end a stream that a receiver keeps
+# from reading.
 _PINNED = {
     "datestyle": "ISO,MDY",
     "timezone": "UTC",
@@ -41,6 +44,7 @@ _PINNED = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
+    "tcp_user_timeout": "0",
     # Newer servers report a missing publication with a mere warning.
     "client_min_messages": "warning",
 }
@@ -135,6 +139,10 @@ def connect(
             prepare_threshold=None,
             cursor_factory=psycopg.ClientCursor,
         )
+        if connection.info.server_version >= _TRANSACTION_TIMEOUT_VERSION:
+            # Older servers reject options that they do not know. The walsender decodes
+            # each transaction within one of its own, which lasts as long as it sends.
+            connection.execute("SET transaction_timeout = 0")
     except psycopg.Error as error:
         raise CannotConnect(
             f"Cannot connect to PostgreSQL: {one_line(error)}.",

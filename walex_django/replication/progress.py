@@ -25,6 +25,11 @@ class Progress:
         self.received = self.confirmed = self.sent = Lsn(0)
         self._in_transaction = False
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that was received is confirmed."""
+        return not self._in_transaction and self.confirmed >= self.received
+
     def begin(self) -> None:
         """Record that a transaction has started to arrive."""
         self._in_transaction = True

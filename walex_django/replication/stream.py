@@ -40,8 +40,8 @@ class ReplicationConnection:
     """
     A replication connection that reads one stream.
 
-    Only one thread may call `receive`; any thread may call `send_progress` and `wake`.
-    A lock is held during calls of libpq, but never while waiting.
+    Only one thread may call `receive`; any thread may call `send_progress`,
+    `wake` and `release`. A lock is held during calls of libpq, but never while waiting.
 
     Args:
         parameters: Connection parameters, as for `connect`.
@@ -50,6 +50,7 @@ class ReplicationConnection:
     Attributes:
         sql: The psycopg connection, which accepts SQL while not streaming.
         backend_pid: The process ID of the walsender; 0 before `start`.
+        is_waiting: Whether a thread is in `wait`.
 
     Raises:
         CannotConnect: The server is unavailable or rejects the connection.
@@ -58,10 +59,12 @@ class ReplicationConnection:
     def __init__(self, parameters: Mapping[str, Any], *, slot: str) -> None:
         self.slot = slot
         self.backend_pid = 0
+        self.is_waiting = False
         self.sql = connect(parameters, replication=True, name=f"walex_django {slot}")
         self._pgconn: pq.PGconn = self.sql.pgconn
         self._streaming = False
         self._ended = False
+        self._released: ReplicationError | None = None
         self._batch: list[bytes] = []
         self._gap: ReplicationError | None = None
         self._gap_at = 0  # index in the batch
@@ -166,6 +169,8 @@ class ReplicationConnection:
         get = pgconn.get_copy_data
         try:
             with self._lock:
+                if self._released:
+                    raise self._released
                 if self._gap:
                     raise self._gap
                 if self._ended:
@@ -184,7 +189,7 @@ class ReplicationConnection:
                 elif self._ended and not batch:
                     self._raise_end()
         except psycopg.Error as error:
-            raise _stream_error(error, self.slot) from error
+            raise self._released or _stream_error(error, self.slot) from error
         return batch
 
     def wait(self, timeout: float) -> bool:
@@ -197,7 +202,9 @@ class ReplicationConnection:
         Returns:
             Whether one of these happened before the timeout.
         """
+        self.is_waiting = True
         ready = self._selector.select(timeout)
+        self.is_waiting = False
         for key, _ in ready:
             if key.fileobj is self._wake_out:
                 self._wake_out.recv(4096)
@@ -212,6 +219,33 @@ class ReplicationConnection:
         """Make a `wait` in another thread return."""
         with suppress(OSError):  # closed, or full and thus waking already
             self._wake_in.send(b"\0")
+
+    @property
+    def is_released(self) -> bool:
+        """Whether `release` was called."""
+        return self._released is not None
+
+    def release(self, error: ReplicationError) -> None:
+        """
+        Disconnect, so that the server does not wait for this connection.
+
+        What has arrived and was not received yet is discarded.
+
+        Args:
+            error: The reason, which the following calls of `receive` and
+                `send_progress` raise. Only the first reason counts.
+        """
+        with self._lock, suppress(psycopg.Error, OSError):
+            if self._released:
+                return
+            self._released = error
+            # Closing the connection would pull it away from the reading thread.
+            handle = socket.socket(fileno=self._pgconn.socket)
+            try:
+                handle.shutdown(socket.SHUT_RDWR)
+            finally:
+                handle.detach()
+        self.wake()
 
     def send_progress(
         self, progress: Progress, *, reply_requested: bool = False
@@ -228,6 +262,8 @@ class ReplicationConnection:
         """
         try:
             with self._lock:
+                if self._released:
+                    raise self._released
                 if self._ended:
                     return
                 confirmed = progress.confirmed
@@ -258,7 +294,8 @@ class ReplicationConnection:
         """
         try:
             with self._lock:
-                if self._streaming and self._pgconn.status == ConnStatus.OK:
+                is_open = self._pgconn.status == ConnStatus.OK and not self._released
+                if self._streaming and is_open:
                     self._end_copy(time.monotonic() + timeout)
         except psycopg.Error as error:
             raise sql_error(error, slot=self.slot) from error
@@ -268,7 +305,8 @@ class ReplicationConnection:
         self._selector.close()
         self._wake_in.close()
         self._wake_out.close()
-        self.sql.close()
+        with self._lock:
+            self.sql.close()
 
     def _notice(self, notice: Diagnostic) -> None:
         """

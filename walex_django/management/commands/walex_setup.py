@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
 
-from walex_django.conf import stored
+from walex_django.conf import receivers_database, stored
 from walex_django.conf.stream import StreamConfig
 from walex_django.diagnosis import published_tables
 from walex_django.diagnosis.problems import LEFT_BEHIND, find_problems
@@ -114,6 +115,10 @@ class Command(BaseCommand):
 
     def _record_start(self, config: StreamConfig, connection: Connection) -> str:
         """Save the LSN at which the slot starts as the checkpoint, and return it."""
+        alias = receivers_database.database()
+        if not connections[alias].in_atomic_block:
+            # The creation of the slot may have taken longer than idle_session_timeout.
+            connections[alias].close()
         slot = slots.find(connection, config.slot_name)
         assert slot is not None
         system, _ = server.identity(connection)
