@@ -46,9 +46,7 @@ def test_a_resumed_listener_delivers_nothing_after_its_current_transaction(
             server.write(first)
         with server.connect() as connection:
             for name in old:
-                connection.execute(
-                    "INSERT INTO zoo_keeper (name) VALUES (%s)", [name]
-                )
+                connection.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [name])
         other.wait_for("Quit with")
         if busy:
             with pipe.open("w"):

@@ -34,43 +34,52 @@ def timeouts(server: Server) -> Iterator[None]:
 
 @pytest.mark.usefixtures("timeouts")
 @pytest.mark.parametrize("atomic", [False, True])
-def test_no_timeout_ends_an_idle_or_busy_stream(
-    server: Server,
-    environment: dict[str, str],
-    journal: Path,
-    tmp_path: Path,
-    atomic: bool,
+def test_no_timeout_ends_an_idle_stream(
+    server: Server, environment: dict[str, str], journal: Path, atomic: bool
 ) -> None:
+    with listening(with_stream(environment, ATOMIC=atomic)) as listener:
+        walsender = server.walsender()
+        for name in ("first", "second", "third"):
+            _outlast(server)
+            server.write(name)
+            eventually(lambda name=name: heard(journal)[-1:] == [name])  # type: ignore[misc]
+        assert server.walsender() == walsender
+        stop(listener)
+    assert heard(journal) == ["first", "second", "third"]
+    assert len(listener.lines) == 5, listener.output
+
+
+@pytest.mark.usefixtures("timeouts")
+def test_no_timeout_ends_a_busy_stream(
+    server: Server, environment: dict[str, str], journal: Path, tmp_path: Path
+) -> None:
+    """A transaction is sent for as long as the receiver of its first row works."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    env = with_stream(environment, ATOMIC=atomic, MAX_BATCH=1)
-    with listening(env) as listener:
+    names = [f"read {pipe}", "second", "last"]
+    with listening(with_stream(environment, MAX_BATCH=1)) as listener:
         walsender = server.walsender()
-        server.write("before")
-        eventually(lambda: heard(journal) == ["before"])
-        _outlast(server)  # idle
-        # A transaction that does not fit into the buffers is sent for as long as the
-        # receiver of its first row works.
         with _unlimited(server) as sql, sql.transaction():
-            sql.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [f"read {pipe}"])
+            insert = "INSERT INTO zoo_keeper (name) VALUES (%s)"
+            # A batch is delivered when the row after it has arrived.
+            sql.execute(insert, [names[0]])
+            sql.execute(insert, [names[1]])
+            # More than fits into the buffers.
             sql.execute(
                 "SELECT pg_logical_emit_message(true, 'noise', repeat('x', 1000000))"
                 " FROM generate_series(1, 30)"
             )
-            sql.execute("INSERT INTO zoo_keeper (name) VALUES ('last')")
+            sql.execute(insert, [names[2]])
         _wait_until_sending(server)
         _outlast(server)
         with pipe.open("w"):
             pass
-        eventually(lambda: heard(journal)[-1] == "last")
+        eventually(lambda: heard(journal)[-1:] == ["last"])
         position = server.position()
         eventually(lambda: server.confirmed() >= position, "the acknowledgement")
-        _outlast(server)
-        server.write("after")
-        eventually(lambda: heard(journal)[-1] == "after")
         assert server.walsender() == walsender
         stop(listener)
-    assert heard(journal) == ["before", f"read {pipe}", "last", "after"]
+    assert heard(journal) == names
     assert len(listener.lines) == 5, listener.output
 
 

@@ -13,7 +13,7 @@ from django.db import connections
 from example_project.postgres import Postgres
 from tests.process import Process
 from walex_django.conf.stream import StreamConfig
-from walex_django.replication import server
+from walex_django.replication import server, synchronous
 from walex_django.replication.errors import NotPrepared
 
 from .checking import (
@@ -175,3 +175,56 @@ def test_i047_ignores_temporary_slots(
     env = {**at(own_server, environment), "ZOO_STREAM": '{"DURABLE_SLOT": false}'}
 
     assert "I047" not in checked(env)
+
+
+def test_w050_synchronous_standby(
+    own_server: Postgres, environment: dict[str, str]
+) -> None:
+    env = at(own_server, environment)
+    assert "W050" not in checked(env)
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        connection.execute("SELECT pg_reload_conf()")
+    found = checked(env)["W050"]
+    assert "synchronous_standby_names = '*'" in found.message
+    assert '"walex_django zoo_walex"' in found.message
+
+    run_sql_of(found.hint.replace("'name, …'", "'elsewhere'"), own_server)
+    assert "W050" not in checked(env)
+
+
+@pytest.mark.parametrize(
+    ("names", "covered"),
+    [
+        ("", False),
+        ("*", True),
+        ('"*"', True),
+        ("a, walex_x", True),
+        ("a, WALEX_X", True),
+        ('a, "Walex_x"', True),
+        ("walex_xy", False),
+        ("FIRST 1 (a, b)", False),
+        ("first 1 (a, walex_x)", True),
+        ("ANY 2 (a,walex_x,b)", True),
+        ("2 (a, *)", True),
+        ('1 ("a ""b"" (*)")', False),
+        ("ANY 1 (any)", False),
+    ],
+)
+def test_names_of_synchronous_standbys(names: str, covered: bool) -> None:
+    assert synchronous.covers(names, "walex_x") is covered
+
+
+def test_i051_idle_slots(own_server: Postgres, environment: dict[str, str]) -> None:
+    env = at(own_server, environment)
+    assert "I051" not in checked(env)
+    with psycopg.connect(own_server.url(), autocommit=True) as connection:
+        if connection.info.server_version < 180000:
+            pytest.skip("the server has no idle_replication_slot_timeout")
+        connection.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '1h'")
+        connection.execute("SELECT pg_reload_conf()")
+    found = checked(env)["I051"]
+    assert "idle_replication_slot_timeout is 3600 s" in found.message
+
+    run_sql_of(found.hint, own_server)
+    assert "I051" not in checked(env)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError, connections, router
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    connections,
+    router,
+    transaction,
+)
 from psycopg.errors import (
     InsufficientPrivilege,
     ReadOnlySqlTransaction,
@@ -62,6 +71,32 @@ def is_unmigrated(error: DatabaseError) -> bool:
     return isinstance(error.__cause__, UndefinedTable) or (
         "no such table" in str(error)
     )
+
+
+@contextmanager
+def own_writes(alias: str) -> Iterator[None]:
+    """
+    Run a transaction whose COMMIT does not wait for synchronous standbys.
+
+    Inside a transaction of the application, that one's setting applies.
+
+    Args:
+        alias: The database's alias in ``DATABASES``.
+    """
+    connection = connections[alias]
+    is_outermost = not connection.in_atomic_block
+    with transaction.atomic(using=alias):
+        if is_outermost and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(_LOCAL_COMMIT)
+        yield
+
+
+# "off" waits for even less.
+_LOCAL_COMMIT = """
+SELECT pg_catalog.set_config('synchronous_commit', 'local', true)
+WHERE pg_catalog.current_setting('synchronous_commit') <> 'off'
+"""
 
 
 def _message(error: DatabaseError) -> str:

@@ -17,12 +17,12 @@ from typing import Any, Literal, TypeAlias, get_args
 from django.core.exceptions import ImproperlyConfigured
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error as DatabaseError
-from django.db import connections, router, transaction
+from django.db import connections, router
 
 from walex_django.models import StreamSetting
 
 from . import configs
-from .receivers_database import is_unmigrated
+from .receivers_database import is_unmigrated, own_writes
 from .stream import StreamConfig
 
 PREFIX = "walex_django.config"
@@ -119,7 +119,7 @@ def change(config: StreamConfig, verb: Verb, key: str, value: Any) -> Any:
     stream = config.name
     load(stream)
     using = router.db_for_write(StreamSetting)
-    with transaction.atomic(using):
+    with own_writes(using):
         # A concurrent change of the same setting waits here, and then builds on ours.
         row, _ = (
             StreamSetting.objects.using(using)
@@ -162,7 +162,7 @@ def forget(config: StreamConfig, key: str) -> bool:
         Whether the setting was stored.
     """
     using = router.db_for_write(StreamSetting)
-    with transaction.atomic(using):
+    with own_writes(using):
         rows = StreamSetting.objects.using(using).filter(stream=config.name, key=key)
         found, _ = rows.delete()
     if found:
@@ -173,7 +173,10 @@ def forget(config: StreamConfig, key: str) -> bool:
 
 def announce(config: StreamConfig) -> None:
     """Write the logical message that makes a stream's listener load its settings."""
-    with connections[config.database].cursor() as cursor:
+    with (
+        own_writes(config.database),
+        connections[config.database].cursor() as cursor,
+    ):
         cursor.execute(
             "SELECT pg_logical_emit_message(true, %s, %s)",
             [PREFIX, json.dumps({"stream": config.name})],

@@ -16,11 +16,12 @@ from walex_django.conf.receivers_database import database
 from walex_django.conf.stream import StreamConfig
 from walex_django.provisioning import checkpoints
 from walex_django.provisioning.requirements import require_one_database
-from walex_django.replication import server, slots
+from walex_django.replication import server, slots, synchronous
 from walex_django.replication.connection import (
     PAST_POOLER,
     Connection,
     connect,
+    sender_name,
     sql_error,
 )
 from walex_django.replication.errors import (
@@ -128,6 +129,25 @@ def _server_problems(
         yield from check_requirement("W025", lambda: server.require_free_slot(facts))
     if slot is None or slot.active_pid is None:
         yield from check_requirement("W026", lambda: server.require_free_sender(facts))
+    yield from check_requirement(
+        "W050",
+        lambda: synchronous.require_asynchronous(
+            facts.synchronous_names,
+            str(
+                config.connection_parameters().get("application_name")
+                or sender_name(config.slot_name)
+            ),
+        ),
+    )
+    if config.durable_slot and facts.idle_slot_timeout:
+        yield Problem(
+            "I051",
+            f"idle_replication_slot_timeout is {facts.idle_slot_timeout} s: if nothing"
+            f' reads the slot "{config.slot_name}" for that long, the server'
+            " invalidates it, and the changes that it has not delivered are lost.",
+            "If listeners may be down for longer, run as superuser: ALTER SYSTEM SET"
+            " idle_replication_slot_timeout = 0; SELECT pg_reload_conf();",
+        )
     if config.failover:
         yield from check_requirement(
             "W029", lambda: server.require_failover(connection)

@@ -136,7 +136,7 @@ class Session:
             elif not self._create_slot(replication):
                 return
             replication.start(config.publications)
-            self._connection = replication
+            self._connection = self._report.connection = replication
             # Only now is the slot ours: its last reader may have just advanced it.
             checkpoint = None
             if place:
@@ -165,7 +165,7 @@ class Session:
                 return start
 
     def _close(self, replication: ReplicationConnection) -> None:
-        self._connection = None
+        self._connection = self._report.connection = None
         with suppress(ReplicationError):
             replication.end()
             if not self.config.durable_slot:

@@ -17,6 +17,7 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections, router
 from django.utils import timezone
 
+from walex_django.conf import receivers_database
 from walex_django.conf.receivers_database import known_error
 from walex_django.conf.stream import StreamConfig
 from walex_django.delivery.counts import Counts, total
@@ -29,6 +30,9 @@ from walex_django.models import (
     StreamSample,
     StreamSetting,
 )
+from walex_django.replication.errors import NotPrepared
+from walex_django.replication.stream import ReplicationConnection
+from walex_django.replication.synchronous import require_asynchronous
 
 from .status import HISTORY
 
@@ -56,6 +60,7 @@ class Report:
         since: Since when it has been in this state.
         backend_pid: The PID of the walsender that it reads from.
         wake: Called after a change of state, to have it written.
+        connection: The connection that the listener reads from, while it streams.
         unsaved: Whether the state has changed since the report was last written.
     """
 
@@ -68,6 +73,7 @@ class Report:
         self.reason = ""
         self.since = timezone.now()
         self.backend_pid: int | None = None
+        self.connection: ReplicationConnection | None = None
         self.wake: Callable[[], object] = lambda: None
         self.unsaved = False
 
@@ -211,30 +217,31 @@ class _ReportWriter:
         rows = ListenerReport.objects.using(router.db_for_write(ListenerReport))
         report.unsaved = False
         try:
-            if tidy:
-                self._delete_other_reports()
-            last, delivering = counts.last, counts.delivering
-            rows.update_or_create(
-                stream=self._stream,
-                listener=report.id,
-                defaults={
-                    "host": socket.gethostname(),
-                    "process": os.getpid(),
-                    "backend_pid": report.backend_pid,
-                    "state": report.state,
-                    "reason": report.reason,
-                    "since": report.since,
-                    "events": events,
-                    "transactions": transactions,
-                    "failures": total(counts.failures),
-                    "last_event_id": last.id if last else "",
-                    "last_event_at": _committed_at(last),
-                    "delivering_since": _committed_at(delivering),
-                    "updated_at": timezone.now(),
-                },
-            )
-            if sample or events != self._events:
-                self._sample(now, events, transactions)
+            with receivers_database.own_writes(rows.db):
+                if tidy:
+                    self._delete_other_reports()
+                last, delivering = counts.last, counts.delivering
+                rows.update_or_create(
+                    stream=self._stream,
+                    listener=report.id,
+                    defaults={
+                        "host": socket.gethostname(),
+                        "process": os.getpid(),
+                        "backend_pid": report.backend_pid,
+                        "state": report.state,
+                        "reason": report.reason,
+                        "since": report.since,
+                        "events": events,
+                        "transactions": transactions,
+                        "failures": total(counts.failures),
+                        "last_event_id": last.id if last else "",
+                        "last_event_at": _committed_at(last),
+                        "delivering_since": _committed_at(delivering),
+                        "updated_at": timezone.now(),
+                    },
+                )
+                if sample or events != self._events:
+                    self._sample(now, events, transactions)
         except Exception:
             report.unsaved = True
             raise
@@ -277,7 +284,31 @@ class _ReportWriter:
         with connections[config.database].cursor() as cursor:
             cursor.execute(_LAG, [config.slot_name])
             row = cursor.fetchone()
-        return row[0] if row else None
+        if row is None:
+            return None
+        lag: int | None
+        lag, names = row
+        self._check_synchronous(names)
+        return lag
+
+    def _check_synchronous(self, names: str | None) -> None:
+        """End the stream if a reloaded setting makes it a synchronous standby."""
+        connection = self._report.connection
+        if connection is None or connection.is_released or names is None:
+            return
+        try:
+            require_asynchronous(names, connection.application)
+        except NotPrepared as error:
+            # The listener's thread may be in a receiver, whose COMMIT waits for it.
+            connection.release(error)
+            logger.error(  # noqa: TRY400 - an expected error
+                "Stream %s: %s",
+                *(self._stream, error),
+                extra={
+                    "stream": self._stream,
+                    "slot": self._report.config.slot_name,
+                },
+            )
 
 
 def _describe(error: Exception) -> str:
@@ -298,6 +329,8 @@ _HEARTBEAT = timedelta(seconds=_HEARTBEAT_EVERY)
 
 _LAG = """
 SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-    ELSE pg_current_wal_lsn() END - confirmed_flush_lsn)::bigint
+    ELSE pg_current_wal_lsn() END - confirmed_flush_lsn)::bigint,
+    CASE WHEN NOT pg_is_in_recovery()
+        THEN current_setting('synchronous_standby_names') END
 FROM pg_catalog.pg_replication_slots WHERE slot_name = %s
 """

@@ -19,14 +19,17 @@ from django.db import (
     InterfaceError,
     OperationalError,
     connections,
-    transaction,
 )
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from walex_django import log
-from walex_django.conf.receivers_database import database, known_error
+from walex_django.conf.receivers_database import (
+    database,
+    known_error,
+    own_writes,
+)
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import Checkpoint
 from walex_django.pgoutput.lsn import Lsn
@@ -81,18 +84,20 @@ def note(config: StreamConfig, system: int, slot: Slot) -> None:
         system: The server's system identifier.
         slot: The slot, which has not been read yet.
     """
-    Checkpoint.objects.using(database()).update_or_create(
-        system_identifier=system,
-        slot_name=config.slot_name,
-        defaults={
-            "stream": config.name,
-            "timeline": 0,
-            "position": _before(slot.confirmed_lsn or Lsn(0)),
-            "confirmed": slot.confirmed_lsn,
-            "statistics_since": None,
-            "session": None,
-        },
-    )
+    alias = database()
+    with own_writes(alias):
+        Checkpoint.objects.using(alias).update_or_create(
+            system_identifier=system,
+            slot_name=config.slot_name,
+            defaults={
+                "stream": config.name,
+                "timeline": 0,
+                "position": _before(slot.confirmed_lsn or Lsn(0)),
+                "confirmed": slot.confirmed_lsn,
+                "statistics_since": None,
+                "session": None,
+            },
+        )
 
 
 def require_unbroken(
@@ -211,7 +216,7 @@ class CheckpointWriter:
         self._start = slot.confirmed_lsn or Lsn(0)
         self.counted = False
         alias = database()
-        with transaction.atomic(using=alias):
+        with own_writes(alias):
             rows = Checkpoint.objects.using(alias).filter(
                 system_identifier=place.system, slot_name=config.slot_name
             )
@@ -276,7 +281,10 @@ class CheckpointWriter:
 
         Connection errors are ignored: they are no reason to repeat the transactions.
         """
-        with suppress(OperationalError, InterfaceError):
+        with (
+            suppress(OperationalError, InterfaceError),
+            own_writes(self._row.db),
+        ):
             self._update(self._row.filter(position__lt=self.done), self.done)
 
     def close(self, confirmed: Lsn) -> None:
@@ -291,12 +299,13 @@ class CheckpointWriter:
         # A connection that has been idle may be dead.
         connections[self._row.db].close()
         try:
-            self._row.filter(session=self._session).update(
-                # Another session may have advanced further.
-                position=Greatest(F("position"), Value(int(self.done))),
-                confirmed=max(confirmed, self._start),
-                updated_at=timezone.now(),
-            )
+            with own_writes(self._row.db):
+                self._row.filter(session=self._session).update(
+                    # Another session may have advanced further.
+                    position=Greatest(F("position"), Value(int(self.done))),
+                    confirmed=max(confirmed, self._start),
+                    updated_at=timezone.now(),
+                )
         except DatabaseError:
             logger.warning("The last checkpoint could not be stored", exc_info=True)
 

@@ -154,6 +154,11 @@ def connect(
     return connection
 
 
+def sender_name(slot: str) -> str:
+    """Return the default ``application_name`` of the connection that reads a slot."""
+    return f"walex_django {slot}"
+
+
 def _connect_hint(error: psycopg.Error, *, replication: bool) -> str:
     if _POOLER_ERROR in str(error):
         return PAST_POOLER

@@ -30,6 +30,9 @@ class Server:
         senders, max_senders: The current and the maximum number of walsenders.
         keep_size: ``max_slot_wal_keep_size`` in megabytes; -1 for no limit.
         backend_pid: The process ID of the connection's backend.
+        synchronous_names: ``synchronous_standby_names``; empty on a standby.
+        idle_slot_timeout: ``idle_replication_slot_timeout`` in seconds (PostgreSQL 18);
+            0 for no limit.
     """
 
     number: int
@@ -44,6 +47,8 @@ class Server:
     max_senders: int
     keep_size: int
     backend_pid: int
+    synchronous_names: str
+    idle_slot_timeout: int
 
 
 _QUERY = """
@@ -61,7 +66,11 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
        current_setting('max_wal_senders')::int,
        (SELECT setting::bigint FROM pg_catalog.pg_settings
            WHERE name = 'max_slot_wal_keep_size'),
-       pg_backend_pid()
+       pg_backend_pid(),
+       CASE WHEN pg_is_in_recovery() THEN ''
+           ELSE current_setting('synchronous_standby_names') END,
+       coalesce((SELECT setting::bigint FROM pg_catalog.pg_settings
+           WHERE name = 'idle_replication_slot_timeout'), 0)
 FROM pg_catalog.pg_roles AS role WHERE role.rolname = current_user
 """
 

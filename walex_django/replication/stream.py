@@ -24,7 +24,8 @@ from psycopg.pq import abc as pq
 from walex_django.pgoutput import copydata
 from walex_django.pgoutput.lsn import Lsn
 
-from .connection import connect, one_line, sql_error
+from . import synchronous
+from .connection import connect, one_line, sender_name, sql_error
 from .errors import (
     ConnectionLost,
     PublicationMissing,
@@ -50,6 +51,7 @@ class ReplicationConnection:
     Attributes:
         sql: The psycopg connection, which accepts SQL while not streaming.
         backend_pid: The process ID of the walsender; 0 before `start`.
+        application: The ``application_name`` of the walsender; empty before `start`.
         is_waiting: Whether a thread is in `wait`.
 
     Raises:
@@ -59,8 +61,9 @@ class ReplicationConnection:
     def __init__(self, parameters: Mapping[str, Any], *, slot: str) -> None:
         self.slot = slot
         self.backend_pid = 0
+        self.application = ""
         self.is_waiting = False
-        self.sql = connect(parameters, replication=True, name=f"walex_django {slot}")
+        self.sql = connect(parameters, replication=True, name=sender_name(slot))
         self._pgconn: pq.PGconn = self.sql.pgconn
         self._streaming = False
         self._ended = False
@@ -125,10 +128,18 @@ class ReplicationConnection:
 
         Raises:
             SlotMissing, SlotInUse, SlotUnusable: The slot can't be read.
+            NotPrepared: The walsender would be a synchronous standby.
             ReplicationError: The server rejected the command for another reason.
         """
         # libpq's backend PID may be one that a pooler made up.
-        ((self.backend_pid,),) = self._query("SELECT pg_catalog.pg_backend_pid()")
+        ((self.backend_pid, self.application, names, is_standby),) = self._query(
+            "SELECT pg_catalog.pg_backend_pid(),"
+            " pg_catalog.current_setting('application_name'),"
+            " pg_catalog.current_setting('synchronous_standby_names'),"
+            " pg_catalog.pg_is_in_recovery()"
+        )
+        if not is_standby:  # which has no synchronous standbys of its own
+            synchronous.require_asynchronous(names, self.application)
         names = ",".join(sql.Identifier(name).as_string() for name in publications)
         options = {
             "proto_version": "1",
