@@ -96,6 +96,8 @@ class Link:
                 await self.to_client.wait()
             elif trap:
                 trap.after -= len(data)
+            for english, other in self._proxy.translations.items():
+                data = data.replace(english, other)
             await self._loop.sock_sendall(self._client, data)
         self._client.shutdown(socket.SHUT_WR)
 
@@ -130,12 +132,14 @@ class Proxy:
         latency: The delay in seconds, in each direction.
         freezes_at: The bytes from a client at which its connection freezes; `b""`
             freezes from the start, `None` never.
+        translations: Replacements, of equal length, in what the server sends.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.latency = 0.0
         self.freezes_at: bytes | None = None
+        self.translations: dict[bytes, bytes] = {}
         self.links: set[Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="proxy")

@@ -27,7 +27,14 @@ from psycopg.pq.misc import find_libpq_full_path
 CANNOT_CONNECT_NOW = "57P03"
 """The server is starting or stopping."""
 
+_TRANSIENT = (
+    "53",  # insufficient resources: connections, memory, disk space
+    *("57P01", "57P02", CANNOT_CONNECT_NOW),
+)
+
 _SQLSTATE_ONLY = 3  # PQERRORS_SQLSTATE
+
+_SQLSTATE = re.compile(r":\s+([0-9A-Z]{5})$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +44,17 @@ class Attempt:
 
     Attributes:
         succeeded: Whether the server accepted the connection.
-        sqlstate: The SQLSTATE of the rejection; empty if there is none.
+        sqlstates: The SQLSTATEs with which servers rejected it; several if there are
+            several hosts, and none if it failed otherwise.
     """
 
     succeeded: bool = False
-    sqlstate: str = ""
+    sqlstates: tuple[str, ...] = ()
+
+    @property
+    def may_succeed_later(self) -> bool:
+        """Whether a server has rejected it for a reason that passes."""
+        return any(state.startswith(_TRANSIENT) for state in self.sqlstates)
 
 
 def attempt(parameters: Mapping[str, Any], *, timeout: float) -> Attempt:
@@ -56,7 +69,7 @@ def attempt(parameters: Mapping[str, Any], *, timeout: float) -> Attempt:
     """
     try:
         conninfo = make_conninfo("", **parameters).encode()
-        pgconn = PGconn.connect_start(conninfo)
+        pgconn: Any = PGconn.connect_start(conninfo)
     except psycopg.Error:
         return Attempt()
     try:
@@ -68,8 +81,7 @@ def attempt(parameters: Mapping[str, Any], *, timeout: float) -> Attempt:
         return Attempt()
     finally:
         pgconn.finish()
-    found = re.search(r":\s+([0-9A-Z]{5})$", message.strip())
-    return Attempt(succeeded, found[1] if found else "")
+    return Attempt(succeeded, tuple(_SQLSTATE.findall(message)))
 
 
 def _finish(pgconn: Any, deadline: float) -> bool:
@@ -133,4 +145,4 @@ def is_stopping(parameters: Mapping[str, Any], *, timeout: float) -> bool:
         parameters: See `address`.
         timeout: Seconds to wait for the server.
     """
-    return attempt(parameters, timeout=timeout).sqlstate == CANNOT_CONNECT_NOW
+    return CANNOT_CONNECT_NOW in attempt(parameters, timeout=timeout).sqlstates

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PGconn, Ping
 from psycopg.waiting import Ready
 
+from . import attempts
 from .errors import (
     CannotConnect,
     ConnectionLost,
@@ -193,19 +194,27 @@ def may_pass(parameters: Mapping[str, Any], error: BaseException | None) -> bool
         return True
     if not isinstance(error, psycopg.OperationalError):
         return False
-    # libpq gives no SQLSTATE for a failed connection attempt, but a ping recognizes a
-    # server that is absent, starting or stopping. Any other server has rejected the
-    # connection; only the message text shows that a connection limit is the reason.
-    ping = PGconn.ping(make_conninfo("", **parameters).encode())
     message = str(error)
     if "does not support SSL" in message:
         return False
-    return ping != Ping.OK or any(text in message for text in _TRANSIENT_ERRORS)
+    # The error has no SQLSTATE, and its text may be in any language.
+    again = attempts.attempt(parameters, timeout=_AGAIN_TIMEOUT)
+    if again.succeeded or again.may_succeed_later:
+        return True
+    if not again.sqlstates:
+        # A ping recognizes a server that is absent.
+        ping = PGconn.ping(make_conninfo("", **parameters).encode())
+        if ping != Ping.OK:
+            return True
+    return any(text in message for text in _TRANSIENT_ERRORS)
 
+
+_AGAIN_TIMEOUT = 10.0  # seconds
 
 _TRANSIENT_ERRORS = (
+    # In case that the attempt has shown no SQLSTATE.
     *("too many", "remaining connection slots", "max_wal_senders"),
-    # The server doesn't satisfy target_session_attrs until it is promoted.
+    # libpq's own: the server doesn't satisfy target_session_attrs until it is promoted.
     *("read-only", "hot standby"),
     # The server may have become ready between the attempt and the ping.
     *("the database system is", "Connection refused"),

@@ -382,8 +382,9 @@ def _stream_error(error: psycopg.Error, slot: str) -> ReplicationError:
 
 def _gap_error(reason: str, context: str | None) -> PublicationMissing:
     """Return the exception for a change made without its publication."""
-    position = re.search(r"LSN ([0-9A-F]+/[0-9A-F]+)", context or "")
-    at = f" at {position[1]}" if position else ""
+    # The words around it are in the server's language.
+    position = re.search(r"\b[0-9A-F]+/[0-9A-F]+\b", context or "")
+    at = f" at {position[0]}" if position else ""
     return PublicationMissing(
         f"A change was made{at} while its publication was missing: {reason}.",
         hint="The slot cannot get past that position. To resume from the current end of"
