@@ -38,6 +38,7 @@ from walex_django.replication.heartbeat import Heartbeat
 from walex_django.replication.progress import Progress
 from walex_django.replication.stream import ReplicationConnection
 
+from . import closing
 from .event_reader import EventReader
 from .start import OnSlotInUse, Start, locate_slot, prepare
 
@@ -232,12 +233,18 @@ class Session:
             wake=connection.wake,
             reconfigured=self._reconfigured,
         )
-        lost = False
+        lost = closed = False
         try:
             with Heartbeat(
                 connection, progress, interval, timeout=timeout
             ) as heartbeat:
-                self._read(connection, reader, progress, heartbeat, interval, timeout)
+                unread = self._read(
+                    connection, reader, progress, heartbeat, interval, timeout
+                )
+                if checkpoint and progress.is_settled and closing.is_read(unread):
+                    closed = closing.close(
+                        *(self.config, connection, progress, checkpoint, self._report)
+                    )
         except (ReplicationError, DatabaseError):
             lost = True
             raise
@@ -248,7 +255,7 @@ class Session:
             # Acknowledge finished transactions however the session ends.
             with suppress(ReplicationError):
                 self._send_last(connection, progress)
-                if checkpoint and not lost:
+                if checkpoint and not (lost or closed):
                     checkpoint.close(progress.sent)
 
     def _read(
@@ -259,7 +266,8 @@ class Session:
         heartbeat: Heartbeat,
         interval: float,
         timeout: float,
-    ) -> None:
+    ) -> Iterator[bytes]:
+        """Read until the session is done, and return the payloads that are left."""
         hold = self._report.hold
         unread: Iterator[bytes] = iter(())
 
@@ -285,6 +293,7 @@ class Session:
             if reader.reply_requested:
                 reader.reply_requested = False
                 connection.send_progress(progress)
+        return unread
 
     def _reconfigured(self, config: StreamConfig) -> None:
         """Log that the configuration has changed, and any unmet requirement."""

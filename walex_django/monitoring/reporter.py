@@ -59,9 +59,11 @@ class Report:
         reason: Why it is in this state.
         since: Since when it has been in this state.
         backend_pid: The PID of the walsender that it reads from.
+        has_reporter: Whether a `Reporter` writes the report.
         wake: Called after a change of state, to have it written.
         connection: The connection that the listener reads from, while it streams.
         unsaved: Whether the state has changed since the report was last written.
+        saved: Set while the report is written, with its current state.
     """
 
     def __init__(self, config: StreamConfig) -> None:
@@ -73,9 +75,11 @@ class Report:
         self.reason = ""
         self.since = timezone.now()
         self.backend_pid: int | None = None
+        self.has_reporter = False
         self.connection: ReplicationConnection | None = None
         self.wake: Callable[[], object] = lambda: None
         self.unsaved = False
+        self.saved = Event()
 
     def set_state(
         self, state: ListenerState, reason: str = "", *, backend_pid: int | None = None
@@ -95,7 +99,19 @@ class Report:
             self.since = timezone.now()
         self.state, self.reason, self.backend_pid = new
         self.unsaved = True
+        self.saved.clear()
         self.wake()
+
+    def close(self, timeout: float) -> None:
+        """
+        Report that the listener has stopped, and wait until that is written.
+
+        Args:
+            timeout: The maximum number of seconds to wait.
+        """
+        self.set_state(ListenerState.STOPPED)
+        if self.has_reporter:
+            self.saved.wait(timeout)
 
 
 class Reporter:
@@ -116,6 +132,7 @@ class Reporter:
         self._thread = Thread(target=self._run, name="walex-reporter", daemon=True)
         for report in reports:
             report.wake = self._wake.set
+            report.has_reporter = True
 
     def start(self) -> None:
         """Start the thread."""
@@ -245,6 +262,8 @@ class _ReportWriter:
         except Exception:
             report.unsaved = True
             raise
+        if not report.unsaved:
+            report.saved.set()
         self._was_delivering = delivering is not None
         self._written_at = now
 
