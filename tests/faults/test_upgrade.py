@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from example_project.postgres import Postgres
+from tests import versions
 from tests.process import Process, eventually
 
-from .listener import ONE, heard, listening, stop, with_stream
+from .listener import ONE, environment_on, heard, listening, stop, with_stream
 from .server import SLOT, Server
 
 UPGRADES_SLOTS_SINCE = 17
@@ -77,3 +79,50 @@ def _unread(server: Server) -> int:
         ).fetchall()
         connection.execute("SELECT pg_drop_replication_slot('copy')")
     return int(count)
+
+
+@pytest.mark.heavy
+def test_pg_upgrade_carries_the_slot_over(tmp_path: Path) -> None:
+    try:
+        old_bin, new_bin = versions.programs("17"), versions.programs("18")
+    except versions.NotFetchedError as error:
+        pytest.skip(str(error))
+    journal = tmp_path / "journal"
+    with Postgres(bin=old_bin) as old, Postgres(bin=new_bin) as new:
+        # pg_upgrade starts both servers itself, and logs in without a password.
+        for server in (old, new):
+            (server.data / "pg_hba.conf").write_text(
+                "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+            )
+        env = {**environment_on(old), "ZOO_JOURNAL": str(journal)}
+        for command in (["migrate", "--verbosity=0"], ["walex_setup", *ONE]):
+            with Process(*command, env=env) as process:
+                assert process.wait() == 0, process.output
+        with listening(env) as listener:
+            _write(old, "before")
+            eventually(lambda: heard(journal) == ["before"])
+            stop(listener)
+        old.stop("fast")
+        new.stop("fast")
+        # The default of PostgreSQL 18.
+        old.run("pg_checksums", "--enable", "--no-sync", str(old.data))
+        settings = " ".join(f"-c {k}={v}" for k, v in old.settings.items())
+        new.run(
+            "pg_upgrade",
+            *("-b", str(old.bin), "-B", str(new.bin)),
+            *("-d", str(old.data), "-D", str(new.data)),
+            *("-U", "postgres", "-s", str(new.home)),
+            *("-o", settings, "-O", settings),
+        )
+        new.password = old.password
+        new.start()
+        upgraded = {**environment_on(new), "ZOO_JOURNAL": str(journal)}
+        with listening(upgraded) as listener:
+            _write(new, "after")
+            eventually(lambda: heard(journal) == ["before", "after"])
+            stop(listener)
+
+
+def _write(server: Postgres, name: str) -> None:
+    with psycopg.connect(server.url()) as connection:
+        connection.execute("INSERT INTO zoo_keeper (name) VALUES (%s)", [name])
