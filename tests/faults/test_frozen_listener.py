@@ -10,7 +10,7 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import AGAIN, ONE, heard, listening, stop, with_stream
+from .listener import ONE, RETRYING, delivered, listening, stop, with_stream
 from .server import Server
 
 pytestmark = pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_a_resumed_listener_delivers_nothing_after_its_current_transaction(
             with pipe.open("w"):
                 pass
         server.write("new")
-        eventually(lambda: heard(journal)[-1:] == ["new"], "the takeover")
-        assert heard(journal) == [first, *old, "new"]
+        eventually(lambda: delivered(journal)[-1:] == ["new"], "the takeover")
+        assert delivered(journal) == [first, *old, "new"]
 
         frozen.signal(signal.SIGCONT)
         if busy:
             with pipe.open("w"):
                 pass
-        frozen.wait_for(AGAIN)
+        frozen.wait_for(RETRYING)
         frozen.wait_for("Waiting to take over.")
         again = [first] if busy else []
-        assert heard(journal) == [first, *old, "new", *again]
+        assert delivered(journal) == [first, *old, "new", *again]
         stop(frozen)
         stop(other)
 
@@ -72,11 +72,11 @@ def test_a_resumed_listener_continues_when_nothing_replaced_it(
 ) -> None:
     with listening(with_stream(environment, ATOMIC=True)) as listener:
         server.write("before")
-        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: delivered(journal) == ["before"])
         listener.signal(signal.SIGSTOP)
         eventually(lambda: server.walsender() is None, "the end of the connection")
         server.write("meanwhile")
         listener.signal(signal.SIGCONT)
-        listener.wait_for(AGAIN)
-        eventually(lambda: heard(journal) == ["before", "meanwhile"])
+        listener.wait_for(RETRYING)
+        eventually(lambda: delivered(journal) == ["before", "meanwhile"])
         stop(listener)

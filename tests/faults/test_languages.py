@@ -10,7 +10,7 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import AGAIN, ONE, heard, listening, stop, with_stream
+from .listener import ONE, RETRYING, delivered, listening, stop, with_stream
 from .proxy import Proxy
 from .server import Server
 
@@ -49,11 +49,11 @@ def test_a_server_out_of_connections_is_waited_for(
     with ExitStack() as others:
         connections = [others.enter_context(server.connect()) for _ in range(4)]
         with Process("walex_listen", *ONE, env=german) as listener:
-            assert "schon zu viele" in listener.wait_for(AGAIN)
+            assert "schon zu viele" in listener.wait_for(RETRYING)
             connections[0].execute("INSERT INTO zoo_keeper (name) VALUES ('Ada')")
             others.close()
             listener.wait_for("Quit with")
-            eventually(lambda: heard(journal) == ["Ada"])
+            eventually(lambda: delivered(journal) == ["Ada"])
             stop(listener)
 
 
@@ -70,7 +70,7 @@ def test_a_role_out_of_connections_is_waited_for(
     with Process(
         "walex_listen", *ONE, env={**german, "ZOO_STREAM": json.dumps(stream)}
     ) as listener:
-        assert "zu viele Verbindungen" in listener.wait_for(AGAIN)
+        assert "zu viele Verbindungen" in listener.wait_for(RETRYING)
         server.execute("ALTER ROLE keeper CONNECTION LIMIT 10")
         listener.wait_for("Quit with")
         stop(listener)
@@ -93,8 +93,8 @@ def test_a_server_that_stops_is_waited_for(
 ) -> None:
     with listening(german) as listener:
         server.stop("fast")
-        listener.wait_for(AGAIN)
+        listener.wait_for(RETRYING)
         server.start()
         server.write("after")
-        eventually(lambda: heard(journal) == ["after"])
+        eventually(lambda: delivered(journal) == ["after"])
         stop(listener)

@@ -10,7 +10,16 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import AGAIN, BACK, ONE, drain, heard, listening, stop, with_stream
+from .listener import (
+    ONE,
+    RECONNECTED,
+    RETRYING,
+    delivered,
+    drain,
+    listening,
+    stop,
+    with_stream,
+)
 from .server import Server
 
 _SOON = 10  # seconds; pg_ctl itself would wait for 60
@@ -33,12 +42,12 @@ def test_the_server_does_not_wait_for_a_paused_stream(
         listener.wait_for("is paused")
         server.write("meanwhile")
         restart(server)
-        assert "the server is stopping" in listener.wait_for(AGAIN)
-        listener.wait_for(BACK)
-        assert heard(journal) == []
+        assert "the server is stopping" in listener.wait_for(RETRYING)
+        listener.wait_for(RECONNECTED)
+        assert delivered(journal) == []
         stop(listener)
     drain(environment)
-    assert heard(journal) == ["meanwhile"]
+    assert delivered(journal) == ["meanwhile"]
 
 
 @pytest.mark.parametrize("server", [{"wal_sender_timeout": "60s"}], indirect=True)
@@ -54,7 +63,7 @@ def test_the_server_does_not_wait_for_a_receiver(
     os.mkfifo(pipe)
     with listening(environment) as listener:
         server.write("before")
-        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: delivered(journal) == ["before"])
         server.write(f"read {pipe}")
         for _ in range(megabytes):
             # More than fits into the buffers, so that the walsender waits to send it.
@@ -63,17 +72,17 @@ def test_the_server_does_not_wait_for_a_receiver(
             )
         with pipe.open("w"):
             restart(server)
-        assert "the server is stopping" in listener.wait_for(AGAIN)
+        assert "the server is stopping" in listener.wait_for(RETRYING)
         with pipe.open("w"):  # the transaction comes again
             pass
         server.write("after")
-        eventually(lambda: heard(journal)[-1] == "after")
+        eventually(lambda: delivered(journal)[-1] == "after")
         stop(listener)
     read = f"read {pipe}"
     # PostgreSQL 15 forgets acknowledgements even when it stops in order.
-    assert list(dict.fromkeys(heard(journal))) == ["before", read, "after"]
-    assert heard(journal).count(read) == 2
-    assert listener.output.count(AGAIN) == 1
+    assert list(dict.fromkeys(delivered(journal))) == ["before", read, "after"]
+    assert delivered(journal).count(read) == 2
+    assert listener.output.count(RETRYING) == 1
 
 
 def test_the_server_does_not_wait_for_a_standby_listener(
@@ -87,7 +96,7 @@ def test_the_server_does_not_wait_for_a_standby_listener(
         restart(server)
         eventually(lambda: server.walsender() is not None, "the reconnection")
         server.write("after")
-        eventually(lambda: heard(journal) == ["after"])
+        eventually(lambda: delivered(journal) == ["after"])
         stop(second)
         stop(first)
 
@@ -108,7 +117,7 @@ def test_the_server_does_not_wait_for_a_slot_that_is_being_created(
     ):
         eventually(lambda: _waiting(server) == 2, "the waiting for the transaction")
         restart(server)
-        listener.wait_for(AGAIN)
+        listener.wait_for(RETRYING)
         assert setup.wait() == 1
         assert "Traceback" not in setup.output
         server.execute("ROLLBACK PREPARED 'zoo'")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import ONE, heard, listening, stop, with_stream
+from .listener import ONE, delivered, listening, stop, with_stream
 from .server import Server
 
 _REMEDY = "ALTER SYSTEM SET synchronous_standby_names"
@@ -33,7 +33,7 @@ def test_a_listener_that_would_be_one_refuses_to_start(
         with server.connect() as connection:
             connection.execute("SET synchronous_commit = local")
             connection.execute("INSERT INTO zoo_keeper (name) VALUES ('Ada')")
-        eventually(lambda: heard(journal) == ["Ada"])
+        eventually(lambda: delivered(journal) == ["Ada"])
         assert server.execute(
             "SELECT sync_state FROM pg_stat_replication"
             " WHERE application_name = 'walex_django zoo_walex'"
@@ -57,7 +57,7 @@ def test_a_listener_that_becomes_one_ends(
     _set(server, "")
     server.write("after")
     with listening(environment) as listener:
-        eventually(lambda: heard(journal) == ["after"])
+        eventually(lambda: delivered(journal) == ["after"])
         stop(listener)
 
 
@@ -72,7 +72,7 @@ def test_commits_of_receivers_keep_their_own_setting(
             connection.execute("INSERT INTO zoo_keeper (name) VALUES ('Ada')")
         eventually(lambda: _waits(server), "the COMMIT's wait")
         _set(server, "")
-        eventually(lambda: heard(journal) == ["Ada"])
+        eventually(lambda: delivered(journal) == ["Ada"])
         stop(listener)
 
 

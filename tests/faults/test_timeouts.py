@@ -12,7 +12,7 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import ONE, heard, listening, stop, with_stream
+from .listener import ONE, delivered, listening, stop, with_stream
 from .server import Server
 
 _TIMEOUTS = (
@@ -42,10 +42,10 @@ def test_no_timeout_ends_an_idle_stream(
         for name in ("first", "second", "third"):
             _outlast(server)
             server.write(name)
-            eventually(lambda name=name: heard(journal)[-1:] == [name])  # type: ignore[misc]
+            eventually(lambda name=name: delivered(journal)[-1:] == [name])  # type: ignore[misc]
         assert server.walsender() == walsender
         stop(listener)
-    assert heard(journal) == ["first", "second", "third"]
+    assert delivered(journal) == ["first", "second", "third"]
     assert len(listener.lines) == 5, listener.output
 
 
@@ -74,12 +74,12 @@ def test_no_timeout_ends_a_busy_stream(
         _outlast(server)
         with pipe.open("w"):
             pass
-        eventually(lambda: heard(journal)[-1:] == ["last"])
+        eventually(lambda: delivered(journal)[-1:] == ["last"])
         position = server.position()
         eventually(lambda: server.confirmed() >= position, "the acknowledgement")
         assert server.walsender() == walsender
         stop(listener)
-    assert heard(journal) == names
+    assert delivered(journal) == names
     assert len(listener.lines) == 5, listener.output
 
 
@@ -112,7 +112,7 @@ def test_no_timeout_ends_the_wait_for_a_slot(
         stop(first)
         second.wait_for("Quit with")
         server.write("after")
-        eventually(lambda: heard(journal)[-1:] == ["after"])
+        eventually(lambda: delivered(journal)[-1:] == ["after"])
         stop(second)
     assert second.output.count("Stream default") == 1, second.output
 

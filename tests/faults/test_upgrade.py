@@ -11,7 +11,7 @@ from example_project.postgres import Postgres
 from tests import versions
 from tests.process import Process, eventually
 
-from .listener import ONE, environment_on, heard, listening, stop, with_stream
+from .listener import ONE, delivered, environment_on, listening, stop, with_stream
 from .server import SLOT, Server
 
 UPGRADES_SLOTS_SINCE = 17
@@ -39,10 +39,10 @@ def test_an_orderly_stop_leaves_nothing_unread(
         else:
             with listening(env) as listener:
                 server.write(name)
-                eventually(lambda name=name: heard(journal)[-1:] == [name])  # type: ignore[misc]
+                eventually(lambda name=name: delivered(journal)[-1:] == [name])  # type: ignore[misc]
                 stop(listener)
         assert _unread(server) == 0, listener.output
-    assert heard(journal) == ["0", "1"]
+    assert delivered(journal) == ["0", "1"]
     assert server.execute("SELECT state FROM walex_django_listenerreport") == [
         ("stopped",)
     ]
@@ -100,7 +100,7 @@ def test_pg_upgrade_carries_the_slot_over(tmp_path: Path) -> None:
                 assert process.wait() == 0, process.output
         with listening(env) as listener:
             _write(old, "before")
-            eventually(lambda: heard(journal) == ["before"])
+            eventually(lambda: delivered(journal) == ["before"])
             stop(listener)
         old.stop("fast")
         new.stop("fast")
@@ -119,7 +119,7 @@ def test_pg_upgrade_carries_the_slot_over(tmp_path: Path) -> None:
         upgraded = {**environment_on(new), "ZOO_JOURNAL": str(journal)}
         with listening(upgraded) as listener:
             _write(new, "after")
-            eventually(lambda: heard(journal) == ["before", "after"])
+            eventually(lambda: delivered(journal) == ["before", "after"])
             stop(listener)
 
 
