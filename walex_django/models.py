@@ -21,6 +21,16 @@ class ParkedEvent(models.Model):
     stream = models.CharField(_("stream"), max_length=200)
     signal = models.CharField(_("signal"), max_length=50)
     receiver = models.CharField(_("receiver"), max_length=500)
+    dispatch_uid = models.TextField(
+        _("dispatch_uid"),
+        blank=True,
+        help_text=_("The dispatch_uid that the receiver was connected with."),
+    )
+    is_ambiguous = models.BooleanField(
+        _("ambiguous"),
+        default=False,
+        help_text=_("Whether another receiver had the same name and no dispatch_uid."),
+    )
     event_id = models.CharField(_("event id"), max_length=100, db_index=True)
     table = models.CharField(_("table"), max_length=200, blank=True)
     # A text column: jsonb rejects U+0000, which a column of type json may contain.

@@ -122,6 +122,20 @@ class StreamSignal(Signal):
             receivers += self._by_stream[stream].receivers_of(sender)
         return receivers
 
+    def dispatch_uids(self, receiver: Receiver) -> list[str]:
+        """Return the values of ``dispatch_uid`` that a receiver is connected with."""
+        function = receiver_key(receiver)
+        uids: list[str] = []
+        for (key, _), connected, *_rest in self.receivers:
+            if isinstance(connected, weakref.ReferenceType):
+                connected = connected()  # noqa: PLW2901
+            # Without a dispatch_uid, Django uses the receiver's own key.
+            if receiver_key(connected) == function != key:
+                uids.append(str(key))
+        for signal in self._by_stream.values():
+            uids += signal.dispatch_uids(receiver)
+        return uids
+
     def _for(self, stream: str) -> Self:
         return self._by_stream.setdefault(stream, type(self)(self.name))
 
@@ -227,9 +241,20 @@ def unwrapped(receiver: Receiver) -> Receiver:
     return function
 
 
+def receiver_key(receiver: Receiver) -> object:
+    """Return a key that is the same for a method each time that it is bound."""
+    function: Any = unwrapped(receiver)
+    # Django's own key, which is part of its lookup keys.
+    if hasattr(function, "__func__"):
+        return id(function.__self__), id(function.__func__)
+    return id(function)
+
+
 def receiver_name(receiver: Receiver) -> str:
-    """Return the dotted name of a receiver."""
-    function = unwrapped(receiver)
+    """Return the dotted name of a receiver; for a partial, that of its function."""
+    function: Any = unwrapped(receiver)
+    while isinstance(function, partial):
+        function = function.func
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{function.__module__}.{name}"
 

@@ -28,6 +28,8 @@ from walex_django.signals import (
     post_db_transaction,
 )
 
+from .test_replay import make_atomic
+
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -281,8 +283,11 @@ class TestReplay:
         assert ParkedEvent.objects.count() == 3
         post_db_insert.connect(moody)
 
-    def test_rows_of_a_failed_receiver_are_rolled_back(self, moody: Moody) -> None:
-        """The receiver's rows are rolled back when it fails."""
+    def test_rows_of_a_failed_receiver_are_rolled_back(
+        self, moody: Moody, settings: Any
+    ) -> None:
+        """With ``ATOMIC``, the receiver's rows are rolled back when it fails."""
+        make_atomic(settings)
 
         def receiver(event: Event, **kwargs: Any) -> None:
             Keeper.objects.create(name="written by the receiver")

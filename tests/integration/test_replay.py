@@ -81,9 +81,16 @@ def test_an_error_of_any_text_is_parked_and_printed(
     assert not ParkedEvent.objects.exists()
 
 
+def make_atomic(settings: Any) -> None:
+    """Make the first stream of the settings ``ATOMIC``."""
+    walex = settings.WALEX
+    settings.WALEX = {**walex, "default": {**walex["default"], "ATOMIC": True}}
+
+
 def test_only_the_call_that_violates_a_deferred_constraint_fails(
-    config: StreamConfig, connect: Connect
+    config: StreamConfig, connect: Connect, settings: Any
 ) -> None:
+    make_atomic(settings)
     animal = Animal.objects.create(name="Leo")
     fixed = False
 

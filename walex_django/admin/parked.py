@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
+from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from walex_django.delivery.identity import AmbiguousReceiver, NotConnected
 from walex_django.delivery.parking import describe
-from walex_django.delivery.replay import NotConnected, replay
+from walex_django.delivery.replay import replay
 from walex_django.models import ParkedEvent
 from walex_django.monitoring.parked_display import (
     ParkedDisplay,
@@ -34,6 +36,16 @@ MAX_REPLAYED = 200
 _MAX_MESSAGES = 10  # outcomes that get a message each
 _MAX_ERROR = 100  # characters of an error in the list
 _TEMPLATES = "admin/walex_django/parkedevent"
+
+
+_View = TypeVar("_View", bound=Callable[..., HttpResponse])
+
+
+def _outside_transactions(view: _View) -> _View:
+    """Exempt a view from ``ATOMIC_REQUESTS``: receivers may open durable blocks."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
 
 
 @admin.register(ParkedEvent)
@@ -96,6 +108,7 @@ class ParkedEventAdmin(ReadOnlyAdmin):
             *("attempts", "parked_at", "signal", "stream"),
         ]
 
+    @_outside_transactions
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -233,4 +246,6 @@ def _error_text(error: BaseException, text: str) -> str:
             )
             % error
         )
+    if isinstance(error, AmbiguousReceiver):
+        return _("%s. The event stays parked.") % error
     return truncate(text).text

@@ -39,6 +39,7 @@ from walex_django.signals import (
 
 from . import parking
 from .counts import Counts
+from .identity import SignalOrHandler, identify
 from .pool import Pool
 from .transactions import ConnectionBroken, UnitOfWork, renew_connections
 
@@ -52,7 +53,6 @@ SIGNALS: dict[EventType, ChangeSignal] = {
 }
 
 Group: TypeAlias = tuple[EventType, Table]
-SignalOrHandler: TypeAlias = StreamSignal | Handler | Function
 
 RECEIVER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 """
@@ -299,7 +299,7 @@ class Delivery:
 
     def _call_for_retry(self, receiver: Receiver) -> Receiver:
         """Return a callable for a retry; handlers' functions run in the pool again."""
-        if _runs_in_pool(receiver):
+        if runs_in_pool(receiver):
             return lambda event, **_: self._pool.submit(receiver, event).result()
         return self._wrap(receiver) if self._wrap else receiver
 
@@ -307,7 +307,7 @@ class Delivery:
         self, receiver: Receiver, arguments: dict[str, Any], error: BaseException
     ) -> None:
         # Functions in other threads are not part of the database transaction.
-        if not _runs_in_pool(receiver):
+        if not runs_in_pool(receiver):
             self._unit_of_work.require_intact(receiver, arguments, error)
 
     def _retry(
@@ -358,7 +358,7 @@ class Delivery:
             parking.park(
                 stream=config.name,
                 signal=signal.name,
-                receiver=name,
+                receiver=identify(signal, receiver, sender, config.name),
                 arguments=arguments,
                 error=error,
                 attempts=attempts,
@@ -376,7 +376,8 @@ class Delivery:
 _MAX_GROUPS = 10_000
 
 
-def _runs_in_pool(receiver: Receiver) -> TypeGuard[Function]:
+def runs_in_pool(receiver: Receiver) -> TypeGuard[Function]:
+    """Return whether a receiver is called in a thread of the pool."""
     return isinstance(receiver, Function) and not receiver.is_task
 
 

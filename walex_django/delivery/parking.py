@@ -13,12 +13,14 @@ from walex_django.models import ParkedEvent
 from walex_django.pgoutput.lsn import Lsn
 from walex_django.pgoutput.messages import LogicalMessage
 
+from .identity import Identity
+
 
 def park(
     *,
     stream: str,
     signal: str,
-    receiver: str,
+    receiver: Identity,
     arguments: Mapping[str, Any],
     error: BaseException,
     attempts: int,
@@ -29,7 +31,7 @@ def park(
     Args:
         stream: The stream's name.
         signal: The signal's name.
-        receiver: The receiver's dotted name.
+        receiver: The receiver's identity.
         arguments: The call's arguments except ``signal``, ``sender`` and ``stream``.
         error: The exception of the last attempt.
         attempts: The number of attempts.
@@ -43,7 +45,9 @@ def park(
     return ParkedEvent.objects.create(
         stream=stream,
         signal=signal,
-        receiver=receiver,
+        receiver=receiver.name,
+        dispatch_uid=_storable(receiver.dispatch_uid),
+        is_ambiguous=receiver.is_ambiguous,
         event_id=subject(arguments),
         table=_table(arguments),
         arguments_json=json.dumps({k: _dump(v) for k, v in arguments.items()}),

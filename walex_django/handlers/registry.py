@@ -232,25 +232,28 @@ def load(modules: Iterable[str] = ()) -> None:
             handler.prepare()
 
 
-def find_function(name: str, dotted_name: str) -> Called | None:
+def find_functions(name: str, dotted_name: str) -> list[Called]:
     """
-    Return the registered handler or function for a parked call, if it still exists.
+    Return the registered handlers or functions that a parked call may belong to.
+
+    Several functions, such as lambdas, can have the same name.
 
     Args:
         name: Name of the decorator, or ``"function"``.
         dotted_name: Dotted name of the function.
     """
     if name != Function.name:
-        return handlers.get((name, dotted_name))
-    functions = (
-        function
-        for handler in [*handlers.values()]
-        for function in handler.functions
-        if dotted(function) == dotted_name
-    )
-    found = {id(function.function): function for function in functions}
-    # Several lambdas can have the same name, which makes the call ambiguous.
-    return found.popitem()[1] if len(found) == 1 else None
+        handler = handlers.get((name, dotted_name))
+        return [handler] if handler else []
+    found: list[Called] = []
+    for handler in [*handlers.values()]:
+        for function in handler.functions:
+            # Methods are equal, but not identical, each time they are looked up.
+            if dotted(function) == dotted_name and not any(
+                other.function == function.function for other in found
+            ):
+                found.append(function)
+    return found
 
 
 def dotted(function: Any) -> str:

@@ -64,6 +64,12 @@ class Command(BaseCommand):
             help="Only events parked within this time: 30s, 90m, 2h, 1d.",
         )
         parser.add_argument(
+            "--dispatch-uid",
+            metavar="UID",
+            help="For calls parked without a dispatch_uid: the one of the receiver to"
+            " call.",
+        )
+        parser.add_argument(
             "--dry-run",
             action="store_true",
             help="List the parked events without calling any receiver.",
@@ -86,7 +92,9 @@ class Command(BaseCommand):
             self.stdout.write(f"{parked_events.count()} parked")
             return
         succeeded = failed = 0
-        for parked, error in replay(parked_events):
+        for parked, error in replay(
+            parked_events, dispatch_uid=options["dispatch_uid"]
+        ):
             if error is None:
                 succeeded += 1
             else:
