@@ -125,8 +125,8 @@ def replace_config(stream: str, key: str, value: Any) -> None:
         stream: The stream's key in ``WALEX``.
         key: A key that can be changed at runtime: those that `add_config` accepts,
             ``MAX_BATCH``, ``ON_ERROR``, ``MAX_RETRIES``, ``RETRY_BACKOFF``,
-            ``PAUSED``, and ``URL`` and ``STATUS_INTERVAL``, which take effect with the
-            next connection.
+            ``BREAKER_THRESHOLD``, ``PAUSED``, and ``URL`` and ``STATUS_INTERVAL``,
+            which take effect with the next connection.
         value: The new value, as in ``WALEX``.
 
     Raises:
@@ -308,7 +308,7 @@ setting_changed.connect(_reset, dispatch_uid="walex_django.conf")
 _LISTS = ("SUBSCRIPTIONS", "FILTERS", "MODULES", "MESSAGES")
 RUNTIME = (
     *_LISTS,
-    *("MAX_BATCH", "ON_ERROR", "MAX_RETRIES", "RETRY_BACKOFF"),
+    *("MAX_BATCH", "ON_ERROR", "MAX_RETRIES", "RETRY_BACKOFF", "BREAKER_THRESHOLD"),
     *("URL", "STATUS_INTERVAL", "PAUSED"),
 )
 """Keys that can be changed at runtime."""

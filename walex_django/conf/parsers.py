@@ -208,6 +208,12 @@ def _retries(value: object) -> int:
     return value
 
 
+def _threshold(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("must be an integer of at least 0 (0 disables the breaker)")
+    return value
+
+
 def _on_error(value: object) -> str:
     if value not in get_args(OnError):
         choices = ", ".join(map(repr, get_args(OnError)))
@@ -234,6 +240,7 @@ KEYS: dict[str, tuple[str, Callable[[object], Any]]] = {
     "ON_ERROR": ("on_error", _on_error),
     "MAX_RETRIES": ("max_retries", _retries),
     "RETRY_BACKOFF": ("retry_backoff", _seconds),
+    "BREAKER_THRESHOLD": ("breaker_threshold", _threshold),
     "PAUSED": ("paused", _boolean),
 }
 """The attribute of `StreamConfig` and the parser for each key of the settings."""

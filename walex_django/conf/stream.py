@@ -51,6 +51,8 @@ class StreamConfig:
         max_retries: Number of retries of a call that fails.
         retry_backoff: Seconds before the first retry. Each further wait is twice as
             long, up to `MAX_BACKOFF`.
+        breaker_threshold: Number of consecutive calls of a receiver that fail after all
+            retries, from which on its calls are tried only once; 0 for no limit.
         paused: Whether the listener holds the slot without reading from it.
     """
 
@@ -73,6 +75,7 @@ class StreamConfig:
     on_error: OnError = "park"
     max_retries: int = 5
     retry_backoff: float = 0.5
+    breaker_threshold: int = 5
     paused: bool = False
 
     def middleware(self) -> Callable[..., object] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import chain
 from operator import attrgetter
 from threading import Event as Flag
 from typing import Any, TypeAlias, TypeGuard
@@ -16,8 +15,6 @@ from walex_django import log
 from walex_django.conf.stream import StreamConfig
 from walex_django.events import masking
 from walex_django.events.event import Event, EventType
-from walex_django.events.table import Table
-from walex_django.filters import TableFilter
 from walex_django.handlers import registry
 from walex_django.handlers.functions import Function
 from walex_django.handlers.registry import Handler
@@ -34,11 +31,14 @@ from walex_django.signals import (
     post_db_transaction,
     post_db_truncate,
     post_db_update,
+    receiver_key,
     receiver_name,
 )
 
 from . import parking
+from .breakers import Breakers, Key
 from .counts import Counts
+from .handler_events import Group, HandlerEvents
 from .identity import SignalOrHandler, identify
 from .pool import Pool
 from .transactions import ConnectionBroken, UnitOfWork, renew_connections
@@ -52,7 +52,7 @@ SIGNALS: dict[EventType, ChangeSignal] = {
     EventType.TRUNCATE: post_db_truncate,
 }
 
-Group: TypeAlias = tuple[EventType, Table]
+_RowCall: TypeAlias = tuple[StreamSignal, Receiver, Receiver]
 
 RECEIVER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 """
@@ -113,8 +113,8 @@ class Delivery:
         self._unit_of_work = unit_of_work
         self._wrap = unit_of_work.wrap
         self._pool = Pool()
-        self._generation = registry.generation
-        self._handlers: dict[Group, list[tuple[Handler, TableFilter | None]]] = {}
+        self._breakers = Breakers(counts.failing)
+        self._handler_events = HandlerEvents(config.name)
 
     def configure(self, config: StreamConfig) -> None:
         """Use another configuration of the stream from now on."""
@@ -145,9 +145,9 @@ class Delivery:
         self._unit_of_work.begin()
         stream, counts = self._config.name, self._counts
         if events:
-            counts.delivering = counts.last = events[-1]
+            counts.delivering = events[-1]
         # Receivers that are connected meanwhile are called from the next batch on.
-        groups: dict[Group, tuple[list[Any], list[Event]]] = {}
+        groups: dict[Group, tuple[list[_RowCall], list[Event]]] = {}
         for event in events:
             group = event.type, event._table
             model = event._table.model
@@ -161,6 +161,7 @@ class Delivery:
                     call(signal=signal, sender=model, event=event, stream=stream)
                 except RECEIVER_ERRORS as error:
                     self._retry(signal, receiver, model, {"event": event}, error)
+                    self._watch(groups)
         for (type, table), (_, grouped) in groups.items():
             counts.events[table.name, type] += len(grouped)
         if registry.handlers:
@@ -170,19 +171,44 @@ class Delivery:
         for receiver in post_db_transaction.receivers_of(None, stream):
             self._call(post_db_transaction, receiver, {"events": events, "last": last})
 
-    def _receivers(
-        self, type: EventType, model: type[Model] | None
-    ) -> list[tuple[StreamSignal, Receiver, Receiver]]:
-        wrap = self._wrap
+    def _receivers(self, type: EventType, model: type[Model] | None) -> list[_RowCall]:
         return [
-            (signal, receiver, wrap(receiver) if wrap else receiver)
+            (signal, receiver, self._callable(signal, receiver))
             for signal in (SIGNALS[type], post_db_change)
             for receiver in signal.receivers_of(model, self._config.name)
         ]
 
+    def _callable(self, signal: StreamSignal, receiver: Receiver) -> Receiver:
+        """Return a callable that also notes a success if the last call failed."""
+        call = self._wrap(receiver) if self._wrap else receiver
+        failing = self._counts.failing
+        if not failing or _key(signal, receiver) not in failing:
+            return call
+
+        def watched(**arguments: Any) -> None:
+            call(**arguments)
+            self._note_success(signal, receiver)
+
+        return watched
+
+    def _watch(
+        self, groups: Mapping[Group, tuple[list[_RowCall], list[Event]]]
+    ) -> None:
+        """Notice the next success of receivers that fail."""
+        if self._counts.failing:
+            for calls, _ in groups.values():
+                calls[:] = [
+                    (signal, receiver, self._callable(signal, receiver))
+                    for signal, receiver, _ in calls
+                ]
+
+    def _note_success(self, signal: SignalOrHandler, receiver: Receiver) -> None:
+        if self._counts.failing:
+            self._breakers.note_success(_key(signal, receiver))
+
     def _call_handlers(self, grouped: Mapping[Group, list[Event]]) -> None:
         """Call the handlers of these events, and run their functions concurrently."""
-        batches = self._batches(grouped)
+        batches = self._handler_events.of(grouped)
         running: list[tuple[Function, Event, Future[None]]] = []
         try:
             for handler in sorted(batches, key=attrgetter("number")):
@@ -194,30 +220,11 @@ class Delivery:
                     if not isinstance(error, RECEIVER_ERRORS):
                         raise error
                     self._retry(function, function, None, {"event": event}, error)
+                else:
+                    self._note_success(function, function)
         finally:
             for *_, future in running:
                 future.cancel()
-
-    def _batches(
-        self, grouped: Mapping[Group, list[Event]]
-    ) -> dict[Handler, list[Event]]:
-        """Return each handler's events, in the order of the transaction."""
-        found: dict[Handler, list[list[Event]]] = {}
-        for group, events in grouped.items():
-            for handler, table_filter in self._handlers_of(group):
-                passed = (
-                    list(filter(table_filter.passes, events))
-                    if table_filter
-                    else events
-                )
-                if passed:
-                    found.setdefault(handler, []).append(passed)
-        return {
-            handler: parts[0]
-            if len(parts) == 1
-            else sorted(chain(*parts), key=attrgetter("ordinal"))
-            for handler, parts in found.items()
-        }
 
     def _start_functions(
         self, handler: Handler, events: Sequence[Event]
@@ -229,26 +236,6 @@ class Delivery:
                     self._call(function, function, {"event": event})
                 else:
                     yield function, event, self._pool.submit(function, event)
-
-    def _handlers_of(self, group: Group) -> list[tuple[Handler, TableFilter | None]]:
-        if self._generation != registry.generation:
-            self._generation = registry.generation
-            self._handlers.clear()
-        found = self._handlers.get(group)
-        if found is None:
-            if len(self._handlers) >= _MAX_GROUPS:
-                # The server describes the same tables again and again.
-                self._handlers.clear()
-            type, table = group
-            found = self._handlers[group] = [
-                (handler, handler.filter.for_table(table))
-                for handler in list(registry.handlers.values())
-                if type in handler.types
-                and handler.stream in {None, self._config.name}
-                and table.lineage is not None
-                and handler.covers(table.lineage)
-            ]
-        return found
 
     def deliver_message(self, message: LogicalMessage) -> None:
         """
@@ -281,6 +268,7 @@ class Delivery:
         """
         self._unit_of_work.commit(position, is_transaction)
         self._counts.transactions += is_transaction
+        self._counts.last = self._counts.delivering or self._counts.last
         self._counts.delivering = None
 
     def _call(
@@ -296,6 +284,8 @@ class Delivery:
             )
         except RECEIVER_ERRORS as error:
             self._retry(signal, receiver, None, arguments, error)
+        else:
+            self._note_success(signal, receiver)
 
     def _call_for_retry(self, receiver: Receiver) -> Receiver:
         """Return a callable for a retry; handlers' functions run in the pool again."""
@@ -321,13 +311,15 @@ class Delivery:
         config = self._config
         call = self._call_for_retry(receiver)
         name, subject = receiver_name(receiver), parking.subject(arguments)
-        mask = masking.of_call(arguments)
-        attempts, delays = 1, config.retry_delays()
+        mask, key = masking.of_call(arguments), _key(signal, receiver)
+        is_open = self._breakers.is_open(key, config.breaker_threshold)
+        attempts, delays = 1, iter(()) if is_open else config.retry_delays()
         if isinstance(error, ConnectionBroken):
             attempts, delays = error.attempts, iter(())
         for delay in delays:
             self._require_intact(receiver, arguments, error)
             self._counts.retries[name] += 1
+            self._breakers.note_attempt(key, name, subject, attempts)
             logger.warning(
                 "%s failed at %s, retrying in %g s: %s",
                 *(name, subject, delay, mask(parking.describe(error))),
@@ -348,6 +340,7 @@ class Delivery:
             except RECEIVER_ERRORS as new_error:
                 error = new_error
             else:
+                self._note_success(signal, receiver)
                 return
         self._require_intact(receiver, arguments, error)
         self._counts.failures[name] += 1
@@ -363,17 +356,29 @@ class Delivery:
                 error=error,
                 attempts=attempts,
             )
-        traceback, exc_info = mask.log(error)
-        times = "once" if attempts == 1 else f"{attempts} times"
-        logger.error(
-            "%s failed %s at %s; %s%s",
-            *(name, times, subject, _OUTCOMES[config.on_error], traceback),
-            exc_info=exc_info,
-            extra={"receiver": name, "event_id": subject, "attempts": attempts},
+        outcome = _OUTCOMES[config.on_error]
+        extra = {"receiver": name, "event_id": subject, "attempts": attempts}
+        if is_open:
+            # The report of the breaker is enough for thousands of the same failure.
+            logger.debug("%s failed at %s; %s", name, subject, outcome, extra=extra)
+        else:
+            traceback, exc_info = mask.log(error)
+            times = "once" if attempts == 1 else f"{attempts} times"
+            logger.error(
+                "%s failed %s at %s; %s%s",
+                *(name, times, subject, outcome, traceback),
+                exc_info=exc_info,
+                extra=extra,
+            )
+        self._breakers.note_failure(
+            *(key, name, subject, attempts),
+            threshold=config.breaker_threshold,
+            on_error=config.on_error,
         )
 
 
-_MAX_GROUPS = 10_000
+def _key(signal: SignalOrHandler, receiver: Receiver) -> Key:
+    return signal.name, receiver_key(receiver)
 
 
 def runs_in_pool(receiver: Receiver) -> TypeGuard[Function]:
