@@ -176,6 +176,13 @@ class ListenerReport(models.Model):
         default=0,
         help_text=_("Receiver calls that failed after all retries."),
     )
+    failing = models.JSONField(
+        _("failing receivers"),
+        default=list,
+        help_text=_(
+            "Receivers that are being retried or whose circuit breaker is open."
+        ),
+    )
     last_event_id = models.CharField(_("last event"), max_length=100, blank=True)
     last_event_at = models.DateTimeField(_("last event committed at"), null=True)
     delivering_since = models.DateTimeField(

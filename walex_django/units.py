@@ -48,6 +48,21 @@ def format_size(size: float) -> str:
     return f"{number_format(round(size, digits), digits)} {units[power]}"
 
 
+def parse_count(text: str) -> int:
+    """
+    Parse a number of things.
+
+    Args:
+        text: A number of at most nine digits.
+
+    Raises:
+        ValueError: If the text is not such a number.
+    """
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise ValueError(f"{text!r} is not a valid number: write an integer such as 10")
+    return int(text)
+
+
 def parse_age(text: str) -> timedelta:
     """
     Parse an age.

@@ -136,7 +136,7 @@ def test_page_refreshes_itself_and_keeps_its_state(site: Site, visit: Visits) ->
     expect(events).not_to_have_text(before)
     rate = stream.locator("dl").first.locator("dd").nth(1)
     expect(rate).to_have_text(re.compile(r"^[1-9].*/s$"))
-    expect(stream).to_contain_text("Last event")
+    expect(stream).to_contain_text("Last delivered event")
     plot = stream.get_by_role("img", name="Events per second of default")
     expect(plot.locator(".walex-area")).to_have_count(1)
     # The page was not reloaded and keeps its state.

@@ -401,6 +401,8 @@ def test_lost_slot(own_stream: OwnStream) -> None:
         ),
         (["--watch=never"], "'never' is not a valid interval: use a number of"),
         (["--check", "--watch"], "--check and --watch cannot be used together"),
+        (["--check", "--max-parked=-1"], "'-1' is not a valid number: write an"),
+        (["--max-parked=1"], "--max-parked requires --check"),
         (["--max-lag=1GB"], "--max-lag requires --check"),
         (["--max-age=1s"], "--max-age requires --check"),
         (["--stream=nobody"], "nobody"),

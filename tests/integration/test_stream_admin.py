@@ -169,7 +169,7 @@ def test_reports_of_listeners(durable: StreamConfig, admin_client: Client) -> No
     assert "h1 4711 gone (was running) 12,345" in shown
     assert "Events 2 /s Transactions 0.1 /s" in shown
     assert "Failed calls 3 Parked 1" in shown
-    assert "Last event 0/1B:2" in shown
+    assert "Last delivered event 0/1B:2" in shown
     assert "Events per second Peak 12 at" in shown
     assert "Peak 1 MB at" in shown
 

@@ -24,6 +24,14 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def count(text: str) -> int:
+    """Parse a number such as ``10``; see `units.parse_count`."""
+    try:
+        return units.parse_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def interval(text: str) -> float:
     """Parse an interval in seconds: at least a tenth of a second, at most a day."""
     try:

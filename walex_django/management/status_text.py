@@ -52,6 +52,9 @@ class StatusText:
         version = f" (PostgreSQL {stream.server_version})" * bool(stream.server_version)
         yield f"{config.name} on database {config.database}{version}"
         yield f"  state        {self._state(stream)}"
+        for receiver in stream.failing:
+            text = f"{receiver}, since {_time(receiver.since)}"
+            yield f"  failing      {self._style.ERROR(text)}"
         if stream.state != StreamState.UNREACHABLE:
             yield f"  slot         {config.slot_name}: {_slot(slot)}"
         for number, listener in enumerate(stream.listeners):
@@ -89,7 +92,9 @@ class StatusText:
         elif stream.state == StreamState.PAUSED:
             colour = self._style.WARNING
         since = f" since {_time(stream.since)}" if stream.since else ""
-        reason = f": {stream.reason}" if stream.reason else ""
+        # A failing receiver has a line of its own.
+        shown = stream.reason and not stream.failing
+        reason = f": {stream.reason}" if shown else ""
         return f"{colour(str(stream.state.label))}{since}{reason}"
 
     def _wal(self, stream: StreamStatus, slot: Slot) -> Iterator[str]:

@@ -6,6 +6,15 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.AddField(
+            model_name="listenerreport",
+            name="failing",
+            field=models.JSONField(
+                default=list,
+                help_text="Receivers that are being retried or whose circuit breaker is open.",
+                verbose_name="failing receivers",
+            ),
+        ),
+        migrations.AddField(
             model_name="parkedevent",
             name="dispatch_uid",
             field=models.TextField(

@@ -40,6 +40,7 @@ from .status import (
     Records,
     StreamState,
     StreamStatus,
+    failing_of,
     reader_of,
     waiting_of,
 )
@@ -207,7 +208,12 @@ def _state_with_reader(
 ) -> tuple[StreamState, str, datetime | None]:
     report = reader_of(slot, reports)
     if report is not None:
-        return StreamState(report.state), report.reason, report.since
+        state, reason, since = StreamState(report.state), report.reason, report.since
+        if failing := failing_of(report):
+            reason = reason or ". ".join(map(str, failing))
+            if state == StreamState.RUNNING:
+                state, since = StreamState.FAILING, min(each.since for each in failing)
+        return state, reason, since
     if slot.application and not slot.application.startswith("walex_django"):
         return StreamState.TAKEN, slot.application, slot.since
     return StreamState.RUNNING, "", slot.since

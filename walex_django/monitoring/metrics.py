@@ -85,6 +85,11 @@ LISTENERS = Family(
     ("stream", "state"),
 )
 PARKED_CALLS = Family("walex_parked_calls", "Parked receiver calls.")
+FAILING_RECEIVERS = Family(
+    "walex_failing_receivers",
+    "Receivers that are being retried or whose circuit breaker is open, as last"
+    " reported.",
+)
 PROBLEMS = Family(
     "walex_problems",
     "Problems with the stream's settings and its server, without notes.",
@@ -103,7 +108,7 @@ REPORTED_FAILURES = Family(
 )
 REPORTED_LAST_EVENT = Family(
     "walex_reported_last_event_timestamp_seconds",
-    "Commit time of the last event, as last reported.",
+    "Commit time of the last event that was delivered, as last reported.",
 )
 ORPHANED_BYTES = Family(
     "walex_orphaned_slot_retained_bytes",
@@ -113,7 +118,8 @@ ORPHANED_BYTES = Family(
 
 STATUS_FAMILIES = (
     *(UP, STREAM_STATE, LAG_BYTES, LAG_SECONDS, RETAINED_BYTES, SAFE_WAL_BYTES),
-    *(SLOT_ACTIVE, SLOT_LOST, LISTENERS, PARKED_CALLS, PROBLEMS, REPORTED_EVENTS),
+    *(SLOT_ACTIVE, SLOT_LOST, LISTENERS, PARKED_CALLS, FAILING_RECEIVERS, PROBLEMS),
+    REPORTED_EVENTS,
     *(REPORTED_TRANSACTIONS, REPORTED_FAILURES, REPORTED_LAST_EVENT, ORPHANED_BYTES),
 )
 """The families that the view exposes."""
@@ -137,6 +143,11 @@ RECEIVER_FAILURES = Family(
     "Receiver calls that failed after all retries.",
     ("stream", "receiver"),
 )
+RECEIVER_BREAKER = Family(
+    "walex_receiver_breaker_open",
+    "1 if the receiver's circuit breaker is open, 0 while it is being retried.",
+    ("stream", "receiver"),
+)
 LISTENER_STATE = Family(
     "walex_listener_state",
     "1 for the listener's current state, 0 for the others.",
@@ -148,12 +159,12 @@ LISTENER_DELIVERING = Family(
 )
 LISTENER_LAST_EVENT = Family(
     "walex_listener_last_event_timestamp_seconds",
-    "Commit time of the last event delivered or being delivered.",
+    "Commit time of the last event that was delivered.",
 )
 
 LISTENER_FAMILIES = (
-    *(EVENTS, TRANSACTIONS, RECEIVER_RETRIES, RECEIVER_FAILURES, LISTENER_STATE),
-    *(LISTENER_DELIVERING, LISTENER_LAST_EVENT),
+    *(EVENTS, TRANSACTIONS, RECEIVER_RETRIES, RECEIVER_FAILURES, RECEIVER_BREAKER),
+    *(LISTENER_STATE, LISTENER_DELIVERING, LISTENER_LAST_EVENT),
 )
 """The families that a listener exposes."""
 
@@ -258,6 +269,7 @@ def _stream_samples(stream: StreamStatus) -> Iterator[Sample]:
         labels = *name, listener_state.value
         yield LISTENERS, labels, reported.count(listener_state.value)
     yield PARKED_CALLS, name, records.parked
+    yield FAILING_RECEIVERS, name, len(stream.failing)
     if reachable:
         problems = [p for p in stream.problems if not p.id.startswith("I")]
         yield PROBLEMS, name, len(problems)
@@ -290,6 +302,13 @@ def _listener_samples(report: Report) -> Iterator[Sample]:
         yield RECEIVER_RETRIES, (*name, receiver), number
     for receiver, number in counts.failures.copy().items():
         yield RECEIVER_FAILURES, (*name, receiver), number
+    breakers: dict[str, bool] = {}
+    for failing in counts.failing_now():
+        # The same receiver may be connected to several signals.
+        is_open = failing.is_open or breakers.get(failing.receiver, False)
+        breakers[failing.receiver] = is_open
+    for receiver, is_open in breakers.items():
+        yield RECEIVER_BREAKER, (*name, receiver), is_open
     yield TRANSACTIONS, name, counts.transactions
     for state in ListenerState:
         yield LISTENER_STATE, (*name, state.value), report.state == state

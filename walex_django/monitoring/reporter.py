@@ -20,6 +20,7 @@ from django.utils import timezone
 from walex_django.conf import receivers_database
 from walex_django.conf.receivers_database import known_error
 from walex_django.conf.stream import StreamConfig
+from walex_django.delivery.breakers import Failing
 from walex_django.delivery.counts import Counts, total
 from walex_django.events.event import Event as ChangeEvent
 from walex_django.models import (
@@ -175,6 +176,7 @@ class _ReportWriter:
         self._seen = 0  # events at the last check
         self._sampled_at = self._written_at = time.monotonic()
         self._was_delivering = False  # as last written
+        self._failing: set[tuple[str, str, bool]] = set()  # as last written
         self._failed = False
 
     def check(self) -> None:
@@ -218,6 +220,8 @@ class _ReportWriter:
         if (events != self._seen or delivering) and self._is_paused():
             self._report.hold.set()
         self._seen = events
+        if self._failing != {_brief(failing) for failing in counts.failing_now()}:
+            self._write(now)
         if now - self._sampled_at < _SAMPLE_EVERY:
             return
         delivered = (events, counts.transactions) != (self._events, self._transactions)
@@ -238,6 +242,7 @@ class _ReportWriter:
                 if tidy:
                     self._delete_other_reports()
                 last, delivering = counts.last, counts.delivering
+                failing = counts.failing_now() if report.state in READS else []
                 rows.update_or_create(
                     stream=self._stream,
                     listener=report.id,
@@ -251,6 +256,7 @@ class _ReportWriter:
                         "events": events,
                         "transactions": transactions,
                         "failures": total(counts.failures),
+                        "failing": [each.as_dict() for each in failing],
                         "last_event_id": last.id if last else "",
                         "last_event_at": _committed_at(last),
                         "delivering_since": _committed_at(delivering),
@@ -265,6 +271,7 @@ class _ReportWriter:
         if not report.unsaved:
             report.saved.set()
         self._was_delivering = delivering is not None
+        self._failing = {_brief(each) for each in failing}
         self._written_at = now
 
     def _sample(self, now: float, events: int, transactions: int) -> None:
@@ -328,6 +335,10 @@ class _ReportWriter:
                     "slot": self._report.config.slot_name,
                 },
             )
+
+
+def _brief(failing: Failing) -> tuple[str, str, bool]:
+    return failing.receiver, failing.signal, failing.is_open
 
 
 def _describe(error: Exception) -> str:

@@ -38,6 +38,7 @@ class StreamState(TextChoices):
     """What currently happens to a stream's changes."""
 
     RUNNING = "running", gettext_lazy("running")
+    FAILING = "failing", gettext_lazy("receivers failing")
     PAUSED = "paused", gettext_lazy("paused")
     STANDBY = "standby", gettext_lazy("standing by")
     RETRYING = "retrying", gettext_lazy("retrying")
@@ -91,6 +92,47 @@ class ListenerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailingReceiver:
+    """
+    A receiver that is being retried or whose circuit breaker is open.
+
+    Attributes:
+        receiver: Its dotted name.
+        signal: The signal's name.
+        since: The time of its first failure since it last succeeded.
+        event_id: The id of the event, or the LSN of the message, of the last failure.
+        attempts: The number of attempts of that call.
+        failed_calls: The number of consecutive calls that failed after all retries.
+        breaker_open: Whether its circuit breaker is open.
+    """
+
+    receiver: str
+    signal: str
+    since: datetime
+    event_id: str
+    attempts: int
+    failed_calls: int
+    breaker_open: bool
+
+    def __str__(self) -> str:
+        count = self.failed_calls if self.breaker_open else self.attempts
+        s = "s" * (count != 1)
+        if self.breaker_open:
+            return (
+                f"{self.receiver} ({self.signal}): {count} call{s} failed in a row,"
+                f" the last one at {self.event_id}; each call is tried once"
+            )
+        return (
+            f"{self.receiver} ({self.signal}): retrying at {self.event_id} after"
+            f" {count} attempt{s}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values for Django's JSON encoder."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
     """
     The status of a stream.
@@ -125,6 +167,12 @@ class StreamStatus:
         return reader_of(self.slot, self.records.reports) or next(
             iter(self.records.reports), None
         )
+
+    @property
+    def failing(self) -> list[FailingReceiver]:
+        """The receivers that currently fail, if a listener reads the slot."""
+        reader = reader_of(self.slot, self.records.reports)
+        return failing_of(reader) if reader else []
 
     @property
     def listeners(self) -> list[ListenerStatus]:
@@ -213,6 +261,7 @@ class StreamStatus:
             "listeners": [listener.as_dict() for listener in self.listeners],
             "events_per_second": self.events_per_second,
             "transactions_per_second": self.transactions_per_second,
+            "failing": [receiver.as_dict() for receiver in self.failing],
             "last_event": report and (report.last_event_id or None),
             "last_event_at": report and report.last_event_at,
             "changed": self.records.changed,
@@ -289,6 +338,14 @@ def reader_of(
         if report.backend_pid == slot.active_pid and report.state in READS:
             return report
     return None
+
+
+def failing_of(report: ListenerReport) -> list[FailingReceiver]:
+    """Return the receivers that fail according to a listener's report."""
+    return [
+        FailingReceiver(**{**data, "since": datetime.fromisoformat(data["since"])})
+        for data in report.failing
+    ]
 
 
 def waiting_of(

@@ -28,21 +28,25 @@ def health(
     *,
     max_lag: int | str | None = None,
     max_age: timedelta | str | None = None,
+    max_parked: int | str | None = None,
 ) -> JsonResponse:
     """
     Respond with status 200 if the streams are healthy, and with 503 if not.
 
-    ``?stream=NAME`` selects one stream, and may be repeated. Anyone may read the
+    ``?stream=NAME`` selects one stream, and may be repeated. ``?max_parked=N`` takes
+    precedence over the argument of that name. Anyone may read the
     response: it contains states and numbers, and nothing about servers and users.
 
     Args:
         request: A GET or HEAD request.
         max_lag: The maximum of unprocessed WAL, in bytes or such as ``"1GB"``.
         max_age: The maximum time that a change may wait, such as ``"60s"``.
+        max_parked: The maximum number of parked receiver calls.
     """
     names = request.GET.getlist("stream")
     try:
-        limits = _limits(max_lag, max_age)
+        max_parked = request.GET.get("max_parked", max_parked)
+        limits = _limits(max_lag, max_age, max_parked)
         known = get_configs()
         if unknown := [name for name in names if name not in known]:
             return _failing(f"Unknown stream: {unknown[0]!r}.", status=404)
@@ -57,13 +61,17 @@ def health(
 
 
 def _limits(
-    max_lag: int | str | None, max_age: timedelta | str | None
+    max_lag: int | str | None,
+    max_age: timedelta | str | None,
+    max_parked: int | str | None,
 ) -> dict[str, Any]:
     if isinstance(max_lag, str):
         max_lag = units.parse_size(max_lag)
     if isinstance(max_age, str):
         max_age = units.parse_age(max_age)
-    return {"max_lag": max_lag, "max_age": max_age}
+    if isinstance(max_parked, str):
+        max_parked = units.parse_count(max_parked)
+    return {"max_lag": max_lag, "max_age": max_age, "max_parked": max_parked}
 
 
 def _failing(reason: str, *, status: int = 503) -> JsonResponse:

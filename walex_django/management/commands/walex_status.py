@@ -21,6 +21,7 @@ from walex_django.monitoring import health, timed_inspection
 from walex_django.monitoring.status import Overview, StreamState
 
 _INTERVAL = 2.0  # seconds
+_LIMITS = ("max_lag", "max_age", "max_parked")
 
 # Terminal sequences: clear the screen and turn line wrapping off; turn it on again.
 _BEGIN, _END = "\x1b[2J\x1b[?7l", "\x1b[?7h"
@@ -29,9 +30,10 @@ _HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
 class Command(BaseCommand):
     help = (
-        "Shows the status of the streams: state, slot, listeners, lag, publication,"
-        " parked calls, settings changed at runtime, any problems with the command that"
-        " fixes each one, and the other slots on the same servers. With --check, it"
+        "Shows the status of the streams: state, failing receivers, slot, listeners,"
+        " lag, publication, parked calls, settings changed at runtime, any problems and"
+        " the command that fixes each one, and the other slots on the same servers."
+        " With --check, it"
         " only reports whether each stream is healthy, for probes."
     )
     requires_system_checks = CHECKS
@@ -53,7 +55,8 @@ class Command(BaseCommand):
             "--check",
             action="store_true",
             help="Print one line per stream, and exit with status 1 if a stream is not"
-            " healthy. A paused stream is healthy unless it exceeds a limit.",
+            " healthy. A stream whose receivers fail is not healthy. A paused stream is"
+            " healthy unless it exceeds a limit.",
         )
         parser.add_argument(
             "--max-lag",
@@ -69,10 +72,16 @@ class Command(BaseCommand):
             help="With --check: the maximum time that a change may have been waiting,"
             " such as 60s or 5m.",
         )
+        parser.add_argument(
+            "--max-parked",
+            type=arguments.count,
+            metavar="N",
+            help="With --check: the maximum number of parked calls; 0 for none at all.",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         configs = get_streams(options["streams"])
-        limits = {key: options[key] for key in ("max_lag", "max_age")}
+        limits = {key: options[key] for key in _LIMITS}
         if options["check"]:
             if options["watch"]:
                 raise CommandError("--check and --watch cannot be used together.")
