@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -114,6 +115,13 @@ class Event:
 
     def __hash__(self) -> int:
         return hash((self._begin.commit_lsn, self.ordinal))
+
+    def __copy__(self) -> Event:
+        """Return an equal event with records and instances of its own."""
+        begin = self._begin
+        if isinstance(begin, BeginWithContext):
+            begin = replace(begin, context=deepcopy(begin.context))
+        return Event(self.type, self._table, begin, self._message, self.ordinal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickle the JSON form instead of messages and loaders.
