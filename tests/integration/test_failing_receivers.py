@@ -26,7 +26,7 @@ from walex_django.monitoring.status import StreamState
 from walex_django.signals import post_db_insert
 
 from .mascots import name_of
-from .test_reports import becomes, quick, reported, told
+from .test_reports import quick, reported, status_of, wait_for_state
 from .test_stream_admin import _shown as streams_page
 
 __all__ = ["quick"]
@@ -94,7 +94,7 @@ def test_a_stream_whose_receiver_is_retried(
         eventually(lambda: listening.report.counts.transactions == 1)
         began = timezone.now()
         Keeper.objects.create(name="bad")
-        stream = becomes(durable, StreamState.FAILING)
+        stream = wait_for_state(durable, StreamState.FAILING)
 
         (failing,) = stream.failing
         assert (failing.receiver, failing.signal) == (NAME, "post_db_insert")
@@ -126,7 +126,7 @@ def test_a_stream_whose_receiver_is_retried(
         assert f"{shown} attempt" in page
         assert f"Last delivered event {good.id}" in page
     # The listener is gone, and nothing is retried.
-    assert told(durable).failing == []
+    assert status_of(durable).failing == []
 
 
 def test_a_stream_with_an_open_breaker(
@@ -136,9 +136,9 @@ def test_a_stream_with_an_open_breaker(
     with reported(replace(durable, max_retries=0)) as listening:
         Keeper.objects.bulk_create([Keeper(name="bad") for _ in range(7)])
         events = list(listening.wait_for(7))
-        stream = becomes(durable, StreamState.FAILING)
-        eventually(lambda: told(durable).failing[0].failed_calls == 7)
-        (failing,) = told(durable).failing
+        stream = wait_for_state(durable, StreamState.FAILING)
+        eventually(lambda: status_of(durable).failing[0].failed_calls == 7)
+        (failing,) = status_of(durable).failing
         assert failing.breaker_open
         assert failing.event_id == events[-1].id
         assert stream.server_version
@@ -149,7 +149,7 @@ def test_a_stream_with_an_open_breaker(
         assert shown in streams_page(admin_client)
 
         Keeper.objects.create(name="good")
-        becomes(durable, StreamState.RUNNING)
+        wait_for_state(durable, StreamState.RUNNING)
         assert check() == (0, "default: OK\n")
         assert "  failing" not in status_text()
         assert health(admin_client) == (200, [])
@@ -163,10 +163,10 @@ def test_a_paused_stream_whose_receiver_fails_is_not_healthy(
     with reported(replace(durable, max_retries=0)) as listening:
         Keeper.objects.bulk_create([Keeper(name="bad") for _ in range(5)])
         listening.wait_for(5)
-        becomes(durable, StreamState.FAILING)
+        wait_for_state(durable, StreamState.FAILING)
         stored.change(durable, "replace", "PAUSED", True)
         try:
-            becomes(durable, StreamState.PAUSED)
+            wait_for_state(durable, StreamState.PAUSED)
             assert check()[1].startswith("default: failing: 1 receiver is failing (")
             assert health(client) == (503, ["1 receiver is failing"])
         finally:
