@@ -108,6 +108,57 @@ class Checkpoint(models.Model):
         return f"{self.slot_name} at {Lsn(self.position)}"
 
 
+class Gap(models.Model):
+    """
+    A transaction that the server cannot send, and that was or can be skipped.
+
+    The listener that fails records it; ``manage.py walex_skip`` skips it.
+    """
+
+    stream = models.CharField(_("stream"), max_length=200)
+    slot_name = models.CharField(_("slot"), max_length=63)
+    system_identifier = models.BigIntegerField(_("system identifier"))
+    xid = models.BigIntegerField(_("transaction"), null=True)
+    commit_lsn = models.BigIntegerField(
+        _("COMMIT"), null=True, help_text=_("Position of the transaction's COMMIT.")
+    )
+    committed_at = models.DateTimeField(_("committed at"), null=True)
+    position = models.BigIntegerField(
+        _("position"),
+        null=True,
+        help_text=_("Position of the change that the server cannot send."),
+    )
+    table = models.CharField(_("table"), max_length=200, blank=True)
+    error = models.TextField(_("error"))
+    found_at = models.DateTimeField(_("found at"))
+    skipped_at = models.DateTimeField(_("skipped at"), null=True)
+    skipped_by = models.CharField(_("skipped by"), max_length=200, blank=True)
+
+    class Meta:
+        ordering = ["pk"]
+        default_permissions = ()
+        indexes = [
+            models.Index(
+                fields=["system_identifier", "slot_name"], name="walex_django_gap_slot"
+            )
+        ]
+        verbose_name = _("gap")
+        verbose_name_plural = _("gaps")
+
+    def __str__(self) -> str:
+        return f"{self.stream} at {self.place}"
+
+    @property
+    def place(self) -> str:
+        """The transaction and its position, as far as they are known."""
+        known = [f"transaction {self.xid}"] if self.xid is not None else []
+        if self.position is not None:
+            known.append(f"change at {Lsn(self.position)}")
+        if self.commit_lsn is not None:
+            known.append(f"COMMIT at {Lsn(self.commit_lsn)}")
+        return ", ".join(known) or "unknown position"
+
+
 class StreamSetting(models.Model):
     """
     A setting of a stream that was changed at runtime.

@@ -32,8 +32,8 @@ from walex_django.replication.errors import (
 from .stream import libpq_parameters
 
 _TABLES = (
-    "walex_django_checkpoint, walex_django_listenerreport, walex_django_parkedevent,"
-    " walex_django_streamsample, walex_django_streamsetting"
+    "walex_django_checkpoint, walex_django_gap, walex_django_listenerreport,"
+    " walex_django_parkedevent, walex_django_streamsample, walex_django_streamsetting"
 )
 
 

@@ -57,6 +57,8 @@ _TYPES = {
     Delete: EventType.DELETE,
 }
 
+_BOUNDARIES = frozenset({Begin, Commit, LogicalMessage})
+
 _NO_POSITION = Lsn(0)
 
 _NO_TABLES = NoTables()
@@ -103,6 +105,8 @@ class EventReader:
         self._tables = SubscribedTables(models)
         self._by_oid = self._tables.by_oid  # or `_NO_TABLES`
         self._begin: Begin | None = None
+        self._received: Begin | None = None  # of the middleware's transaction
+        self._finished = _NO_POSITION
         self._ordinal = 0
         self._events: list[Event] = []
         self._bytes = 0
@@ -118,6 +122,16 @@ class EventReader:
     def in_transaction(self) -> bool:
         """Whether a transaction is being delivered."""
         return self._begin is not None
+
+    @property
+    def last_begin(self) -> Begin | None:
+        """The BEGIN of a transaction that has been received in part."""
+        return self._begin if self._pipe is None else self._received
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the middleware holds messages of whole transactions."""
+        return self._pipe is not None and self._pipe.expected > self._finished
 
     def read(self, batch: Iterable[bytes], *, stopped: Callable[[], bool]) -> None:
         """
@@ -189,11 +203,15 @@ class EventReader:
             self._pipe.close()
 
     def _pass_on(self, pipe: MiddlewarePipe, message: Message) -> None:
-        match message:
-            case Commit():
-                pipe.expect(message.end_lsn)
-            case LogicalMessage(transactional=False):
-                pipe.expect(message.lsn)
+        if message.__class__ in _BOUNDARIES:
+            match message:
+                case Begin():
+                    self._received = message
+                case Commit():
+                    self._received = None
+                    pipe.expect(message.end_lsn)
+                case LogicalMessage(transactional=False):
+                    pipe.expect(message.lsn)
         self._progress.begin()
         pipe.pass_on(message)
 
@@ -260,6 +278,7 @@ class EventReader:
             self._delivery.finish(message.commit_lsn)
         self._begin = None
         self._by_oid = self._tables.by_oid
+        self._finished = message.end_lsn
         more = self._pipe is not None and self._pipe.expected > message.end_lsn
         self._progress.finish(message.end_lsn, more=more)
         # This transaction may have changed the settings; the next may be far away.
@@ -308,6 +327,7 @@ class EventReader:
         else:
             self._message(message)
         if self._pipe and not message.transactional:
+            self._finished = max(self._finished, message.lsn)
             more = self._pipe.expected > message.lsn
             self._progress.finish(_NO_POSITION, more=more)
 

@@ -19,8 +19,10 @@ from walex_django.models import ListenerState
 from walex_django.monitoring.reporter import Report, Reporter
 from walex_django.pgoutput.errors import ProtocolError
 from walex_django.pgoutput.lsn import Lsn
+from walex_django.provisioning import gaps
 from walex_django.replication.errors import (
     ConnectionLost,
+    DecodingFailed,
     PublicationMissing,
     ReplicationError,
     SlotInUse,
@@ -77,6 +79,7 @@ class Listener:
         self._failure: type[ReplicationError] | None = None
         self._backoff = _FIRST_BACKOFF
         self._unreadable = ""
+        self._undecodable: DecodingFailed | None = None
 
     def stop(self) -> None:
         """Stop after the current transaction. May be called from any thread."""
@@ -122,6 +125,9 @@ class Listener:
                     self.config.name,
                 )
                 return
+            except DecodingFailed as error:
+                self._until = session.until
+                self._decoding_failed(error, session)
             except ReplicationError as error:
                 if not (error.passing and self._may_wait):
                     raise
@@ -136,6 +142,20 @@ class Listener:
                 self._unreadable = str(error)
             else:
                 return
+
+    def _decoding_failed(self, error: DecodingFailed, session: Session) -> None:
+        """
+        Record a change that the server cannot send, or retry the first time.
+
+        Raises:
+            DecodingFailed: The server will never send it.
+        """
+        last, self._undecodable = self._undecodable, error
+        if error.passing and self._may_wait and not (last and last.is_like(error)):
+            self._back_off(error)
+            return
+        gaps.record(session.config, session.system, error)
+        raise error
 
     @property
     def _may_wait(self) -> bool:

@@ -31,6 +31,7 @@ from walex_django.replication import server, slots
 from walex_django.replication.connection import Connection, connect, sql_error
 from walex_django.replication.errors import (
     ConnectionLost,
+    DecodingFailed,
     ReplicationError,
     StreamPaused,
 )
@@ -45,6 +46,7 @@ from .start import OnSlotInUse, Start, locate_slot, prepare
 logger = log.logger(__name__)
 
 _PAUSE_POLL = 1.0  # seconds between two checks of a paused stream's settings
+_MIDDLEWARE_TIMEOUT = 30.0  # seconds without a message from the middleware
 _DRAIN_IDLE = 0.1  # seconds of silence before the server is asked for its position
 
 
@@ -61,6 +63,9 @@ class Session:
         on_slot_in_use: See `prepare`.
         breaks: See `AtomicUnitOfWork`.
         report: The listener's report, which the session updates.
+
+    Attributes:
+        system: The server's system identifier, once a durable slot has been located.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class Session:
         self._on_slot_in_use = on_slot_in_use
         self._breaks = breaks
         self._stopped = stopped
+        self.system: int | None = None
         self._connection: ReplicationConnection | None = None
         self._waiting: Connection | None = None
 
@@ -134,6 +140,7 @@ class Session:
             place = None
             if config.durable_slot:
                 place = locate_slot(start, replication)
+                self.system = place.system
             elif not self._create_slot(replication):
                 return
             replication.start(config.publications)
@@ -281,7 +288,7 @@ class Session:
                 self._pause(connection, progress)
                 reader.read(unread, stopped=halted)
                 last_read = time.monotonic()
-            elif batch := connection.receive():
+            elif batch := self._receive(connection, reader):
                 unread = iter(batch)
                 reader.read(unread, stopped=halted)
                 last_read = time.monotonic()
@@ -294,6 +301,25 @@ class Session:
                 reader.reply_requested = False
                 connection.send_progress(progress)
         return unread
+
+    def _receive(
+        self, connection: ReplicationConnection, reader: EventReader
+    ) -> list[bytes]:
+        try:
+            return connection.receive()
+        except DecodingFailed as error:
+            # Everything before the transaction has to be acknowledged: it is skipped
+            # by its position.
+            error.begin = reader.last_begin
+            deadline = time.monotonic() + _MIDDLEWARE_TIMEOUT
+            while reader.is_waiting and not self._stopped.is_set():
+                if reader.read_delivered(stopped=self._stopped.is_set):
+                    deadline = time.monotonic() + _MIDDLEWARE_TIMEOUT
+                elif time.monotonic() > deadline:
+                    break
+                else:
+                    connection.wait(_DRAIN_IDLE)
+            raise
 
     def _reconfigured(self, config: StreamConfig) -> None:
         """Log that the configuration has changed, and any unmet requirement."""

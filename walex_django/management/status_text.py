@@ -10,13 +10,14 @@ from django.core.management.color import Style
 from django.utils import timezone
 
 from walex_django.conf.reader import Problem
-from walex_django.models import ListenerReport
+from walex_django.models import Gap, ListenerReport
 from walex_django.monitoring.status import (
     ListenerStatus,
     OtherSlot,
     Overview,
     StreamState,
     StreamStatus,
+    gap_hint,
 )
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
@@ -71,10 +72,26 @@ class StatusText:
             )
         parked = stream.records.parked
         yield f"  parked       {'unknown' if parked is None else parked or 'none'}"
+        for gap in stream.gaps:
+            yield from self._gap(gap)
         for key, value in stream.records.changed.items():
             yield f"  changed      {key} = {json.dumps(value, ensure_ascii=False)}"
         for problem in stream.problems:
             yield from self._problem(problem)
+
+    def _gap(self, gap: Gap) -> Iterator[str]:
+        committed = (
+            f", committed {format_time(gap.committed_at)}" if gap.committed_at else ""
+        )
+        table = f", table {gap.table}" if gap.table else ""
+        text = f"  gap          {gap.place}{committed}{table}: {gap.error}"
+        if gap.skipped_at:
+            by = f" by {gap.skipped_by}" if gap.skipped_by else ""
+            yield text
+            yield f"{'':<15}skipped {format_time(gap.skipped_at)}{by}"
+        else:
+            yield self._style.WARNING(text)
+            yield self._style.WARNING(f"{'':<15}{gap_hint(gap)}")
 
     def _problem(self, problem: Problem) -> Iterator[str]:
         is_note = problem.id.startswith("I")
@@ -91,7 +108,7 @@ class StatusText:
             colour = self._style.SUCCESS
         elif stream.state == StreamState.PAUSED:
             colour = self._style.WARNING
-        since = f" since {_time(stream.since)}" if stream.since else ""
+        since = f" since {format_time(stream.since)}" if stream.since else ""
         # A failing receiver has a line of its own.
         shown = stream.reason and not stream.failing
         reason = f": {stream.reason}" if shown else ""
@@ -158,7 +175,7 @@ def _slot(slot: Slot | None) -> str:
     if slot.active_pid is None:
         reader = "synchronized from the primary" if slot.synced else "no reader"
         return f"{kind}, {reader}"
-    since = f" since {_time(slot.since)}" if slot.since else ""
+    since = f" since {format_time(slot.since)}" if slot.since else ""
     return (
         f"{kind}, read by {slot.client or 'a local process'}"
         f" (walsender {slot.active_pid}){since}"
@@ -174,7 +191,7 @@ def _rates(stream: StreamStatus) -> str:
 
 def _listener(listener: ListenerStatus) -> str:
     report = listener.report
-    state = f"{report.get_state_display()} since {_time(report.since)}"
+    state = f"{report.get_state_display()} since {format_time(report.since)}"
     if listener.gone:
         state = f"gone (was {state})"
     return f"{report.host}, process {report.process}: {state}"
@@ -189,7 +206,7 @@ def _delivered(report: ListenerReport) -> Iterator[str]:
     )
     if report.last_event_id:
         at = report.last_event_at
-        committed = f", committed {_time(at)}" if at else ""
+        committed = f", committed {format_time(at)}" if at else ""
         yield f"  last event   {report.last_event_id}{committed}"
 
 
@@ -197,7 +214,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number or 'no'} {noun}{'s' * (number != 1)}"
 
 
-def _time(time: datetime) -> str:
+def format_time(time: datetime) -> str:
+    """Return a time in the current time zone."""
     local = timezone.localtime(time) if timezone.is_aware(time) else time
     return f"{local:%Y-%m-%d %H:%M:%S %Z}".rstrip()
 

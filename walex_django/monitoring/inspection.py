@@ -27,6 +27,7 @@ from walex_django.models import (
     ParkedEvent,
     StreamSample,
 )
+from walex_django.provisioning import gaps
 from walex_django.replication import publications, server, slots
 from walex_django.replication.connection import Connection, connect, sql_error
 from walex_django.replication.errors import ReplicationError
@@ -162,6 +163,7 @@ def _load(original: StreamConfig) -> tuple[StreamConfig, Records]:
                 samples=list(samples.order_by("at")),
                 parked=ParkedEvent.objects.filter(stream=name).count(),
                 changed=stored.kept(name),
+                gaps=gaps.of_stream(name),
             )
         return stored.refreshed(original), records
     except DatabaseError as error:

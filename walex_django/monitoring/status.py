@@ -20,9 +20,11 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.models import (
     READS,
     WAITS,
+    Gap,
     ListenerReport,
     StreamSample,
 )
+from walex_django.pgoutput.lsn import Lsn
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
 
@@ -60,6 +62,7 @@ class Records:
         samples: The samples of the last hour, in order.
         parked: The number of parked receiver calls; `None` if unknown.
         changed: The settings that were changed at runtime, by key.
+        gaps: The transactions that the server could not send, the latest first.
         problems: Why the records could not be read or applied.
     """
 
@@ -67,6 +70,7 @@ class Records:
     samples: Sequence[StreamSample] = ()
     parked: int | None = None
     changed: dict[str, Any] = field(default_factory=dict)
+    gaps: Sequence[Gap] = ()
     problems: Sequence[Problem] = ()
 
 
@@ -217,6 +221,16 @@ class StreamStatus:
         return self.now - since
 
     @property
+    def gaps(self) -> list[Gap]:
+        """The skipped transactions, and the pending one that the slot is still at."""
+        confirmed = (self.slot and self.slot.confirmed_lsn) or 0
+        return [
+            gap
+            for gap in self.records.gaps
+            if gap.skipped_at or gap.commit_lsn is None or gap.commit_lsn >= confirmed
+        ]
+
+    @property
     def events_per_second(self) -> float | None:
         """Events per second over the last minute, if known."""
         return self._rate(sample.events for sample in self._recent_samples())
@@ -266,8 +280,27 @@ class StreamStatus:
             "last_event_at": report and report.last_event_at,
             "changed": self.records.changed,
             "parked": self.records.parked,
+            "gaps": [_gap_as_dict(gap) for gap in self.gaps],
             "problems": [problem._asdict() for problem in self.problems],
         }
+
+
+def _gap_as_dict(gap: Gap) -> dict[str, Any]:
+    data = {name: getattr(gap, name) for name in _GAP_FIELDS}
+    for key in ("position", "commit_lsn"):
+        data[key] = None if data[key] is None else str(Lsn(data[key]))
+    return data
+
+
+_GAP_FIELDS = (
+    *("xid", "position", "commit_lsn", "committed_at", "table", "error", "found_at"),
+    *("skipped_at", "skipped_by"),
+)
+
+
+def gap_hint(gap: Gap) -> str:
+    """Return how to skip a pending gap's transaction."""
+    return f"To skip it, run: python manage.py walex_skip --stream {gap.stream}"
 
 
 def _slot_as_dict(slot: Slot) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from walex_django.pgoutput.lsn import Lsn
+from walex_django.pgoutput.messages import Begin
+
 
 class ReplicationError(Exception):
     """
@@ -67,6 +70,46 @@ class SlotBroken(ReplicationError):
 
 class PublicationMissing(ReplicationError):
     """The publication does not exist, or did not when the change was made."""
+
+
+class DecodingFailed(ReplicationError):
+    """
+    The server cannot decode a change, or cannot send it.
+
+    Attributes:
+        error: The server's error message.
+        sqlstate: The SQLSTATE of the error.
+        position: The LSN of the change, if the server reports it.
+        table: The table of the change, if the error names it.
+        begin: The BEGIN of the change's transaction, if it was received.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: str,
+        sqlstate: str,
+        position: Lsn | None,
+        table: str = "",
+        hint: str = "",
+        passing: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.error, self.sqlstate = error, sqlstate
+        self.position, self.table = position, table
+        self.passing = passing
+        self.begin: Begin | None = None
+
+    def is_like(self, other: DecodingFailed) -> bool:
+        """Return whether another error is about the same change."""
+        if self.position or other.position:
+            return self.position == other.position
+        return (self.sqlstate, self.error) == (other.sqlstate, other.error)
+
+
+class UnpublishedChange(DecodingFailed, PublicationMissing):
+    """A change was made while one of the stream's publications did not exist."""
 
 
 class StreamPaused(ReplicationError):

@@ -6,7 +6,6 @@ Source: PostgreSQL, "Streaming Replication Protocol"; libpq, "COPY Functions".
 
 from __future__ import annotations
 
-import re
 import selectors
 import socket
 import time
@@ -26,15 +25,20 @@ from walex_django.pgoutput.lsn import Lsn
 
 from . import synchronous
 from .connection import connect, one_line, sender_name, sql_error
+from .decoding import stream_error, unpublished_change
 from .errors import (
     ConnectionLost,
-    PublicationMissing,
     ReplicationError,
     SlotMissing,
     SlotUnusable,
 )
 from .progress import Progress
-from .slots import RECREATE
+
+
+def plugin_options(publications: Sequence[str]) -> dict[str, str]:
+    """Return the options of pgoutput for a stream of these publications."""
+    names = ",".join(sql.Identifier(name).as_string() for name in publications)
+    return {"proto_version": "1", "publication_names": names, "messages": "true"}
 
 
 class ReplicationConnection:
@@ -140,12 +144,7 @@ class ReplicationConnection:
         )
         if not is_standby:  # which has no synchronous standbys of its own
             synchronous.require_asynchronous(names, self.application)
-        names = ",".join(sql.Identifier(name).as_string() for name in publications)
-        options = {
-            "proto_version": "1",
-            "publication_names": names,
-            "messages": "true",
-        }
+        options = plugin_options(publications)
         # The grammar of replication commands has no E'' strings.
         option_list = ", ".join(
             f"{key} '{value.replace(chr(39), chr(39) * 2)}'"
@@ -173,7 +172,8 @@ class ReplicationConnection:
 
         Raises:
             ConnectionLost: The connection was lost.
-            ReplicationError: The server ended the stream with an error.
+            DecodingFailed: The server cannot send a change.
+            ReplicationError: The server ended the stream with another error.
         """
         batch = self._batch = []
         append, pgconn = batch.append, self._pgconn
@@ -200,7 +200,7 @@ class ReplicationConnection:
                 elif self._ended and not batch:
                     self._raise_end()
         except psycopg.Error as error:
-            raise self._released or _stream_error(error, self.slot) from error
+            raise self._released or stream_error(error, self.slot) from error
         return batch
 
     def wait(self, timeout: float) -> bool:
@@ -327,7 +327,7 @@ class ReplicationConnection:
         """
         missing = notice.sqlstate == errors.ObjectNotInPrerequisiteState.sqlstate
         if self._streaming and missing and not self._gap:
-            self._gap = _gap_error(notice.message_primary or "", notice.context)
+            self._gap = unpublished_change(notice.message_primary or "", notice.context)
             self._gap_at = len(self._batch)
 
     def _raise_end(self) -> NoReturn:
@@ -370,23 +370,3 @@ def _start_error(error: psycopg.Error, slot: str) -> ReplicationError:
     if isinstance(error, errors.ObjectNotInPrerequisiteState):
         return SlotUnusable(f'The slot "{slot}" cannot be read: {one_line(error)}.')
     return sql_error(error, slot=slot)
-
-
-def _stream_error(error: psycopg.Error, slot: str) -> ReplicationError:
-    """Return the exception for a stream that the server ended."""
-    # pgoutput looks up nothing but publications by name.
-    if isinstance(error, errors.UndefinedObject):
-        return _gap_error(one_line(error), error.diag.context)
-    return sql_error(error, slot=slot)
-
-
-def _gap_error(reason: str, context: str | None) -> PublicationMissing:
-    """Return the exception for a change made without its publication."""
-    # The words around it are in the server's language.
-    position = re.search(r"\b[0-9A-F]+/[0-9A-F]+\b", context or "")
-    at = f" at {position[0]}" if position else ""
-    return PublicationMissing(
-        f"A change was made{at} while its publication was missing: {reason}.",
-        hint="The slot cannot get past that position. To resume from the current end of"
-        f" the WAL, without the changes in between, run: {RECREATE}",
-    )

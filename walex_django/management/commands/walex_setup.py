@@ -16,7 +16,7 @@ from walex_django.management.streams import (
     command_errors,
     get_streams,
 )
-from walex_django.provisioning import checkpoints, replica_identity
+from walex_django.provisioning import checkpoints, gaps, replica_identity
 from walex_django.provisioning.named_tables import subscribed_tables
 from walex_django.provisioning.plan import Step, setup_plan
 from walex_django.replication import server, slots
@@ -123,6 +123,7 @@ class Command(BaseCommand):
         assert slot is not None
         system, _ = server.identity(connection)
         checkpoints.note(config, system, slot)
+        gaps.settle(system, config.slot_name)
         return str(slot.confirmed_lsn)
 
     def _warn(

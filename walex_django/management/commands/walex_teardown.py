@@ -13,7 +13,7 @@ from walex_django.management.streams import (
     get_streams,
 )
 from walex_django.monitoring import reporter
-from walex_django.provisioning import checkpoints
+from walex_django.provisioning import checkpoints, gaps
 from walex_django.provisioning.plan import Step, slot_plan, teardown_plan
 from walex_django.replication import server
 from walex_django.replication.connection import Connection, connect
@@ -65,6 +65,7 @@ class Command(BaseCommand):
                 if not options["dry_run"]:
                     system, _ = server.identity(connection)
                     checkpoints.forget(system, config.slot_name)
+                    gaps.forget(config.name)
                     reporter.forget(config.name)
 
     def _drop_slot(
