@@ -13,7 +13,7 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import ONE, heard, listening, stop, with_stream
+from .listener import ONE, delivered, environment_on, listening, stop, with_stream
 from .server import Server, lsn
 
 SKIP = "python manage.py walex_skip --stream default"
@@ -32,9 +32,17 @@ def undecodable(server: Server, error: str) -> Iterator[str]:
         # does.
         server.execute(
             "ALTER PUBLICATION zoo_events SET TABLE zoo_keeper"
-            " WHERE (1 / (length(name) - 3) <> 7)"
+            " WHERE (1 / CASE name WHEN 'bad' THEN 0 ELSE 1 END > 0)"
         )
         yield "division by zero"
+        server.execute("ALTER PUBLICATION zoo_events SET TABLE zoo_keeper")
+    elif error == "limit":
+        # SQLSTATE 54000, as for a row of more than 1 GB.
+        server.execute(
+            "ALTER PUBLICATION zoo_events SET TABLE zoo_keeper WHERE (length(repeat("
+            "name, CASE name WHEN 'bad' THEN 2000000000 ELSE 1 END)) > 0)"
+        )
+        yield "requested length too large"
         server.execute("ALTER PUBLICATION zoo_events SET TABLE zoo_keeper")
     elif error == "publication":
         server.execute("DROP PUBLICATION zoo_events")
@@ -46,7 +54,9 @@ def undecodable(server: Server, error: str) -> Iterator[str]:
         server.execute("ALTER PUBLICATION zoo_more SET TABLE zoo_keeper")
 
 
-ERRORS = pytest.mark.parametrize("error", ["division", "publication", "columns"])
+ERRORS = pytest.mark.parametrize(
+    "error", ["division", "limit", "publication", "columns"]
+)
 
 
 def fail(env: dict[str, str]) -> str:
@@ -93,6 +103,8 @@ def test_exactly_the_transaction_that_fails_is_skipped(
     if error == "columns":
         server.execute("CREATE PUBLICATION zoo_more")
         env = with_stream(env, PUBLICATION=["zoo_events", "zoo_more"])
+        # The WAL since the slot was created has changes that are older than zoo_more.
+        run(env, "walex_setup", *ONE, "--recreate-slot")
     with ExitStack() as stack:
         early, late = (stack.enter_context(server.connect()) for _ in range(2))
         early.autocommit = late.autocommit = False
@@ -115,7 +127,7 @@ def test_exactly_the_transaction_that_fails_is_skipped(
     first = re.search(r"\bat ([0-9A-F]+/[0-9A-F]+)\b", line)
     assert first, line
     assert start <= lsn(first[1]) <= end
-    assert heard(journal) == ["before", "early"]
+    assert delivered(journal) == ["before", "early"]
     assert fail(env) == line
     (gap,) = status(env)["gaps"]
     assert gap["position"] == first[1]
@@ -130,9 +142,9 @@ def test_exactly_the_transaction_that_fails_is_skipped(
     assert start <= lsn(gap["commit_lsn"]) <= end
 
     with listening(env) as listener:
-        eventually(lambda: heard(journal)[-1] == "after", "the rest")
+        eventually(lambda: delivered(journal)[-1] == "after", "the rest")
         stop(listener)
-    assert heard(journal) == ["before", "early", "late", "after"]
+    assert delivered(journal) == ["before", "early", "late", "after"]
 
 
 def test_a_transaction_that_was_sent_in_part_is_named_and_skipped(
@@ -153,12 +165,75 @@ def test_a_transaction_that_was_sent_in_part_is_named_and_skipped(
 
     run(environment, *SKIP.split()[2:], "--noinput")
     with listening(environment) as listener:
-        eventually(lambda: heard(journal)[-1:] == ["after"], "the rest")
+        eventually(lambda: delivered(journal)[-1:] == ["after"], "the rest")
         stop(listener)
-    assert heard(journal) == ["after"]
+    assert delivered(journal) == ["after"]
     text = "\n".join(run(environment, "walex_status", *ONE))
     assert "skipped 20" in text
     assert "To skip it" not in text
+
+
+def test_text_that_cannot_be_converted_is_skipped(
+    server: Server, tmp_path: Path
+) -> None:
+    """WIN1252 has no character 0x81, and stores it nevertheless."""
+    server.execute(
+        "CREATE DATABASE latin TEMPLATE template0 ENCODING 'WIN1252'"
+        " LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    journal = tmp_path / "journal"
+    url = server.url("latin")
+    env = {
+        **environment_on(server),
+        "ZOO_DATABASE_URL": url,
+        "ZOO_SECOND_URL": url,
+        "ZOO_JOURNAL": str(journal),
+    }
+    server.execute("SELECT pg_drop_replication_slot('zoo_walex')")
+    run(env, "migrate", "--verbosity=0")
+    run(env, "walex_setup", *ONE)
+    with server.connect("latin") as latin:
+        for name in (b"'good'", b"convert_from('\\x81', 'WIN1252')", b"'after'"):
+            latin.execute(b"INSERT INTO zoo_keeper (name) VALUES (" + name + b")")
+
+    line = fail(env)
+    assert 'has no equivalent in encoding "UTF8"' in line
+    assert "(transaction " in line
+    assert SKIP in line
+    run(env, *SKIP.split()[2:], "--noinput")
+    with listening(env) as listener:
+        eventually(lambda: delivered(journal)[-1:] == ["after"], "the rest")
+        stop(listener)
+    assert delivered(journal) == ["good", "after"]
+
+
+@pytest.mark.heavy
+def test_an_old_row_of_more_than_1_gb_is_skipped(
+    server: Server, environment: dict[str, str], journal: Path
+) -> None:
+    """It is small in the WAL, where it is compressed, and large on the way out."""
+    columns = "abcd"
+    for column in columns:
+        server.execute(f"ALTER TABLE zoo_keeper ADD COLUMN {column} text")
+    server.execute("ALTER TABLE zoo_keeper REPLICA IDENTITY FULL")
+    server.write("large")
+    for column in columns:
+        server.execute(f"UPDATE zoo_keeper SET {column} = repeat('x', 270000000)")
+    # Up to here the old rows are smaller, and nobody has to receive them.
+    run(environment, "walex_setup", *ONE, "--recreate-slot")
+    server.execute("UPDATE zoo_keeper SET name = 'larger'")
+    server.write("after")
+
+    line = fail(environment)
+    assert SKIP in line
+    assert "(transaction " in line
+    (gap,) = status(environment)["gaps"]
+    assert gap["error"]
+    run(environment, *SKIP.split()[2:], "--noinput")
+    with listening(environment) as listener:
+        eventually(lambda: delivered(journal)[-1:] == ["after"], "the rest")
+        stop(listener)
+    assert delivered(journal) == ["after"]
 
 
 def test_each_of_several_transactions_is_skipped_by_a_command_of_its_own(
@@ -173,9 +248,9 @@ def test_each_of_several_transactions_is_skipped_by_a_command_of_its_own(
         fail(environment)
         run(environment, *SKIP.split()[2:], "--noinput")
     with listening(environment) as listener:
-        eventually(lambda: heard(journal)[-1:] == ["after"], "the rest")
+        eventually(lambda: delivered(journal)[-1:] == ["after"], "the rest")
         stop(listener)
-    assert heard(journal) == ["between", "after"]
+    assert delivered(journal) == ["between", "after"]
     assert len(status(environment)["gaps"]) == 2
 
 
@@ -184,7 +259,7 @@ def test_a_running_listener_ends_at_the_change(
 ) -> None:
     with listening(environment) as listener:
         server.write("before")
-        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: delivered(journal) == ["before"])
         with undecodable(server, "division"):
             server.write("bad")
         assert listener.wait() == 1, listener.output
@@ -200,7 +275,7 @@ def test_what_was_delivered_since_an_orderly_end_does_not_forbid_the_skip(
     """The slot moves further than the checkpoint says, by our own hand."""
     with listening(environment) as listener:
         server.write("before")
-        eventually(lambda: heard(journal) == ["before"])
+        eventually(lambda: delivered(journal) == ["before"])
         stop(listener)
     with undecodable(server, "division"):
         server.write("bad")
@@ -208,9 +283,9 @@ def test_what_was_delivered_since_an_orderly_end_does_not_forbid_the_skip(
     run(environment, *SKIP.split()[2:], "--noinput")
     server.write("after")
     with listening(environment) as listener:
-        eventually(lambda: heard(journal)[-1:] == ["after"], "the rest")
+        eventually(lambda: delivered(journal)[-1:] == ["after"], "the rest")
         stop(listener)
-    assert heard(journal) == ["before", "after"]
+    assert delivered(journal) == ["before", "after"]
 
 
 def test_skip_refuses_without_a_recorded_failure(
@@ -250,7 +325,7 @@ def test_skip_refuses_while_the_slot_is_read(
     with listening(environment) as listener:
         assert 'The slot "zoo_walex" is in use' in refused(environment, "--noinput")
         server.write("undisturbed")
-        eventually(lambda: heard(journal) == ["undisturbed"])
+        eventually(lambda: delivered(journal) == ["undisturbed"])
         stop(listener)
 
 

@@ -25,6 +25,7 @@ from walex_django.conf import stored
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import (
     Checkpoint,
+    Gap,
     ListenerReport,
     ParkedEvent,
     Stream,
@@ -466,3 +467,33 @@ def test_role_without_permission_cannot_drop_a_slot(
     assert "pg_drop_replication_slot('zoo_walex');" in message
     assert "zoo_walex" in _slots(sql)
     assert not LogEntry.objects.exists()
+
+
+def test_gaps_are_shown_with_the_command_for_the_pending_one(
+    durable: StreamConfig, login: Login, sql: Connection
+) -> None:
+    system, _ = server.identity(sql)
+    gap = {
+        "stream": "default",
+        "slot_name": durable.slot_name,
+        "system_identifier": system,
+        "found_at": timezone.now(),
+        "table": "public.zoo_keeper",
+    }
+    Gap.objects.create(
+        **gap,
+        position=0x10,
+        error="division by zero",
+        skipped_at=timezone.now(),
+        skipped_by="ada@worker",
+    )
+    Gap.objects.create(**gap, position=0x20, error="row is <too> large")
+
+    page = _shown(login("view_stream"))
+
+    assert "change at 0/20" in page
+    assert "row is <too> large" in page
+    assert "Run: python manage.py walex_skip --stream default" in page
+    assert "change at 0/10" in page
+    assert "by ada@worker" in page
+    assert page.count("walex_skip") == 1

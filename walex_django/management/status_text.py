@@ -54,7 +54,7 @@ class StatusText:
         yield f"{config.name} on database {config.database}{version}"
         yield f"  state        {self._state(stream)}"
         for receiver in stream.failing:
-            text = f"{receiver}, since {_time(receiver.since)}"
+            text = f"{receiver}, since {format_time(receiver.since)}"
             yield f"  failing      {self._style.ERROR(text)}"
         if stream.state != StreamState.UNREACHABLE:
             yield f"  slot         {config.slot_name}: {_slot(slot)}"

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("walex_django", "0005_plain_english"),
+        ("walex_django", "0006_receivers"),
     ]
 
     operations = [

@@ -53,23 +53,27 @@ def record(config: StreamConfig, system: int | None, failure: DecodingFailed) ->
             f" at {begin.timestamp:%Y-%m-%d %H:%M:%S} UTC, COMMIT at"
             f" {begin.commit_lsn})."
         )
-    failure.hint = (
+    skip = (
         "The slot cannot get past that transaction. To skip it alone, run:"
         f" python manage.py walex_skip --stream {config.name}"
     )
-    if isinstance(failure, PublicationMissing):
-        # A write before the publication exists again could not be decoded either.
-        if not _is_published(config):
-            failure.hint = (
+    if not isinstance(failure, PublicationMissing):
+        failure.hint = skip
+    else:
+        published = _is_published(config)
+        if not published:
+            skip = (
                 "To create the publication, run: python manage.py walex_setup --stream"
-                f" {config.name}, then start the listener again: it shows how to skip"
-                " the transaction."
+                f" {config.name} and then start the listener again, which shows how to"
+                " skip the transaction"
             )
-            return
-        failure.hint += (
-            ". To resume from the current end of the WAL, without the changes in"
+        failure.hint = (
+            f"{skip}. To resume from the current end of the WAL, without the changes in"
             f" between, run: {RECREATE}"
         )
+        if not published:
+            # The server could not decode what is written now either.
+            return
     try:
         with transaction.atomic(using=database()):
             _store(config, system, failure)
