@@ -208,6 +208,7 @@ def test_text_that_cannot_be_converted_is_skipped(
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("server", [{"wal_sender_timeout": "60s"}], indirect=True)
 def test_an_old_row_of_more_than_1_gb_is_skipped(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
