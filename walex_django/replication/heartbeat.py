@@ -12,9 +12,7 @@ from .errors import ConnectionLost, ReplicationError
 from .progress import Progress
 from .stream import ReplicationConnection
 
-_LOOK_EVERY = (
-    2.0  # seconds between two attempts that show whether the server is stopping
-)
+_LOOK_EVERY = 2.0  # seconds between two checks whether the server is stopping
 _LOOK_TIMEOUT = 2.0  # seconds
 
 # Unlike CLOCK_MONOTONIC, this one does not stop while the machine is suspended.

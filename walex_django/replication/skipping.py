@@ -66,7 +66,7 @@ def find_failure(
         connection.start(publications)
         begin: Begin | None = None
         try:
-            with Heartbeat(connection, progress, timeout / 3):
+            with Heartbeat(connection, progress, timeout / 3, timeout=timeout):
                 while True:
                     for data in connection.receive():
                         kind = data[XLOG_DATA_HEADER : XLOG_DATA_HEADER + 1]
