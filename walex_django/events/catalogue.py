@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model
 
 from walex_django import log
+from walex_django.replication import catalog
 from walex_django.replication.publications import TableName
 
 logger = log.logger(__name__)
@@ -297,12 +298,21 @@ _KINDS = {
 }
 _PERSISTENCES = {"u": "an unlogged table", "t": "a temporary table"}
 
-_HAS_FULL_IDENTITY = """
+_HAS_FULL_IDENTITY = (
+    "WITH RECURSIVE "
+    + catalog.PARTITIONS
+    + """
+, tree AS (
+    SELECT oid, relkind <> 'p' AS is_leaf FROM pg_catalog.pg_class
+    WHERE oid = %s AND (relkind = 'p' OR relispartition)
+    UNION SELECT partition.oid, partition.is_leaf
+    FROM tree JOIN partition ON partition.parent = tree.oid
+)
 SELECT bool_and(class.relreplident = 'f')
-FROM pg_catalog.pg_partition_tree(%s) AS tree
-JOIN pg_catalog.pg_class AS class ON class.oid = tree.relid
-WHERE tree.isleaf
+FROM tree JOIN pg_catalog.pg_class AS class ON class.oid = tree.oid
+WHERE tree.is_leaf
 """
+)
 
 _BY_OID = "class.oid = %s"
 _BY_NAME = (

@@ -12,6 +12,7 @@ from typing import Final, LiteralString
 
 from psycopg import sql
 
+from . import catalog
 from .connection import Connection
 from .publications import TableName
 
@@ -65,20 +66,21 @@ def find(connection: Connection, tables: Collection[TableName]) -> list[Identity
     ]
 
 
-_PARTS: LiteralString = """
-WITH requested AS (
-    SELECT class.oid, namespace.nspname, class.relname
+_PARTS: LiteralString = (
+    "WITH RECURSIVE "
+    + catalog.PARTITIONS
+    + """
+, part AS (
+    SELECT namespace.nspname, class.relname, class.oid
     FROM pg_catalog.pg_class AS class
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE (namespace.nspname, class.relname) IN (
         SELECT * FROM unnest(%s::text[], %s::text[]))
-), part AS (
-    SELECT nspname, relname, oid FROM requested
-    UNION SELECT nspname, relname, tree.relid::oid
-        FROM requested
-        CROSS JOIN pg_catalog.pg_partition_tree(requested.oid) AS tree
+    UNION SELECT part.nspname, part.relname, partition.oid
+    FROM part JOIN partition ON partition.parent = part.oid
 )
 """
+)
 
 # Only the key columns of an index belong to the identity, not its INCLUDE columns.
 _SELECT_IDENTITIES: LiteralString = """
@@ -197,25 +199,41 @@ def unpublished(
     return found
 
 
-# A partition that is published as itself may use the column list of its root.
-_PUBLISHED = """
-SELECT listed.pubname, listed.schemaname, listed.tablename, listed.attnames::text[],
+# A partition that is published as itself may use the column list of its root. Its own
+# columns count here as in pg_publication_tables, whose rule for generated columns
+# differs between versions.
+_PUBLISHED = (
+    "WITH RECURSIVE "
+    + catalog.LISTED
+    + """
+SELECT published.pubname, published.nspname, published.relname,
     ARRAY(
         SELECT attname::text FROM pg_catalog.pg_attribute AS attribute
-        WHERE attribute.attrelid = class.oid AND attribute.attgenerated = 'v'),
+        WHERE attribute.attrelid = published.oid
+        AND attribute.attnum > 0 AND NOT attribute.attisdropped
+        AND CASE WHEN own.prattrs IS NOT NULL
+            THEN attribute.attnum = ANY (own.prattrs::int2[])
+            ELSE attribute.attgenerated = ''
+                OR current_setting('server_version_num')::int < 160000
+                OR attribute.attgenerated = 's'
+                AND to_jsonb(publication.*) ->> 'pubgencols' = 's' END
+        ORDER BY attribute.attnum),
+    ARRAY(
+        SELECT attname::text FROM pg_catalog.pg_attribute AS attribute
+        WHERE attribute.attrelid = published.oid AND attribute.attgenerated = 'v'),
     EXISTS (
         SELECT FROM pg_catalog.pg_publication_rel AS member
         WHERE member.prpubid = publication.oid AND member.prattrs IS NOT NULL
-        AND (member.prrelid = class.oid OR member.prrelid IN (
-            SELECT relid FROM pg_catalog.pg_partition_ancestors(class.oid))))
-FROM pg_catalog.pg_publication_tables AS listed
-JOIN pg_catalog.pg_publication AS publication USING (pubname)
-JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = listed.schemaname
-JOIN pg_catalog.pg_class AS class
-    ON class.relnamespace = namespace.oid AND class.relname = listed.tablename
-WHERE listed.pubname = ANY(%s) AND (publication.pubupdate OR publication.pubdelete)
+        AND (member.prrelid = published.oid OR member.prrelid IN (
+            SELECT relid FROM pg_catalog.pg_partition_ancestors(published.oid))))
+FROM published
+JOIN publication ON publication.oid = published.publication
+LEFT JOIN pg_catalog.pg_publication_rel AS own
+    ON own.prpubid = publication.oid AND own.prrelid = published.oid
+WHERE publication.pubupdate OR publication.pubdelete
 ORDER BY 1, 2, 3
 """
+)
 
 
 def statement(table: TableName, identity: str) -> sql.Composed:

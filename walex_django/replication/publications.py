@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from psycopg import sql
 
+from . import catalog
 from .connection import Connection
 from .errors import PublicationMissing
 
@@ -52,12 +53,15 @@ def require(connection: Connection, names: Sequence[str]) -> None:
 
 def tables(connection: Connection, names: Sequence[str]) -> list[TableName]:
     """Return the distinct tables that the publications send, sorted."""
-    rows = connection.execute(
-        "SELECT DISTINCT schemaname, tablename FROM pg_catalog.pg_publication_tables"
-        " WHERE pubname = ANY(%s) ORDER BY 1, 2",
-        [list(names)],
-    )
+    rows = connection.execute(_TABLES, [list(names)])
     return [TableName(*row) for row in rows]
+
+
+_TABLES = (
+    "WITH RECURSIVE "
+    + catalog.LISTED
+    + "SELECT DISTINCT nspname, relname FROM published ORDER BY 1, 2"
+)
 
 
 class PublishedTable(NamedTuple):
@@ -82,8 +86,11 @@ def published(connection: Connection, names: Sequence[str]) -> list[PublishedTab
     return [PublishedTable(TableName(*row[:2]), *row[2:]) for row in rows]
 
 
-_PUBLISHED = """
-SELECT listed.schemaname, listed.tablename, listed.pubname, CASE
+_PUBLISHED = (
+    "WITH RECURSIVE "
+    + catalog.LISTED
+    + """
+SELECT published.nspname, published.relname, published.pubname, CASE
     WHEN class.relreplident = 'f' THEN 'full'
     WHEN class.relreplident = 'i' THEN coalesce((
         SELECT of_index.relname FROM pg_catalog.pg_index
@@ -93,42 +100,33 @@ SELECT listed.schemaname, listed.tablename, listed.pubname, CASE
         SELECT FROM pg_catalog.pg_index WHERE indrelid = class.oid AND indisprimary)
         THEN 'key'
     ELSE 'nothing' END
-FROM pg_catalog.pg_publication_tables AS listed
-JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = listed.schemaname
-JOIN pg_catalog.pg_class AS class
-    ON class.relnamespace = namespace.oid AND class.relname = listed.tablename
-WHERE listed.pubname = ANY(%s)
+FROM published JOIN pg_catalog.pg_class AS class ON class.oid = published.oid
 ORDER BY 1, 2, 3
 """
+)
 
 
 def covered(connection: Connection, names: Sequence[str]) -> set[TableName]:
-    """Return `tables` with all their ancestors and partitions."""
+    """
+    Return the tables all of whose changes the publications send.
+
+    A partition is covered with its partitioned table. A partitioned table that isn't
+    published is covered only while each of its partitions is.
+    """
     rows = connection.execute(_COVERED, [list(names)])
     return {TableName(*row) for row in rows}
 
 
-_COVERED = """
-WITH published AS (
-    SELECT class.oid
-    FROM pg_catalog.pg_publication_tables AS listed
-    JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = listed.schemaname
-    JOIN pg_catalog.pg_class AS class
-        ON class.relnamespace = namespace.oid AND class.relname = listed.tablename
-    WHERE listed.pubname = ANY(%s)
-), related AS (
-    SELECT oid FROM published
-    UNION SELECT tree.relid::oid
-        FROM published CROSS JOIN pg_catalog.pg_partition_tree(published.oid) AS tree
-    UNION SELECT ancestor.relid::oid
-        FROM published
-        CROSS JOIN pg_catalog.pg_partition_ancestors(published.oid) AS ancestor
-)
+_COVERED = (
+    "WITH RECURSIVE "
+    + catalog.COVERED
+    + """
 SELECT namespace.nspname, class.relname
-FROM related
-JOIN pg_catalog.pg_class AS class ON class.oid = related.oid
+FROM covered
+JOIN pg_catalog.pg_class AS class ON class.oid = covered.oid
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 """
+)
 
 
 class Publication(NamedTuple):
@@ -195,16 +193,17 @@ def members(
     return found
 
 
-_MEMBERS = """
-WITH member AS (
+_MEMBERS = (
+    "WITH RECURSIVE "
+    + catalog.PARTITIONS
+    + """
+, of_member AS (
     SELECT publication.pubname, prrelid AS root, prrelid AS part
     FROM pg_catalog.pg_publication_rel
     JOIN pg_catalog.pg_publication AS publication ON publication.oid = prpubid
     WHERE pubname = ANY(%s)
-), of_member AS (
-    SELECT * FROM member
-    UNION SELECT pubname, root, tree.relid::oid
-        FROM member CROSS JOIN pg_catalog.pg_partition_tree(root) AS tree
+    UNION SELECT pubname, root, partition.oid
+    FROM of_member JOIN partition ON partition.parent = part
 )
 SELECT pubname, at_root.nspname, root.relname, at_part.nspname, part.relname
 FROM of_member
@@ -214,6 +213,7 @@ JOIN pg_catalog.pg_class AS part ON part.oid = of_member.part
 JOIN pg_catalog.pg_namespace AS at_part ON at_part.oid = part.relnamespace
 ORDER BY 1, 2, 3, 4, 5
 """
+)
 
 
 def create_statement(name: str, tables: Collection[TableName]) -> sql.Composed:
