@@ -12,16 +12,17 @@ from django.core import checks, mail
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
-from django.db import connections
+from django.db import connections, router
 from django.db.migrations.executor import MigrationExecutor
 
-from .conf import reader, stored
+from .conf import reader, receivers_database, stored
 from .conf.names import unknown_names
 from .conf.reader import Problem
 from .conf.stream import StreamConfig
 from .diagnosis.problems import LEFT_BEHIND, diagnose
 from .diagnosis.published_tables import NO_TABLE
 from .handlers import registry
+from .models import StreamSetting
 from .signals import ALL
 
 
@@ -73,7 +74,12 @@ def _identity(problem: Problem, config: StreamConfig) -> object:
 
 
 def _database_problems(config: StreamConfig) -> list[Problem]:
-    with suppress(ImproperlyConfigured, DatabaseError):  # the commands report these
+    using = router.db_for_write(StreamSetting)
+    # The commands report these errors.
+    with (
+        suppress(ImproperlyConfigured, DatabaseError),
+        receivers_database.bounded(using),
+    ):
         config = stored.refreshed(config)
     found = diagnose(config)
     ids = {problem.id for problem in found}

@@ -6,13 +6,35 @@ Source: PostgreSQL, "CREATE PUBLICATION", "ALTER PUBLICATION" and "ALTER TABLE".
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from django.db import router
+from django.db import OperationalError, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation, OperationCategory
 from django.db.migrations.state import ProjectState, StateApps
+from psycopg.errors import LockNotAvailable
+
+from walex_django.replication import locks
+from walex_django.replication.locks import Blocker
+
+
+class Change(NamedTuple):
+    """
+    A statement of an operation.
+
+    Attributes:
+        statement: The SQL.
+        tables: The quoted names of the tables that it locks.
+        exclusive: Whether its locks exclude readers and writers.
+    """
+
+    statement: str
+    tables: Sequence[str]
+    exclusive: bool = False
 
 
 class _OnPostgres(Operation):
@@ -33,8 +55,8 @@ class _OnPostgres(Operation):
         to_state: ProjectState,
     ) -> None:
         if self._applies(app_label, schema_editor):
-            for statement in self._forwards(app_label, schema_editor, to_state.apps):
-                schema_editor.execute(statement)
+            for change in self._forwards(app_label, schema_editor, to_state.apps):
+                _execute(schema_editor, change)
 
     def database_backwards(
         self,
@@ -44,8 +66,8 @@ class _OnPostgres(Operation):
         to_state: ProjectState,
     ) -> None:
         if self._applies(app_label, schema_editor):
-            for statement in self._backwards(app_label, schema_editor, to_state.apps):
-                schema_editor.execute(statement)
+            for change in self._backwards(app_label, schema_editor, to_state.apps):
+                _execute(schema_editor, change)
 
     def _applies(self, app_label: str, editor: BaseDatabaseSchemaEditor) -> bool:
         connection = editor.connection
@@ -59,13 +81,13 @@ class _OnPostgres(Operation):
 
     def _forwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
+    ) -> Iterator[Change]:
         """Return the SQL that applies the operation."""
         raise NotImplementedError
 
     def _backwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
+    ) -> Iterator[Change]:
         """Return the SQL that reverses the operation."""
         raise NotImplementedError
 
@@ -92,18 +114,19 @@ class CreatePublication(_OnPostgres):
 
     def _forwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
-        tables = _table_list(self.tables, apps, editor)
-        yield (
-            f"CREATE PUBLICATION {editor.quote_name(self.name)}"
-            f"{f' FOR TABLE {tables}' if tables else ''}"
-            f" WITH (publish_via_partition_root = {str(self.via_root).lower()})"
+    ) -> Iterator[Change]:
+        tables = _tables(self.tables, apps, editor)
+        listed = f" FOR TABLE {', '.join(tables)}" if tables else ""
+        yield Change(
+            f"CREATE PUBLICATION {editor.quote_name(self.name)}{listed}"
+            f" WITH (publish_via_partition_root = {str(self.via_root).lower()})",
+            tables,
         )
 
     def _backwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
-        yield f"DROP PUBLICATION {editor.quote_name(self.name)}"
+    ) -> Iterator[Change]:
+        yield Change(f"DROP PUBLICATION {editor.quote_name(self.name)}", [])
 
     def describe(self) -> str:  # noqa: D102
         return f"Create the publication {self.name}"
@@ -137,12 +160,12 @@ class AlterPublication(_OnPostgres):
 
     def _forwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
+    ) -> Iterator[Change]:
         return self._alter(editor, apps, self.add, self.drop)
 
     def _backwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
+    ) -> Iterator[Change]:
         return self._alter(editor, apps, self.drop, self.add)
 
     def describe(self) -> str:  # noqa: D102
@@ -158,12 +181,13 @@ class AlterPublication(_OnPostgres):
         apps: StateApps,
         add: Sequence[str],
         drop: Sequence[str],
-    ) -> Iterator[str]:
+    ) -> Iterator[Change]:
         publication = editor.quote_name(self.name)
         for verb, names in (("ADD", add), ("DROP", drop)):
             if names:
-                tables = _table_list(names, apps, editor)
-                yield f"ALTER PUBLICATION {publication} {verb} TABLE {tables}"
+                tables = _tables(names, apps, editor)
+                statement = f"ALTER PUBLICATION {publication} {verb} TABLE"
+                yield Change(f"{statement} {', '.join(tables)}", tables)
 
 
 class SetReplicaIdentity(_OnPostgres):
@@ -186,12 +210,12 @@ class SetReplicaIdentity(_OnPostgres):
 
     def _forwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
+    ) -> Iterator[Change]:
         yield self._set(app_label, editor, apps, self.identity)
 
     def _backwards(
         self, app_label: str, editor: BaseDatabaseSchemaEditor, apps: StateApps
-    ) -> Iterator[str]:
+    ) -> Iterator[Change]:
         yield self._set(app_label, editor, apps, self.previous)
 
     def describe(self) -> str:  # noqa: D102
@@ -213,18 +237,70 @@ class SetReplicaIdentity(_OnPostgres):
         editor: BaseDatabaseSchemaEditor,
         apps: StateApps,
         identity: str,
-    ) -> str:
+    ) -> Change:
         model = apps.get_model(app_label, self.model)
         table = editor.quote_name(model._meta.db_table)
         if identity.upper() not in {"FULL", "DEFAULT", "NOTHING"}:
             identity = f"USING INDEX {editor.quote_name(identity)}"
-        return f"ALTER TABLE {table} REPLICA IDENTITY {identity}"
+        statement = f"ALTER TABLE {table} REPLICA IDENTITY {identity}"
+        return Change(statement, [table], exclusive=True)
 
 
-def _table_list(
+def _execute(editor: BaseDatabaseSchemaEditor, change: Change) -> None:
+    """
+    Run a statement with a few short attempts to get its locks.
+
+    Raises:
+        LockTimeout: Another session held a conflicting lock during all attempts.
+    """
+    if editor.collect_sql:
+        editor.execute(change.statement)
+        return
+    connection = editor.connection
+    for attempt in range(1, locks.ATTEMPTS + 1):
+        try:
+            with (
+                transaction.atomic(using=connection.alias),
+                _short_lock_timeout(connection),
+            ):
+                editor.execute(change.statement)
+            return
+        except OperationalError as error:
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
+            if attempt == locks.ATTEMPTS:
+                raise locks.lock_timeout(
+                    f"run {change.statement}", _holders(connection, change)
+                ) from error
+        time.sleep(locks.PAUSE)
+
+
+@contextmanager
+def _short_lock_timeout(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Limit the wait for locks in a transaction, unless the role already does."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('lock_timeout')")
+        (previous,) = cursor.fetchone()
+        limit = f"{locks.LOCK_TIMEOUT * 1000:.0f}ms" if previous == "0" else previous
+        cursor.execute(_SET_LOCK_TIMEOUT, [limit])
+        yield
+        # The rest of the migration runs in the same transaction.
+        cursor.execute(_SET_LOCK_TIMEOUT, [previous])
+
+
+_SET_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %s, true)"
+
+
+def _holders(connection: BaseDatabaseWrapper, change: Change) -> list[Blocker]:
+    with connection.cursor() as cursor:
+        cursor.execute(locks.HOLDERS, [list(change.tables), change.exclusive])
+        return [Blocker(*row) for row in cursor.fetchall()]
+
+
+def _tables(
     names: Sequence[str], apps: StateApps, editor: BaseDatabaseSchemaEditor
-) -> str:
-    return ", ".join(_table(name, apps, editor) for name in names)
+) -> list[str]:
+    return [_table(name, apps, editor) for name in names]
 
 
 def _table(name: str, apps: StateApps, editor: BaseDatabaseSchemaEditor) -> str:

@@ -134,9 +134,7 @@ def test_a_partition_half_detached_is_none(sql: psycopg.Connection[Any]) -> None
         # It waits for the reader once the first half is committed.
         sql.execute("SET statement_timeout = '1s'")
         with pytest.raises(psycopg.errors.QueryCanceled):
-            sql.execute(
-                "ALTER TABLE park.root DETACH PARTITION park.leaf CONCURRENTLY"
-            )
+            sql.execute("ALTER TABLE park.root DETACH PARTITION park.leaf CONCURRENTLY")
         sql.execute("RESET statement_timeout")
 
         compare(sql)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Final
 
 import psycopg
 from django.db import Error as DatabaseError
 from django.db import (
     InterfaceError,
+    InternalError,
     OperationalError,
     connections,
     router,
@@ -16,6 +19,7 @@ from django.db import (
 )
 from psycopg.errors import (
     InsufficientPrivilege,
+    QueryCanceled,
     ReadOnlySqlTransaction,
     UndefinedTable,
 )
@@ -31,6 +35,9 @@ from walex_django.replication.errors import (
 
 from .stream import libpq_parameters
 
+STATEMENT_TIMEOUT: Final = 5.0
+"""The default time limit of a statement in `bounded`, in seconds."""
+
 _TABLES = (
     "walex_django_checkpoint, walex_django_gap, walex_django_listenerreport,"
     " walex_django_parkedevent, walex_django_streamsample, walex_django_streamsetting"
@@ -40,6 +47,45 @@ _TABLES = (
 def database() -> str:
     """Return the alias of the database that stores the checkpoints."""
     return router.db_for_write(Checkpoint)
+
+
+@contextmanager
+def bounded(alias: str, seconds: float = STATEMENT_TIMEOUT) -> Iterator[None]:
+    """
+    Run a block in a transaction in which no statement waits long, such as for a lock.
+
+    PostgreSQL enforces the limit, even if this process has died meanwhile. A shorter
+    ``statement_timeout`` of the role or database is kept.
+
+    Args:
+        alias: The database's alias in ``DATABASES``.
+        seconds: The maximum duration of a statement.
+
+    Raises:
+        django.db.OperationalError: If a statement takes longer.
+    """
+    connection = connections[alias]
+    with transaction.atomic(using=alias):
+        if connection.vendor != "postgresql":
+            yield
+            return
+        with connection.cursor() as cursor:
+            cursor.execute(_LIMIT)
+            previous, milliseconds = cursor.fetchone()
+            limit = min(milliseconds or math.inf, seconds * 1000)
+            cursor.execute(_SET_LIMIT, [f"{limit:.0f}"])
+        yield
+        # The block may be a part of another transaction. If it fails, the rollback
+        # restores the setting.
+        with suppress(InternalError), connection.cursor() as cursor:
+            cursor.execute(_SET_LIMIT, [previous])
+
+
+_LIMIT = """
+SELECT current_setting('statement_timeout'), setting::bigint
+FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
+"""
+_SET_LIMIT = "SELECT set_config('statement_timeout', %s, true)"
 
 
 def known_error(error: DatabaseError) -> ReplicationError | None:
@@ -59,6 +105,11 @@ def known_error(error: DatabaseError) -> ReplicationError | None:
     # This passes when a standby that is still read-only has been promoted.
     if isinstance(cause, ReadOnlySqlTransaction):
         return ConnectionLost(f"The database {alias!r} is read-only: {message}.")
+    if isinstance(cause, QueryCanceled):
+        return ConnectionLost(
+            f"The database {alias!r} did not answer in time: {message}.",
+            hint="Another session may have locked a table of walex_django.",
+        )
     if isinstance(error, OperationalError | InterfaceError):
         return ConnectionLost(
             f"Lost the connection to the receivers' database: {message}."

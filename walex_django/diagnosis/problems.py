@@ -8,11 +8,10 @@ import psycopg
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
-from django.db import transaction
 
 from walex_django.conf import reader
 from walex_django.conf.reader import Problem
-from walex_django.conf.receivers_database import database
+from walex_django.conf.receivers_database import bounded, database
 from walex_django.conf.stream import StreamConfig
 from walex_django.provisioning import checkpoints
 from walex_django.provisioning.requirements import require_one_database
@@ -43,6 +42,8 @@ from .published_tables import check_requirement
 UNREACHABLE = "W020"
 POOLER = "W021"
 LEFT_BEHIND = "W045"
+
+_CHECKPOINT_TIMEOUT = 1  # seconds to wait for the checkpoint
 
 
 def diagnose(config: StreamConfig) -> list[Problem]:
@@ -208,7 +209,7 @@ def _require_unbroken(
     try:
         system, _ = server.identity(connection)
         # With ATOMIC_REQUESTS, an error would break the transaction of the request.
-        with transaction.atomic(using=database()):
+        with bounded(database(), _CHECKPOINT_TIMEOUT):
             checkpoint = checkpoints.find(system, config.slot_name)
     except (ReplicationError, DatabaseError):
         return  # other checks report why this fails

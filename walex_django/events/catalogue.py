@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 from django.apps import apps
 from django.db import InterfaceError, OperationalError, connections
@@ -298,10 +298,7 @@ _KINDS = {
 }
 _PERSISTENCES = {"u": "an unlogged table", "t": "a temporary table"}
 
-_HAS_FULL_IDENTITY = (
-    "WITH RECURSIVE "
-    + catalog.PARTITIONS
-    + """
+_SELECT_HAS_FULL_IDENTITY: LiteralString = """
 , tree AS (
     SELECT oid, relkind <> 'p' AS is_leaf FROM pg_catalog.pg_class
     WHERE oid = %s AND (relkind = 'p' OR relispartition)
@@ -312,7 +309,7 @@ SELECT bool_and(class.relreplident = 'f')
 FROM tree JOIN pg_catalog.pg_class AS class ON class.oid = tree.oid
 WHERE tree.is_leaf
 """
-)
+_HAS_FULL_IDENTITY: LiteralString = catalog.PARTITIONS + _SELECT_HAS_FULL_IDENTITY
 
 _BY_OID = "class.oid = %s"
 _BY_NAME = (

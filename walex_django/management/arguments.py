@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from datetime import timedelta
 
 from walex_django import units
@@ -53,3 +54,17 @@ def port(text: str) -> int:
             f"{text!r} is not a valid port: use a number from 0 to 65535, such as 9187"
         )
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Parse a duration in seconds: more than zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a valid duration: use a positive number of seconds, such"
+            " as 60"
+        )
+    return value

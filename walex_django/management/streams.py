@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
@@ -80,6 +83,27 @@ def command_errors(config: StreamConfig) -> Iterator[None]:
         raise CommandError(
             f"{config.name}: {format_error(explained or error)}"
         ) from error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """
+    Treat SIGTERM like Ctrl-C, so that the running statement is cancelled.
+
+    Otherwise the process would end, and the server would still execute the statement.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def format_error(error: BaseException) -> str:

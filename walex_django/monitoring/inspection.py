@@ -7,13 +7,14 @@ Source: PostgreSQL, "pg_replication_slots" and "pg_stat_replication".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
-from django.db import router, transaction
+from django.db import router
 from django.utils import timezone
 
 from walex_django.conf import receivers_database, stored
@@ -26,6 +27,7 @@ from walex_django.models import (
     ListenerState,
     ParkedEvent,
     StreamSample,
+    StreamSetting,
 )
 from walex_django.provisioning import gaps
 from walex_django.replication import publications, server, slots
@@ -47,6 +49,7 @@ from .status import (
 )
 
 _TIMEOUT = 3  # seconds to wait for a server
+_RECORDS_TIMEOUT = 2  # seconds to wait for a statement in the receivers' database
 
 _KILLED = "The listener exited without reporting a status (it was probably killed)."
 
@@ -69,9 +72,10 @@ def inspect_all(configs: Iterable[StreamConfig], *, diagnose: bool = True) -> Ov
     streams: list[StreamStatus] = []
     others: dict[tuple[int, str], OtherSlot] = {}
     unreachable: dict[tuple[str, str | None], ReplicationError] = {}
+    failure: DatabaseError | None = None
     for original in configs:
         place = original.database, original.url
-        config, records = _load(original)
+        config, records, failure = _load(original, failure)
         if place not in unreachable:
             try:
                 parameters = config.connection_parameters()
@@ -146,18 +150,35 @@ def _unreachable(
     )
 
 
-def _load(original: StreamConfig) -> tuple[StreamConfig, Records]:
-    """Return a stream's current configuration and its records."""
+def _load(
+    original: StreamConfig, failure: DatabaseError | None
+) -> tuple[StreamConfig, Records, DatabaseError | None]:
+    """
+    Return a stream's current configuration and its records.
+
+    Args:
+        original: The stream's configuration.
+        failure: The error of the receivers' database for another stream, if any. It is
+            not queried again then: each attempt might last until its timeout.
+
+    Returns:
+        The configuration, the records, and an error that concerns all streams.
+    """
     name = original.name
     records = Records()
+    aliases = {router.db_for_write(StreamSetting)}
+    aliases.update(map(router.db_for_read, (ListenerReport, StreamSample, ParkedEvent)))
     try:
-        using = router.db_for_read(ListenerReport)
-        # With ATOMIC_REQUESTS, an error would break the request's transaction.
-        with transaction.atomic(using):
-            reports = ListenerReport.objects.using(using).filter(stream=name)
-            samples = StreamSample.objects.using(using).filter(
+        if failure is not None:
+            raise failure
+        with ExitStack() as stack:
+            # With ATOMIC_REQUESTS, an error would break the request's transaction.
+            for alias in sorted(aliases):
+                stack.enter_context(receivers_database.bounded(alias, _RECORDS_TIMEOUT))
+            samples = StreamSample.objects.filter(
                 stream=name, at__gt=timezone.now() - HISTORY
             )
+            reports = ListenerReport.objects.filter(stream=name)
             records = Records(
                 reports=list(reports.order_by("-updated_at")),
                 samples=list(samples.order_by("at")),
@@ -165,12 +186,13 @@ def _load(original: StreamConfig) -> tuple[StreamConfig, Records]:
                 changed=stored.kept(name),
                 gaps=gaps.of_stream(name),
             )
-        return stored.refreshed(original), records
+            return stored.refreshed(original), records, None
     except DatabaseError as error:
         known = receivers_database.known_error(error)
-        return original, replace(records, problems=[_problem(known or error)])
+        problems = [_problem(known or error)]
+        return original, replace(records, problems=problems), error
     except ImproperlyConfigured as error:
-        return original, replace(records, problems=[_problem(error)])
+        return original, replace(records, problems=[_problem(error)]), None
 
 
 def _problem(error: Exception) -> Problem:

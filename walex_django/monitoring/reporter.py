@@ -17,8 +17,7 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections, router
 from django.utils import timezone
 
-from walex_django.conf import receivers_database
-from walex_django.conf.receivers_database import known_error
+from walex_django.conf.receivers_database import bounded, known_error, own_writes
 from walex_django.conf.stream import StreamConfig
 from walex_django.delivery.breakers import Failing
 from walex_django.delivery.counts import Counts, total
@@ -160,10 +159,12 @@ class Reporter:
 
 def forget(stream: str) -> None:
     """Delete the reports and samples of a stream, if any."""
-    with suppress(DatabaseError):  # not migrated, or without permission
+    # The tables may not be migrated, or locked, or the role may lack permission.
+    with suppress(DatabaseError):
         for model in (ListenerReport, StreamSample):
-            rows = model._default_manager.using(router.db_for_write(model))
-            rows.filter(stream=stream).delete()
+            using = router.db_for_write(model)
+            with bounded(using):
+                model._default_manager.using(using).filter(stream=stream).delete()
 
 
 class _ReportWriter:
@@ -237,12 +238,14 @@ class _ReportWriter:
         events, transactions = total(counts.events), counts.transactions
         rows = ListenerReport.objects.using(router.db_for_write(ListenerReport))
         report.unsaved = False
+        last, delivering = counts.last, counts.delivering
+        is_sampled = sample or events != self._events
         try:
-            with receivers_database.own_writes(rows.db):
+            lag = self._lag() if is_sampled else None
+            failing = counts.failing_now() if report.state in READS else []
+            with own_writes(rows.db), bounded(rows.db):
                 if tidy:
                     self._delete_other_reports()
-                last, delivering = counts.last, counts.delivering
-                failing = counts.failing_now() if report.state in READS else []
                 rows.update_or_create(
                     stream=self._stream,
                     listener=report.id,
@@ -263,8 +266,8 @@ class _ReportWriter:
                         "updated_at": timezone.now(),
                     },
                 )
-                if sample or events != self._events:
-                    self._sample(now, events, transactions)
+                if is_sampled:
+                    self._sample(now, events, transactions, lag)
         except Exception:
             report.unsaved = True
             raise
@@ -274,17 +277,21 @@ class _ReportWriter:
         self._failing = {_brief(each) for each in failing}
         self._written_at = now
 
-    def _sample(self, now: float, events: int, transactions: int) -> None:
+    def _sample(
+        self, now: float, events: int, transactions: int, lag: int | None
+    ) -> None:
         samples = StreamSample.objects.using(router.db_for_write(StreamSample))
-        samples.create(
-            stream=self._stream,
-            at=timezone.now(),
-            seconds=now - self._sampled_at,
-            events=events - self._events,
-            transactions=transactions - self._transactions,
-            lag=self._lag(),
-        )
-        samples.filter(stream=self._stream, at__lt=timezone.now() - HISTORY).delete()
+        with bounded(samples.db):
+            samples.create(
+                stream=self._stream,
+                at=timezone.now(),
+                seconds=now - self._sampled_at,
+                events=events - self._events,
+                transactions=transactions - self._transactions,
+                lag=lag,
+            )
+            expired = timezone.now() - HISTORY
+            samples.filter(stream=self._stream, at__lt=expired).delete()
         self._events, self._transactions = events, transactions
         self._sampled_at = now
 
@@ -299,7 +306,8 @@ class _ReportWriter:
     def _is_paused(self) -> bool:
         rows = StreamSetting.objects.using(router.db_for_write(StreamSetting))
         setting = rows.filter(stream=self._stream, key="PAUSED")
-        return list(setting.values_list("value", flat=True)) == [True]
+        with bounded(rows.db):
+            return list(setting.values_list("value", flat=True)) == [True]
 
     def _lag(self) -> int | None:
         """Return the unprocessed WAL in bytes, if known."""

@@ -108,7 +108,7 @@ def _creation(config: StreamConfig) -> Step:
 def _recreation(
     config: StreamConfig, connection: Connection, slot: Slot | None
 ) -> list[Step]:
-    if slot and slot.active_pid is not None:
+    if slot and slot.active_pid is not None and not slot.is_being_created:
         raise SlotInUse(
             f'The slot "{slot.name}" is in use by the process {slot.active_pid} of'
             " PostgreSQL.",
@@ -141,6 +141,8 @@ def _require_readable(
         if slot:
             slots.check(slot, database=connection.info.dbname, durable=True)
     except SlotInUse:
+        if slot and slot.is_being_created:
+            raise
         return True
     system, _ = server.identity(connection)
     if checkpoint := checkpoints.find(system, config.slot_name):

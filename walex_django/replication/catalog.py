@@ -6,9 +6,11 @@ SQL for partitions and published tables that waits for no table's lock.
 one of them, both wait. The system catalogs contain the same facts, and reading them
 takes no lock on the tables that they describe.
 
-Source: PostgreSQL, ``GetPublicationRelations()``, ``GetAllTablesPublicationRelations()``
-and ``filter_partitions()`` in pg_publication.c; ``find_all_inheritors()`` in
-pg_inherits.c.
+Each constant is the start of a query, which continues with a comma or with SELECT.
+
+Source: PostgreSQL, ``GetPublicationRelations()`` and
+``GetAllTablesPublicationRelations()`` and ``filter_partitions()`` in pg_publication.c,
+``find_all_inheritors()`` in pg_inherits.c.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 from typing import Final, LiteralString
 
 PARTITIONS: Final[LiteralString] = """
-partition AS (
+WITH RECURSIVE partition AS (
     SELECT inherits.inhrelid AS oid, inherits.inhparent AS parent,
         class.relkind <> 'p' AS is_leaf,
         class.relkind = 'r' AND class.relpersistence = 'p' AS is_publishable
@@ -28,19 +30,13 @@ partition AS (
 """
 """The partitions of all tables, with their direct parents."""
 
-# The lowest OID of objects that were created after initdb.
-_FIRST_NORMAL_OID: Final[LiteralString] = "16384"
-
-MEMBERS: Final[LiteralString] = (
-    PARTITIONS
-    + """
+# Objects that were created after initdb have OIDs from 16384 on.
+_MEMBERS: LiteralString = """
 , publication AS (
     SELECT * FROM pg_catalog.pg_publication WHERE pubname = ANY(%s)
 ), publishable AS (
     SELECT oid, relnamespace, relkind, relispartition FROM pg_catalog.pg_class
-    WHERE relkind IN ('r', 'p') AND relpersistence = 'p' AND oid >= """
-    + _FIRST_NORMAL_OID
-    + """
+    WHERE relkind IN ('r', 'p') AND relpersistence = 'p' AND oid >= 16384
 ), member AS (
     SELECT publication.oid AS publication, publication.pubviaroot, prrelid AS oid
     FROM publication
@@ -53,16 +49,14 @@ MEMBERS: Final[LiteralString] = (
     WHERE NOT publication.puballtables
 )
 """
-)
+MEMBERS: Final[LiteralString] = PARTITIONS + _MEMBERS
 """
 The tables that publications name or find in their schemas, without their partitions.
 
 The only parameter is the array of publication names.
 """
 
-LISTED: Final[LiteralString] = (
-    MEMBERS
-    + """
+_LISTED: LiteralString = """
 , leaf AS (
     SELECT publication, oid FROM member WHERE NOT pubviaroot
     UNION SELECT leaf.publication, partition.oid
@@ -92,7 +86,7 @@ LISTED: Final[LiteralString] = (
     JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 )
 """
-)
+LISTED: Final[LiteralString] = MEMBERS + _LISTED
 """
 The tables that publications send, as the relation ``published``.
 
@@ -100,9 +94,7 @@ It has one row for each row of ``pg_publication_tables``: partitions appear unde
 name that the publication sends them as.
 """
 
-COVERED: Final[LiteralString] = (
-    MEMBERS
-    + """
+_COVERED: LiteralString = """
 , sent AS (
     SELECT oid FROM member
     UNION SELECT oid FROM publishable
@@ -119,7 +111,7 @@ COVERED: Final[LiteralString] = (
     HAVING bool_and(part.oid IN (SELECT oid FROM sent))
 )
 """
-)
+COVERED: Final[LiteralString] = MEMBERS + _COVERED
 """
 The tables all of whose changes publications send, as the relation ``covered``.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -29,9 +31,9 @@ T = TypeVar("T")
 _TRANSACTION_TIMEOUT_VERSION = 170000
 
 # These settings determine the text format of values in the stream, and a database or
-# role can override each of them. The timeouts would interrupt the creation of a slot,
-# which waits for running write transactions, or end a stream that a receiver keeps
-# from reading.
+# role can override each of them. The timeouts of a role are meant for its application:
+# they would interrupt a stream or the creation of a slot. `connect` replaces
+# statement_timeout, so that no statement outlives a client that has given up or died.
 _PINNED = {
     "datestyle": "ISO,MDY",
     "timezone": "UTC",
@@ -41,7 +43,6 @@ _PINNED = {
     "lc_monetary": "C",
     "xmlbinary": "base64",
     "quote_all_identifiers": "off",
-    "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
@@ -51,32 +52,91 @@ _PINNED = {
 }
 
 
+ANSWER_TIMEOUT: Final = 30.0
+"""The default time to wait for a response, in seconds."""
+
+_CANCEL_TIMEOUT = 1.0  # seconds, for the cancellation and again for its result
+_GRACE = 1.0  # seconds after which the server ends a statement by itself
+
+
 class BoundedConnection(Connection):
     """
     A connection that doesn't wait forever for an unresponsive server.
 
+    A statement that isn't answered in time is cancelled, and the connection closed: the
+    server would otherwise continue to run it, or to wait for a lock.
+
     Attributes:
         answer_timeout: Seconds to wait for a response; `math.inf` for no limit.
+        on_wait: A callable that is called about ten times a second during a wait.
     """
 
-    answer_timeout: float = 30
+    answer_timeout: float = ANSWER_TIMEOUT
+    on_wait: Callable[[], object] | None = None
 
     def wait(
         self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None
     ) -> T:
         """Wait as psycopg does, for at most ``timeout`` or `answer_timeout` seconds."""
         seconds = self.answer_timeout if timeout is None else timeout
-        return super().wait(_bounded(gen, seconds), interval)
+        try:
+            return super().wait(_bounded(gen, seconds, self.on_wait), interval)
+        except NoAnswer:
+            self._abandon(gen)
+            raise
+
+    @contextmanager
+    def long_wait(
+        self, *, seconds: float = math.inf, on_wait: Callable[[], object] | None = None
+    ) -> Iterator[None]:
+        """
+        Allow a statement to wait for longer than `answer_timeout`.
+
+        If this process dies meanwhile, the server notices it and ends the statement, on
+        platforms where it can.
+
+        Args:
+            seconds: Seconds to wait for a response.
+            on_wait: See `on_wait`.
+        """
+        self.execute("SET statement_timeout = 0")
+        with suppress(errors.InvalidParameterValue):
+            self.execute("SET client_connection_check_interval = '1s'")
+        previous = self.answer_timeout
+        self.answer_timeout, self.on_wait = seconds, on_wait
+        try:
+            yield
+        finally:
+            self.answer_timeout, self.on_wait = previous, None
+            with suppress(psycopg.Error):  # the connection may be closed
+                self.execute("RESET statement_timeout")
+                self.execute("RESET client_connection_check_interval")
+
+    def _abandon(self, gen: PQGen[Any]) -> None:
+        with suppress(psycopg.Error):
+            self.cancel_safe(timeout=_CANCEL_TIMEOUT)
+            # A slot that was being created is dropped once the server has answered.
+            super().wait(_bounded(gen, _CANCEL_TIMEOUT, None))
+        self.pgconn.finish()
 
 
-def _bounded(gen: PQGen[T], seconds: float) -> PQGen[T]:
+class NoAnswer(psycopg.OperationalError):
+    """The server did not answer in time."""
+
+
+def _bounded(
+    gen: PQGen[T], seconds: float, on_wait: Callable[[], object] | None
+) -> PQGen[T]:
     deadline = time.monotonic() + seconds
     try:
         awaited = next(gen)
         while True:
             ready = yield awaited
-            if ready == Ready.NONE and time.monotonic() > deadline:
-                raise psycopg.OperationalError(f"no answer for {seconds:.0f} s")
+            if ready == Ready.NONE:
+                if time.monotonic() > deadline:
+                    raise NoAnswer(f"no answer for {seconds:.0f} s")
+                if on_wait is not None:
+                    on_wait()
             awaited = gen.send(ready)
     except StopIteration as stop:
         result: T = stop.value
@@ -120,7 +180,10 @@ def connect(
     Raises:
         CannotConnect: The server is unavailable or rejects the connection.
     """
-    pinned = " ".join(f"-c {key}={value}" for key, value in _PINNED.items())
+    answer_timeout = ANSWER_TIMEOUT if timeout is None else timeout
+    limit = 0 if replication else int((answer_timeout + _GRACE) * 1000)
+    settings = {**_PINNED, "statement_timeout": limit}
+    pinned = " ".join(f"-c {key}={value}" for key, value in settings.items())
     arguments: dict[str, Any] = {
         "fallback_application_name": name or "walex_django",
         "connect_timeout": 10,
@@ -150,8 +213,7 @@ def connect(
             hint=_connect_hint(error, replication=replication),
             passing=may_pass(arguments, error),
         ) from error
-    if timeout is not None:
-        connection.answer_timeout = timeout
+    connection.answer_timeout = answer_timeout
     return connection
 
 
@@ -241,6 +303,8 @@ def sql_error(error: psycopg.Error, *, slot: str = "") -> ReplicationError:
             hint="Drop an unused slot (SELECT * FROM pg_replication_slots),"
             " or raise max_replication_slots and restart PostgreSQL.",
         )
+    if isinstance(error, errors.QueryCanceled):
+        return ConnectionLost(f"PostgreSQL canceled a statement: {reason}.")
     # Errors of libpq itself have no SQLSTATE.
     if isinstance(error, psycopg.OperationalError) or error.sqlstate is None:
         return ConnectionLost(f"The connection to PostgreSQL was lost: {reason}.")

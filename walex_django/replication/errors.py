@@ -114,3 +114,7 @@ class UnpublishedChange(DecodingFailed, PublicationMissing):
 
 class StreamPaused(ReplicationError):
     """The stream was paused and has to stop."""
+
+
+class LockTimeout(ReplicationError):
+    """Another session holds a lock that a statement needs."""

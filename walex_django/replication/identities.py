@@ -66,10 +66,7 @@ def find(connection: Connection, tables: Collection[TableName]) -> list[Identity
     ]
 
 
-_PARTS: LiteralString = (
-    "WITH RECURSIVE "
-    + catalog.PARTITIONS
-    + """
+_SELECT_PARTS: LiteralString = """
 , part AS (
     SELECT namespace.nspname, class.relname, class.oid
     FROM pg_catalog.pg_class AS class
@@ -80,7 +77,7 @@ _PARTS: LiteralString = (
     FROM part JOIN partition ON partition.parent = part.oid
 )
 """
-)
+_PARTS: LiteralString = catalog.PARTITIONS + _SELECT_PARTS
 
 # Only the key columns of an index belong to the identity, not its INCLUDE columns.
 _SELECT_IDENTITIES: LiteralString = """
@@ -202,10 +199,7 @@ def unpublished(
 # A partition that is published as itself may use the column list of its root. Its own
 # columns count here as in pg_publication_tables, whose rule for generated columns
 # differs between versions.
-_PUBLISHED = (
-    "WITH RECURSIVE "
-    + catalog.LISTED
-    + """
+_SELECT_PUBLISHED: LiteralString = """
 SELECT published.pubname, published.nspname, published.relname,
     ARRAY(
         SELECT attname::text FROM pg_catalog.pg_attribute AS attribute
@@ -233,7 +227,7 @@ LEFT JOIN pg_catalog.pg_publication_rel AS own
 WHERE publication.pubupdate OR publication.pubdelete
 ORDER BY 1, 2, 3
 """
-)
+_PUBLISHED: LiteralString = catalog.LISTED + _SELECT_PUBLISHED
 
 
 def statement(table: TableName, identity: str) -> sql.Composed:

@@ -7,7 +7,7 @@ Source: PostgreSQL, "CREATE PUBLICATION" and "pg_publication_tables".
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 from psycopg import sql
 
@@ -57,11 +57,10 @@ def tables(connection: Connection, names: Sequence[str]) -> list[TableName]:
     return [TableName(*row) for row in rows]
 
 
-_TABLES = (
-    "WITH RECURSIVE "
-    + catalog.LISTED
-    + "SELECT DISTINCT nspname, relname FROM published ORDER BY 1, 2"
+_SELECT_TABLES: LiteralString = (
+    "SELECT DISTINCT nspname, relname FROM published ORDER BY 1, 2"
 )
+_TABLES: LiteralString = catalog.LISTED + _SELECT_TABLES
 
 
 class PublishedTable(NamedTuple):
@@ -86,10 +85,7 @@ def published(connection: Connection, names: Sequence[str]) -> list[PublishedTab
     return [PublishedTable(TableName(*row[:2]), *row[2:]) for row in rows]
 
 
-_PUBLISHED = (
-    "WITH RECURSIVE "
-    + catalog.LISTED
-    + """
+_SELECT_PUBLISHED: LiteralString = """
 SELECT published.nspname, published.relname, published.pubname, CASE
     WHEN class.relreplident = 'f' THEN 'full'
     WHEN class.relreplident = 'i' THEN coalesce((
@@ -103,7 +99,7 @@ SELECT published.nspname, published.relname, published.pubname, CASE
 FROM published JOIN pg_catalog.pg_class AS class ON class.oid = published.oid
 ORDER BY 1, 2, 3
 """
-)
+_PUBLISHED: LiteralString = catalog.LISTED + _SELECT_PUBLISHED
 
 
 def covered(connection: Connection, names: Sequence[str]) -> set[TableName]:
@@ -117,16 +113,13 @@ def covered(connection: Connection, names: Sequence[str]) -> set[TableName]:
     return {TableName(*row) for row in rows}
 
 
-_COVERED = (
-    "WITH RECURSIVE "
-    + catalog.COVERED
-    + """
+_SELECT_COVERED: LiteralString = """
 SELECT namespace.nspname, class.relname
 FROM covered
 JOIN pg_catalog.pg_class AS class ON class.oid = covered.oid
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 """
-)
+_COVERED: LiteralString = catalog.COVERED + _SELECT_COVERED
 
 
 class Publication(NamedTuple):
@@ -193,10 +186,7 @@ def members(
     return found
 
 
-_MEMBERS = (
-    "WITH RECURSIVE "
-    + catalog.PARTITIONS
-    + """
+_SELECT_MEMBERS: LiteralString = """
 , of_member AS (
     SELECT publication.pubname, prrelid AS root, prrelid AS part
     FROM pg_catalog.pg_publication_rel
@@ -213,7 +203,7 @@ JOIN pg_catalog.pg_class AS part ON part.oid = of_member.part
 JOIN pg_catalog.pg_namespace AS at_part ON at_part.oid = part.relnamespace
 ORDER BY 1, 2, 3, 4, 5
 """
-)
+_MEMBERS: LiteralString = catalog.PARTITIONS + _SELECT_MEMBERS
 
 
 def create_statement(name: str, tables: Collection[TableName]) -> sql.Composed:

@@ -6,7 +6,6 @@ Source: PostgreSQL, "Replication Management Functions" and "pg_replication_slots
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
@@ -74,6 +73,11 @@ class Slot:
     application: str = ""
     since: datetime | None = None
     replay_lag: timedelta | None = None
+
+    @property
+    def is_being_created(self) -> bool:
+        """Whether its creation is still waiting for running transactions."""
+        return self.active_pid is not None and self.confirmed_lsn is None
 
 
 # As JSON, because the columns differ between versions of PostgreSQL.
@@ -222,6 +226,12 @@ def check(slot: Slot, *, database: str, durable: bool) -> None:
             f" stream requires plugin {PLUGIN} and database {database}.",
             hint="Give this stream a different SLOT_NAME.",
         )
+    if slot.is_being_created:
+        raise SlotInUse(
+            f'The slot "{slot.name}" is being created by the PostgreSQL process'
+            f" {slot.active_pid}, which waits for running transactions to end.",
+            hint="Wait until it is done, then run this again.",
+        )
     if slot.active_pid is not None:
         raise SlotInUse(
             f'The slot "{slot.name}" is in use by the PostgreSQL process'
@@ -308,13 +318,11 @@ def create(connection: BoundedConnection, name: str, *, temporary: bool) -> None
         NotPrepared: The role lacks the privilege, or the server has no free slot.
         ReplicationError: The server rejected the command for another reason.
     """
-    timeout, connection.answer_timeout = connection.answer_timeout, math.inf
     try:
-        connection.execute(create_statement(name, temporary=temporary))
+        with connection.long_wait():
+            connection.execute(create_statement(name, temporary=temporary))
     except psycopg.Error as error:
         raise sql_error(error, slot=name) from error
-    finally:
-        connection.answer_timeout = timeout
 
 
 def advance(connection: Connection, name: str, lsn: Lsn) -> None:

@@ -10,17 +10,24 @@ from walex_django.conf import receivers_database, stored
 from walex_django.conf.stream import StreamConfig
 from walex_django.diagnosis import published_tables
 from walex_django.diagnosis.problems import LEFT_BEHIND, find_problems
+from walex_django.management.arguments import seconds
 from walex_django.management.streams import (
     CHECKS,
     add_stream_option,
     command_errors,
     get_streams,
+    interruptible,
 )
 from walex_django.provisioning import checkpoints, gaps, replica_identity
+from walex_django.provisioning.execution import execute
 from walex_django.provisioning.named_tables import subscribed_tables
 from walex_django.provisioning.plan import Step, setup_plan
 from walex_django.replication import server, slots
-from walex_django.replication.connection import Connection, connect
+from walex_django.replication.connection import (
+    BoundedConnection,
+    Connection,
+    connect,
+)
 
 
 class Command(BaseCommand):
@@ -46,6 +53,14 @@ class Command(BaseCommand):
             help="Remove tables that no stream subscribes to from the publications.",
         )
         parser.add_argument(
+            "--timeout",
+            type=seconds,
+            default=math.inf,
+            metavar="SECONDS",
+            help="Give up if running transactions, which the creation of a slot has to"
+            " wait for, do not end in time. Default: no limit.",
+        )
+        parser.add_argument(
             "--dry-run",
             action="store_true",
             help="Print the SQL instead of running it.",
@@ -61,11 +76,10 @@ class Command(BaseCommand):
         for initial in configs:
             with (
                 command_errors(initial),
+                interruptible(),
                 connect(initial.connection_parameters()) as connection,
             ):
                 config = stored.refreshed(initial)
-                # Creating a slot waits for all running write transactions to end.
-                connection.answer_timeout = math.inf
                 recreate = options["recreate_slot"] and config.durable_slot
                 prune = options["prune"]
                 if options["dry_run"]:
@@ -78,7 +92,11 @@ class Command(BaseCommand):
                 else:
                     server.prepared_database(connection)
                     self._set_up(
-                        config, connection, prune=prune, recreate_slot=recreate
+                        config,
+                        connection,
+                        prune=prune,
+                        recreate_slot=recreate,
+                        timeout=options["timeout"],
                     )
                 self._warn(config, connection, planned=options["dry_run"])
 
@@ -90,23 +108,20 @@ class Command(BaseCommand):
     def _set_up(
         self,
         config: StreamConfig,
-        connection: Connection,
+        connection: BoundedConnection,
         *,
         prune: bool,
         recreate_slot: bool,
+        timeout: float,
     ) -> None:
+        def report(text: str) -> None:
+            self.stdout.write(f"{config.name}: {text}")
+            self.stdout.flush()
+
         steps = setup_plan(config, connection, prune=prune, recreate_slot=recreate_slot)
         for step in steps:
-            if step.makes_slot:
-                server.require_free_slot(server.read(connection))
-            if step.replication:
-                with connect(
-                    config.connection_parameters(), replication=True
-                ) as sender:
-                    sender.execute(step.statement)
-            else:
-                connection.execute(step.statement)
-            self.stdout.write(f"{config.name}: {step.what}")
+            execute(config, connection, step, timeout=timeout, report=report)
+            report(step.what)
         if recreate_slot or any(step.makes_slot for step in steps):
             start = self._record_start(config, connection)
             self.stdout.write(f"{config.name}: delivers changes from LSN {start} on")

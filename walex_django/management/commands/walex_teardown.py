@@ -11,12 +11,14 @@ from walex_django.management.streams import (
     add_stream_option,
     command_errors,
     get_streams,
+    interruptible,
 )
 from walex_django.monitoring import reporter
 from walex_django.provisioning import checkpoints, gaps
+from walex_django.provisioning.execution import execute
 from walex_django.provisioning.plan import Step, slot_plan, teardown_plan
 from walex_django.replication import server
-from walex_django.replication.connection import Connection, connect
+from walex_django.replication.connection import BoundedConnection, connect
 
 
 class Command(BaseCommand):
@@ -55,6 +57,7 @@ class Command(BaseCommand):
         for config in streams:
             with (
                 command_errors(config),
+                interruptible(),
                 connect(config.connection_parameters()) as connection,
             ):
                 steps = teardown_plan(config, connection, streams=streams)
@@ -80,6 +83,7 @@ class Command(BaseCommand):
         for config in streams:
             with (
                 command_errors(config),
+                interruptible(),
                 connect(config.connection_parameters()) as connection,
             ):
                 steps = slot_plan(name, connection)
@@ -94,7 +98,7 @@ class Command(BaseCommand):
     def _run(
         self,
         config: StreamConfig,
-        connection: Connection,
+        connection: BoundedConnection,
         steps: list[Step],
         options: dict[str, Any],
     ) -> None:
@@ -105,7 +109,7 @@ class Command(BaseCommand):
         if options["interactive"]:
             self._confirm([step.what for step in steps])
         for step in steps:
-            connection.execute(step.statement)
+            execute(config, connection, step)
             self.stdout.write(f"{config.name}: {step.what}")
 
     def _confirm(self, actions: list[str]) -> None:
