@@ -155,3 +155,50 @@ def test_no_lock_on_a_table_is_waited_for(
         found: list[Identity] = identities.find(sql, tables)
         identities.indexes(sql, tables)
         identities.unpublished(sql, _NAMES, found)
+
+
+_ROOT = {
+    *("park.root", "park.leaf", "annex.leaf", "park.unlogged_leaf"),
+    *("annex.middle", "annex.deep", "park.deep"),
+}
+
+
+@pytest.mark.parametrize("via", ["root", "leaf"])
+@pytest.mark.parametrize(
+    ("name", "covered"),
+    [
+        ("nothing", set()),
+        ("plain", {"park.plain"}),
+        ("root", _ROOT),
+        ("root_and_leaf", _ROOT),
+        ("middle", {"annex.middle", "annex.deep", "park.deep", "park.leaf"}),
+        # The unlogged leaf writes nothing to the WAL.
+        ("leaves", _ROOT - {"park.unlogged_leaf"}),
+        ("empty", {"park.empty"}),
+        (
+            "annex",
+            {"annex.leaf", "annex.middle", "annex.deep", "park.deep", "annex.loose"},
+        ),
+        ("mixed", _ROOT | {"annex.loose"}),
+    ],
+)
+def test_partitioned_table_is_covered_as_itself_or_by_all_its_leaves(
+    name: str, covered: set[str], via: str, sql: psycopg.Connection[Any]
+) -> None:
+    found = publications.covered(sql, [f"{name}_{via}"])
+
+    assert set(map(str, found)) == covered
+
+
+def test_new_partition_of_an_unpublished_root_is_missed(
+    sql: psycopg.Connection[Any],
+) -> None:
+    root = TableName("park", "root")
+    assert root in publications.covered(sql, ["leaves_root"])
+
+    sql.execute(
+        "CREATE TABLE park.new PARTITION OF park.root FOR VALUES FROM (60) TO (70)"
+    )
+
+    assert root not in publications.covered(sql, ["leaves_root"])
+    assert root in publications.covered(sql, ["root_root"])

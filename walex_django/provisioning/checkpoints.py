@@ -100,6 +100,18 @@ def note(config: StreamConfig, system: int, slot: Slot) -> None:
         )
 
 
+def follow(system: int, slot: Slot) -> None:
+    """
+    Store that a slot was advanced on purpose, past WAL without any changes.
+
+    Args:
+        system: The server's system identifier.
+        slot: The slot, queried after it was advanced.
+    """
+    rows = _rows(system, slot.name).filter(confirmed__isnull=False)
+    rows.update(confirmed=slot.confirmed_lsn)
+
+
 def require_unbroken(
     checkpoint: Checkpoint,
     slot: Slot | None,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from walex_django import log
 from walex_django.conf.stream import StreamConfig
-from walex_django.replication import locks, server
+from walex_django.replication import locks, server, transactions
 from walex_django.replication.connection import BoundedConnection, NoAnswer, connect
 from walex_django.replication.errors import LockTimeout
 from walex_django.replication.locks import Blocker, Watch
+from walex_django.replication.publications import TableName
 
 from .plan import Step
 
@@ -50,6 +51,52 @@ def execute(
         _create_slot(config, connection, step, timeout=timeout, report=report)
     else:
         locks.execute(connection, step.statement, parameters=parameters, what=step.what)
+
+
+def await_writers(
+    connection: BoundedConnection,
+    tables: Collection[TableName],
+    *,
+    timeout: float = math.inf,
+    report: Callable[[str], object] = logger.info,
+) -> None:
+    """
+    Wait for the transactions that wrote to tables before these were published.
+
+    The stream gets only what such a transaction writes afterwards. Once this returns,
+    every transaction that commits is delivered as a whole.
+
+    Args:
+        connection: A connection to the database of the tables.
+        tables: The tables that have just been published.
+        timeout: The maximum time to wait, in seconds.
+        report: A callable that is called with the reason for a wait.
+
+    Raises:
+        LockTimeout: A transaction took too long, or the wait was interrupted.
+    """
+    ids = transactions.writers(connection, tables)
+    found: list[Blocker] = []
+
+    def find() -> list[Blocker]:
+        found[:] = transactions.still_running(connection, ids) if ids else []
+        return found
+
+    def on_change(blockers: list[Blocker]) -> None:
+        for blocker in blockers:
+            report(f"waiting for {blocker}, which may have written before the addition")
+
+    try:
+        left = transactions.wait(find, timeout=timeout, on_change=on_change)
+    except KeyboardInterrupt:
+        left = found
+    if left:
+        raise LockTimeout(
+            f"The changes that {'; '.join(map(str, left))} made to"
+            f" {', '.join(map(str, tables))} before these tables were published are not"
+            " delivered.",
+            hint="The publication is complete: later changes are delivered.",
+        )
 
 
 def _create_slot(

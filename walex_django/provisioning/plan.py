@@ -18,6 +18,7 @@ from walex_django.replication.errors import (
     SlotMissing,
     SlotUnusable,
 )
+from walex_django.replication.publications import TableName
 from walex_django.replication.slots import Slot
 
 from . import checkpoints, replica_identity, unwanted_tables
@@ -34,12 +35,16 @@ class Step:
         what: A description of what the statement does.
         replication: Whether it is a command for a replication connection.
         makes_slot: Whether it creates a slot, whose start must be stored.
+        publishes: The tables that it adds to a publication.
+        creates: The publication that it creates, if any.
     """
 
     statement: sql.Composed
     what: str
     replication: bool = False
     makes_slot: bool = False
+    publishes: Collection[TableName] = ()
+    creates: str = ""
 
 
 def setup_plan(
@@ -228,11 +233,13 @@ def _publication_steps(config: StreamConfig, connection: Connection) -> list[Ste
         added = missing if name == config.publications[0] else []
         if name not in existing:
             statement = publications.create_statement(name, added)
-            steps.append(Step(statement, f'create the publication "{name}"'))
+            what = f'create the publication "{name}"'
+            steps.append(Step(statement, what, publishes=added, creates=name))
         elif added:
             names = ", ".join(map(str, added))
             statement = publications.add_statement(name, added)
-            steps.append(Step(statement, f'add to the publication "{name}": {names}'))
+            what = f'add to the publication "{name}": {names}'
+            steps.append(Step(statement, what, publishes=added))
     return steps
 
 

@@ -76,13 +76,15 @@ class Blocker(NamedTuple):
         return f"ROLLBACK PREPARED {name}; in the database {self.database}"
 
 
-_SELECT_SESSION: LiteralString = """
+SELECT_SESSION: Final[LiteralString] = """
 SELECT pid, coalesce(nullif(application_name, ''), backend_type, 'unknown'),
     coalesce(datname::text, ''), coalesce(state, ''),
     extract(epoch FROM clock_timestamp() - xact_start)::float,
     CASE WHEN query = '<insufficient privilege>' THEN '' ELSE coalesce(query, '') END
 FROM pg_catalog.pg_stat_activity
 """
+"""The start of a query for sessions, as rows for `Blocker`; a WHERE clause follows."""
+
 _OF_PROCESS: LiteralString = """
 WHERE pid = ANY(pg_catalog.pg_blocking_pids(%(pid)s))
 UNION ALL
@@ -93,7 +95,7 @@ FROM pg_catalog.pg_prepared_xacts WHERE transaction IN (
     WHERE pid = %(pid)s AND NOT granted)
 ORDER BY 5 DESC NULLS LAST
 """
-_BLOCKERS = _SELECT_SESSION + _OF_PROCESS
+_BLOCKERS = SELECT_SESSION + _OF_PROCESS
 
 
 def blockers(connection: Connection, pid: int) -> list[Blocker]:
@@ -117,7 +119,7 @@ WHERE pid IN (
         'AccessShareLock', 'RowShareLock', 'RowExclusiveLock')))
 ORDER BY xact_start
 """
-HOLDERS: Final[LiteralString] = _SELECT_SESSION + _OF_TABLES
+HOLDERS: Final[LiteralString] = SELECT_SESSION + _OF_TABLES
 """
 The query for the sessions with locks on tables, as rows for `Blocker`.
 

@@ -18,8 +18,13 @@ from walex_django.management.streams import (
     get_streams,
     interruptible,
 )
-from walex_django.provisioning import checkpoints, gaps, replica_identity
-from walex_django.provisioning.execution import execute
+from walex_django.provisioning import (
+    checkpoints,
+    gaps,
+    new_publications,
+    replica_identity,
+)
+from walex_django.provisioning.execution import await_writers, execute
 from walex_django.provisioning.named_tables import subscribed_tables
 from walex_django.provisioning.plan import Step, setup_plan
 from walex_django.replication import server, slots
@@ -57,8 +62,8 @@ class Command(BaseCommand):
             type=seconds,
             default=math.inf,
             metavar="SECONDS",
-            help="Give up if running transactions, which the creation of a slot has to"
-            " wait for, do not end in time. Default: no limit.",
+            help="Give up if running transactions that have to be waited for do not end"
+            " in time. Default: no limit.",
         )
         parser.add_argument(
             "--dry-run",
@@ -119,10 +124,22 @@ class Command(BaseCommand):
             self.stdout.flush()
 
         steps = setup_plan(config, connection, prune=prune, recreate_slot=recreate_slot)
+        makes_slot = any(step.makes_slot for step in steps)
+        has_slot = slots.find(connection, config.slot_name) is not None
         for step in steps:
             execute(config, connection, step, timeout=timeout, report=report)
             report(step.what)
-        if recreate_slot or any(step.makes_slot for step in steps):
+            # A new slot waits for all transactions itself, and starts after them.
+            if step.publishes and has_slot and not makes_slot:
+                await_writers(
+                    connection, step.publishes, timeout=timeout, report=report
+                )
+        if not makes_slot:
+            created = [step.creates for step in steps if step.creates]
+            new_publications.pass_creation(
+                config, connection, created, timeout=timeout, report=report
+            )
+        if recreate_slot or makes_slot:
             start = self._record_start(config, connection)
             self.stdout.write(f"{config.name}: delivers changes from LSN {start} on")
         elif not steps:
