@@ -86,7 +86,9 @@ UNION ALL
 SELECT 0, gid, database::text, 'prepared',
     extract(epoch FROM clock_timestamp() - prepared)::float, ''
 FROM pg_catalog.pg_prepared_xacts
-WHERE '-1/' || transaction::text = ANY(%(ids)s)
+WHERE transaction IN (
+    SELECT transactionid FROM pg_catalog.pg_locks
+    WHERE virtualtransaction = ANY(%(ids)s) AND pid IS NULL)
 ORDER BY 5 DESC NULLS LAST
 """
 _STILL_RUNNING: LiteralString = SELECT_SESSION + _BY_ID
