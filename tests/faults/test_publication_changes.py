@@ -11,7 +11,7 @@ import pytest
 
 from tests.process import Process, eventually
 
-from .listener import ONE, drain, heard, ids, listening, stop, with_stream
+from .listener import ONE, delivered, drain, ids, listening, stop, with_stream
 from .server import Server
 
 
@@ -57,7 +57,7 @@ class TestPartitions:
         assert 'add to the publication "zoo_events": public.visits' in set_up(env)
         server.execute("INSERT INTO visits VALUES (1), (10)")
         drain(env)
-        assert len(heard(journal)) == 2
+        assert len(delivered(journal)) == 2
         assert "nothing to do" in set_up(env)
 
 
@@ -159,10 +159,10 @@ class TestSecondPublication:
 
         server.write("Ada")
         drain(env)
-        assert heard(journal) == ["Ada"]
+        assert delivered(journal) == ["Ada"]
         server.write("Bea")
         with listening(env) as listener:
-            eventually(lambda: heard(journal) == ["Ada", "Bea"], "the event")
+            eventually(lambda: delivered(journal) == ["Ada", "Bea"], "the event")
             stop(listener)
 
     def test_changes_that_wait_are_read_first_as_the_hint_says(
@@ -183,7 +183,7 @@ class TestSecondPublication:
         set_up(env)
         server.write("Bea")
         drain(env)
-        assert heard(journal) == ["Ada", "Bea"]
+        assert delivered(journal) == ["Ada", "Bea"]
 
     def test_running_listener_reads_past_the_creation(
         self,
@@ -196,12 +196,12 @@ class TestSecondPublication:
             server.write("Ada")
             set_up(env)
             server.write("Bea")
-            eventually(lambda: heard(journal) == ["Ada", "Bea"], "the events")
+            eventually(lambda: delivered(journal) == ["Ada", "Bea"], "the events")
             stop(listener)
         drain(env)
         server.write("Cleo")
         drain(env)
-        assert heard(journal) == ["Ada", "Bea", "Cleo"]
+        assert delivered(journal) == ["Ada", "Bea", "Cleo"]
 
     def test_transactions_from_before_the_creation_are_waited_for(
         self,
@@ -219,7 +219,7 @@ class TestSecondPublication:
         drain(environment)
         set_up(env)
         drain(env)
-        assert heard(journal) == ["Ada"]
+        assert delivered(journal) == ["Ada"]
 
     def test_slot_that_has_not_been_read_at_all(
         self, server: Server, env: dict[str, str], journal: Path
@@ -229,7 +229,7 @@ class TestSecondPublication:
         assert "create the slot" in set_up(env)
         server.write("Ada")
         drain(env)
-        assert heard(journal) == ["Ada"]
+        assert delivered(journal) == ["Ada"]
 
     def test_other_publication_in_place_of_the_first(
         self,
@@ -245,4 +245,4 @@ class TestSecondPublication:
         drain(environment)
         set_up(env)
         drain(env)
-        assert heard(journal) == ["Ada"]
+        assert delivered(journal) == ["Ada"]

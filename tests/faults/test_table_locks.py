@@ -15,7 +15,7 @@ import pytest
 from tests.process import Process, eventually
 from walex_django.replication.connection import NoAnswer, connect, parse_url
 
-from .listener import BACK, ONE, heard, listening, stop, with_stream
+from .listener import ONE, RECONNECTED, delivered, listening, stop, with_stream
 from .server import Server
 
 # A rewriting ALTER TABLE holds such a lock.
@@ -142,12 +142,12 @@ def test_listener_starts_and_reconnects_while_a_table_is_locked(
 
     with locked(server, "zoo_locked", "zoo_locked_1"), listening(env) as listener:
         server.write("first")
-        eventually(lambda: heard(journal)[-1:] == ["first"], "the event")
+        eventually(lambda: delivered(journal)[-1:] == ["first"], "the event")
 
         server.execute("SELECT pg_terminate_backend(%s)", [server.walsender()])
-        listener.wait_for(BACK)
+        listener.wait_for(RECONNECTED)
         server.write("second")
-        eventually(lambda: heard(journal)[-1:] == ["second"], "the event")
+        eventually(lambda: delivered(journal)[-1:] == ["second"], "the event")
         assert blocked(server) == []
         stop(listener)
 

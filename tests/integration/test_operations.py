@@ -13,11 +13,14 @@ from django.db.migrations import Migration
 from django.db.migrations.state import ProjectState
 from django.db.migrations.writer import MigrationWriter
 
+from walex_django.conf.stream import libpq_parameters
 from walex_django.operations import (
     AlterPublication,
     CreatePublication,
     SetReplicaIdentity,
 )
+from walex_django.replication import locks
+from walex_django.replication.errors import LockTimeout
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -80,6 +83,30 @@ def test_replica_identity_is_set_and_restored(identity: str, relreplident: str) 
 
     _backwards(operation)
     assert _one(query) == "d"
+
+
+@pytest.mark.parametrize(
+    ("operation", "held"),
+    [
+        (SetReplicaIdentity("Animal", "FULL"), "ACCESS SHARE"),
+        (CreatePublication("migrated", ["zoo.Animal"]), "ACCESS EXCLUSIVE"),
+    ],
+)
+def test_operation_gives_way_and_names_the_session_that_holds_a_lock(
+    operation: Operation, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.2)
+    monkeypatch.setattr(locks, "PAUSE", 0.1)
+    parameters = libpq_parameters("default")
+    with psycopg.connect(**parameters, application_name="till") as session:
+        session.execute(f"LOCK TABLE zoo_animal IN {held} MODE".encode())
+        pid = session.info.backend_pid
+
+        with pytest.raises(LockTimeout, match=rf'held by process {pid} \("till"'):
+            _forwards(operation)
+    assert _one("SHOW lock_timeout") == "0"
+
+    _forwards(operation)
 
 
 @pytest.mark.parametrize(
