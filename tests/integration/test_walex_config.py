@@ -272,6 +272,7 @@ def test_show_prints_the_settings_in_force(keepers: Stream) -> None:
         'ON_ERROR = "skip"  (changed)',
         "MAX_RETRIES = 5",
         "RETRY_BACKOFF = 0.5",
+        "BREAKER_THRESHOLD = 5",
         "PAUSED = false",
     ]
     assert change(keepers, "show", "ON_ERROR") == ['ON_ERROR = "skip"  (changed)']
