@@ -219,15 +219,16 @@ class _Columns:
     """Columns that are checked for changes by an UPDATE."""
 
     def __init__(self, table: Table, indexes: Sequence[int]) -> None:
-        self._indexes, self._is_whole = indexes, table.is_whole
-        self._keys = {index for index in indexes if table.columns[index].is_key}
+        self._table, self._indexes = table, indexes
         self._pick = itemgetter(*indexes) if indexes else len
 
     def are_unchanged(self, message: Update) -> bool:
         """Return whether none of them changed, as far as the server reports it."""
         new, old, key = message.new, message.old, message.key
-        if not self._is_whole:
-            return all(new[index] is UNCHANGED for index in self._indexes)
+        sent = key if old is None else old
+        if self._table.partition_keys and sent is not None:
+            is_whole = self._table.is_whole(sent)
+            old, key = (sent, None) if is_whole else (None, sent)
         if old is not None:
             if self._pick(new) == self._pick(old):
                 return True
@@ -236,9 +237,10 @@ class _Columns:
                 for index in self._indexes
             )
         # There is no old row. The server sends the old key only if the key changed.
+        known = self._table.known_unchanged(key)
         return all(
             new[index] is UNCHANGED
-            or (index in self._keys and (key is None or key[index] == new[index]))
+            or (index in known and (key is None or key[index] == new[index]))
             for index in self._indexes
         )
 

@@ -77,12 +77,14 @@ class Lineage:
         names: The names of the table and of all its parents.
         models: The models of all these tables.
         exists: Whether the table currently exists.
+        may_be_partitioned: Whether the table is partitioned, or no longer exists.
     """
 
     model: type[Model] | None
     names: frozenset[TableName]
     models: frozenset[type[Model]]
     exists: bool
+    may_be_partitioned: bool = True
 
 
 class ModelTables:
@@ -178,16 +180,6 @@ class ModelTables:
             return _KINDS.get(kind) or _PERSISTENCES.get(persistence)
         return None
 
-    def has_full_identity(self, oid: int) -> bool:
-        """
-        Return whether all partitions of a table have REPLICA IDENTITY FULL.
-
-        If the root is published, partitions with another identity send their keys
-        marked as complete rows.
-        """
-        ((is_full,),) = query(self.alias, _HAS_FULL_IDENTITY, [oid])
-        return is_full is not False
-
     def _is_visible(self, xid: int) -> bool:
         """Return whether a transaction was visible in the last snapshot."""
         if self._snapshot is None:
@@ -198,11 +190,11 @@ class ModelTables:
 
     def _lineage(self, table: TableName, line: Sequence[tuple[Any, ...]]) -> Lineage:
         models, names = [], [table]
-        for oid, *name in line:
+        for _, oid, *name in line:
             names.append(TableName(*name))
             if model := self._model(oid, names[-1]):
                 models.append(model)
-        is_known = bool(line) and line[0][0] in self._by_oid
+        is_known = bool(line) and line[0][1] in self._by_oid
         # If it was renamed, replaced or dropped since, use its old name.
         if not is_known and (model := self._former_model(table)):
             models.insert(0, model)
@@ -211,6 +203,7 @@ class ModelTables:
             names=frozenset(names),
             models=frozenset(models),
             exists=bool(line),
+            may_be_partitioned=not line or line[0][0],
         )
 
     def _model(self, oid: int, name: TableName) -> type[Model] | None:
@@ -298,19 +291,6 @@ _KINDS = {
 }
 _PERSISTENCES = {"u": "an unlogged table", "t": "a temporary table"}
 
-_SELECT_HAS_FULL_IDENTITY: LiteralString = """
-, tree AS (
-    SELECT oid, relkind <> 'p' AS is_leaf FROM pg_catalog.pg_class
-    WHERE oid = %s AND (relkind = 'p' OR relispartition)
-    UNION SELECT partition.oid, partition.is_leaf
-    FROM tree JOIN partition ON partition.parent = tree.oid
-)
-SELECT bool_and(class.relreplident = 'f')
-FROM tree JOIN pg_catalog.pg_class AS class ON class.oid = tree.oid
-WHERE tree.is_leaf
-"""
-_HAS_FULL_IDENTITY: LiteralString = catalog.PARTITIONS + _SELECT_HAS_FULL_IDENTITY
-
 _BY_OID = "class.oid = %s"
 _BY_NAME = (
     "(namespace.nspname, class.relname) IN"
@@ -326,7 +306,8 @@ WITH RECURSIVE line AS (
     SELECT line.nspname, line.relname, inherits.inhparent, path || inherits.inhseqno
     FROM line JOIN pg_catalog.pg_inherits AS inherits ON inherits.inhrelid = line.oid
 )
-SELECT line.nspname, line.relname, class.oid, namespace.nspname, class.relname
+SELECT line.nspname, line.relname, class.relkind = 'p', class.oid,
+    namespace.nspname, class.relname
 FROM line
 JOIN pg_catalog.pg_class AS class ON class.oid = line.oid
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace

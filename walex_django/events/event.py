@@ -210,7 +210,7 @@ class Event:
         if not isinstance(message, Update) or message.old is None:
             return None
         table, old, new = self._table, message.old, self._new_row()
-        if not table.is_whole:
+        if not table.is_whole(old):
             return None
         assert new is not None
         return {

@@ -72,13 +72,15 @@ class Table:
         relation: The message.
         model: The concrete model of the table, if it has one.
         lineage: The lineage of the table, if known.
-        is_whole: Whether old rows that are marked as complete really are.
         alias: The database alias for instances.
         types: The types of the columns.
         version: The version of walex_django that created the events.
 
     Attributes:
         sensitive: The columns whose values are masked.
+        partition_keys: For each partition that sends only the key of an old row under
+            this table's name, the indexes of its key columns; `None` in place of
+            indexes that are unknown.
     """
 
     def __init__(
@@ -89,13 +91,11 @@ class Table:
         alias: str,
         types: Sequence[ColumnType],
         lineage: Lineage | None = None,
-        is_whole: bool = True,
         version: str = __version__,
     ) -> None:
         self.name = TableName(relation.schema, relation.name)
         self.model = model
         self.lineage = lineage
-        self.is_whole = is_whole
         self.alias = alias
         self.columns = relation.columns
         self.types = types
@@ -113,6 +113,10 @@ class Table:
             version=version,
         )
         self.sensitive: frozenset[str] = frozenset()
+        self.partition_keys: frozenset[frozenset[int] | None] = frozenset()
+        self._key = frozenset(
+            index for index, column in enumerate(relation.columns) if column.is_key
+        )
         self._records = RowLoader([type.record_oid for type in types])
         self._instances: InstanceLoader | None = None
 
@@ -132,8 +136,9 @@ class Table:
         """Return the old row, with `UNCHANGED` for values that weren't sent."""
         if not isinstance(message, Update | Delete):
             return None
-        if message.old is not None and not self.is_whole:
-            return PartialRow(UNCHANGED if v is None else v for v in message.old)
+        sent = message.key if message.old is None else message.old
+        if sent is not None and not self.is_whole(sent):
+            return PartialRow(UNCHANGED if value is None else value for value in sent)
         if message.old is not None or message.key is None:
             return message.old
         # In columns outside the key, NULL only means that the value wasn't sent.
@@ -141,6 +146,35 @@ class Table:
             value if column.is_key else UNCHANGED
             for value, column in zip(message.key, self.columns, strict=True)
         )
+
+    def is_whole(self, old: Row) -> bool:
+        """
+        Return whether an old row is complete, and not just a partition's key.
+
+        A row that is published under the name of a partitioned table is marked as the
+        replica identity of that table demands, but contains what the identity of its
+        partition had written to the WAL. The columns of a key are never NULL.
+        """
+        keys = self.partition_keys
+        if not keys or None not in old:
+            return True
+        return None not in keys and _sent_indexes(old) not in keys
+
+    def known_unchanged(self, sent: Row | None) -> frozenset[int]:
+        """
+        Return the indexes of the columns whose old values an UPDATE makes known.
+
+        Args:
+            sent: The old key, or `None` if the server sent none because the key has
+                not changed.
+        """
+        if self.partition_keys:
+            if sent is not None:
+                return _sent_indexes(sent)
+            return frozenset.intersection(
+                *(key or frozenset() for key in self.partition_keys)
+            )
+        return self._key
 
     def new_row(self, message: RowMessage | Truncate) -> Row | None:
         """Return the new row, with `UNCHANGED` for values that weren't sent."""
@@ -178,3 +212,7 @@ class Table:
             }
             self._instances = InstanceLoader(self.model, oids, self.alias)
         return self._instances
+
+
+def _sent_indexes(row: Row) -> frozenset[int]:
+    return frozenset(index for index, value in enumerate(row) if value is not None)

@@ -38,6 +38,7 @@ from walex_django.pgoutput.messages import (
 )
 from walex_django.replication.progress import Progress
 
+from .partition_keys import Place
 from .subscribed_tables import NoTables, SubscribedTable, SubscribedTables
 
 logger = log.logger(__name__)
@@ -253,7 +254,7 @@ class EventReader:
                 self._commit(message)
             case Relation():
                 self._models.await_commit(self._transaction().xid)
-                self._tables.add(message)
+                self._tables.add(message, self._place())
             case Type():
                 self._tables.add_type(message)
             case Truncate():
@@ -290,6 +291,9 @@ class EventReader:
             raise ProtocolError("row", 0, "outside a transaction")
         return self._begin
 
+    def _place(self) -> Place:
+        return self._transaction().commit_lsn, self._ordinal
+
     def _follow_configuration(self) -> None:
         """Apply the stream's current configuration if it has changed."""
         self._generation = configs.generation
@@ -306,6 +310,7 @@ class EventReader:
         self._tables.configure(config)
 
     def _truncate(self, message: Truncate) -> None:
+        self._tables.truncate(self._place())
         for oid in message.relation_oids:
             self._ordinal += 1
             if subscribed := self._by_oid[oid]:

@@ -18,6 +18,8 @@ from walex_django.pgoutput.messages import Relation, RowMessage, Truncate, Type
 from walex_django.replication.publications import TableName
 from walex_django.subscriptions import Subscriptions
 
+from .partition_keys import PartitionKeys, Place
+
 logger = log.logger(__name__)
 
 
@@ -72,6 +74,7 @@ class SubscribedTables:
         self._models = models
         self._types = ColumnTypes(models.alias)
         self._relations: dict[int, Relation] = {}
+        self._partition_keys = PartitionKeys()
         self._subscriptions = Subscriptions([])
         self._filters: list[tuple[Subscriptions, Filter]] = []
 
@@ -85,10 +88,43 @@ class SubscribedTables:
         for oid, relation in self._relations.items():
             self.by_oid[oid] = self._subscribed(relation)
 
-    def add(self, relation: Relation) -> None:
-        """Add a relation, or replace its earlier description."""
+    def add(self, relation: Relation, place: Place) -> None:
+        """
+        Add a relation, or replace its earlier description.
+
+        Args:
+            relation: The message.
+            place: See `PartitionKeys.add`.
+        """
         self._relations[relation.oid] = relation
         self.by_oid[relation.oid] = self._subscribed(relation)
+        root = self._partition_keys.add(relation, place)
+        if root is not None:
+            self._set_partition_keys(root)
+
+    def truncate(self, place: Place) -> None:
+        """
+        Note that the relations described last are those of a TRUNCATE.
+
+        Args:
+            place: See `PartitionKeys.add`.
+        """
+        for root in self._partition_keys.discard(place):
+            self._set_partition_keys(root)
+
+    def _set_partition_keys(self, oid: int) -> None:
+        if subscribed := self.by_oid[oid]:
+            table = subscribed.table
+            table.partition_keys = self._partition_keys_of(oid, table)
+
+    def _partition_keys_of(
+        self, oid: int, table: Table
+    ) -> frozenset[frozenset[int] | None]:
+        # A table never becomes partitioned, nor ceases to be. A middleware that drops
+        # rows may make it look as if this one had partitions.
+        if table.lineage and not table.lineage.may_be_partitioned:
+            return frozenset()
+        return self._partition_keys.indexes(oid, table.column_names)
 
     def add_type(self, message: Type) -> None:
         """Add the description of a type that is not built into PostgreSQL."""
@@ -119,14 +155,13 @@ class SubscribedTables:
             lineage=lineage,
             alias=self._models.alias,
             types=self._types.resolve([c.type_oid for c in relation.columns]),
-            is_whole=relation.replica_identity != "f"
-            or self._models.has_full_identity(relation.oid),
         )
         filters = [
             entry_filter
             for tables, entry_filter in self._filters
             if tables.cover(lineage)
         ]
+        table.partition_keys = self._partition_keys_of(relation.oid, table)
         table.sensitive = frozenset(
             chain.from_iterable(f.sensitive_columns(table) for f in filters)
         )
