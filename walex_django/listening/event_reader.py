@@ -81,6 +81,7 @@ class EventReader:
         wake: A callable that makes the reading thread call `read_delivered`; called
             from other threads.
         reconfigured: A callable that is called with each new configuration.
+        described: A callable that is called when the server has described a table.
 
     Attributes:
         reply_requested: Whether the server has requested a status update.
@@ -96,6 +97,7 @@ class EventReader:
         done: Lsn = _NO_POSITION,
         wake: Callable[[], None] = lambda: None,
         reconfigured: Callable[[StreamConfig], None] = lambda _: None,
+        described: Callable[[], None] = lambda: None,
     ) -> None:
         self.reply_requested = False
         self._models = models
@@ -103,6 +105,7 @@ class EventReader:
         self._progress = progress
         self._done = done
         self._reconfigured = reconfigured
+        self._described = described
         self._tables = SubscribedTables(models)
         self._by_oid = self._tables.by_oid  # or `_NO_TABLES`
         self._begin: Begin | None = None
@@ -255,6 +258,7 @@ class EventReader:
             case Relation():
                 self._models.await_commit(self._transaction().xid)
                 self._tables.add(message, self._place())
+                self._described()
             case Type():
                 self._tables.add_type(message)
             case Truncate():

@@ -239,6 +239,7 @@ class Session:
             done=done,
             wake=connection.wake,
             reconfigured=self._reconfigured,
+            described=self._report.note_description,
         )
         lost = closed = False
         try:

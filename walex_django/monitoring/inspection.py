@@ -51,6 +51,8 @@ from .status import (
 _TIMEOUT = 3  # seconds to wait for a server
 _RECORDS_TIMEOUT = 2  # seconds to wait for a statement in the receivers' database
 
+_READ = {StreamState.RUNNING, StreamState.PAUSED}
+
 _KILLED = "The listener exited without reporting a status (it was probably killed)."
 
 
@@ -125,6 +127,8 @@ def inspect(
     if diagnose:
         tables = publications.published(connection, config.publications)
         problems += find_problems(config, connection)
+    if state in _READ and reason and reason not in map(_text, problems):
+        problems.append(Problem("", reason, ""))
     return StreamStatus(
         config=config,
         state=state,
@@ -193,6 +197,10 @@ def _load(
         return original, replace(records, problems=problems), error
     except ImproperlyConfigured as error:
         return original, replace(records, problems=[_problem(error)]), None
+
+
+def _text(problem: Problem) -> str:
+    return f"{problem.message} {problem.hint}".strip()
 
 
 def _problem(error: Exception) -> Problem:

@@ -153,6 +153,10 @@ LISTENER_STATE = Family(
     "1 for the listener's current state, 0 for the others.",
     ("stream", "state"),
 )
+LISTENER_PROBLEM = Family(
+    "walex_listener_problem",
+    "1 if the listener reads its slot and nevertheless reports a problem.",
+)
 LISTENER_DELIVERING = Family(
     "walex_listener_delivering_seconds",
     "Age of the transaction that is being delivered, 0 if there is none.",
@@ -164,7 +168,7 @@ LISTENER_LAST_EVENT = Family(
 
 LISTENER_FAMILIES = (
     *(EVENTS, TRANSACTIONS, RECEIVER_RETRIES, RECEIVER_FAILURES, RECEIVER_BREAKER),
-    *(LISTENER_STATE, LISTENER_DELIVERING, LISTENER_LAST_EVENT),
+    *(LISTENER_STATE, LISTENER_PROBLEM, LISTENER_DELIVERING, LISTENER_LAST_EVENT),
 )
 """The families that a listener exposes."""
 
@@ -312,6 +316,7 @@ def _listener_samples(report: Report) -> Iterator[Sample]:
     yield TRANSACTIONS, name, counts.transactions
     for state in ListenerState:
         yield LISTENER_STATE, (*name, state.value), report.state == state
+    yield LISTENER_PROBLEM, name, bool(report.problem)
     last, delivering = counts.last, counts.delivering
     age = datetime.now(UTC) - delivering.timestamp if delivering else None
     yield LISTENER_DELIVERING, name, age.total_seconds() if age else 0

@@ -34,6 +34,7 @@ from walex_django.replication.errors import NotPrepared
 from walex_django.replication.stream import ReplicationConnection
 from walex_django.replication.synchronous import require_asynchronous
 
+from .publication_watch import PublicationWatch
 from .status import HISTORY
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class Report:
         since: Since when it has been in this state.
         backend_pid: The PID of the walsender that it reads from.
         has_reporter: Whether a `Reporter` writes the report.
+        problem: A problem of a listener that nevertheless reads on.
+        described: Whether the stream has described a table since the publications
+            were last checked.
         wake: Called after a change of state, to have it written.
         connection: The connection that the listener reads from, while it streams.
         unsaved: Whether the state has changed since the report was last written.
@@ -77,6 +81,8 @@ class Report:
         self.backend_pid: int | None = None
         self.has_reporter = False
         self.connection: ReplicationConnection | None = None
+        self.problem = ""
+        self.described = False
         self.wake: Callable[[], object] = lambda: None
         self.unsaved = False
         self.saved = Event()
@@ -98,6 +104,8 @@ class Report:
         if state != self.state:
             self.since = timezone.now()
         self.state, self.reason, self.backend_pid = new
+        if state not in READS:
+            self.problem = ""
         self.unsaved = True
         self.saved.clear()
         self.wake()
@@ -112,6 +120,10 @@ class Report:
         self.set_state(ListenerState.STOPPED)
         if self.has_reporter:
             self.saved.wait(timeout)
+
+    def note_description(self) -> None:
+        """Have the publications checked soon: the stream has described a table."""
+        self.described = True
 
 
 class Reporter:
@@ -179,6 +191,7 @@ class _ReportWriter:
         self._was_delivering = False  # as last written
         self._failing: set[tuple[str, str, bool]] = set()  # as last written
         self._failed = False
+        self._watch = PublicationWatch(report.config)
 
     def check(self) -> None:
         """Write the report and a sample if they are due."""
@@ -206,6 +219,7 @@ class _ReportWriter:
 
     def _check(self) -> None:
         report, now = self._report, time.monotonic()
+        self._check_publications()
         if report.unsaved:
             self._write(now, tidy=report.state == ListenerState.RUNNING)
         elif report.state in WAITS:
@@ -213,6 +227,29 @@ class _ReportWriter:
                 self._write(now)
         elif report.state in READS:
             self._check_reading(now)
+
+    def _check_publications(self) -> None:
+        report, watch = self._report, self._watch
+        if report.state not in READS:
+            watch.reset()
+            return
+        if not watch.is_due(changed=report.described):
+            return
+        report.described = False
+        watch.check()
+        problem = watch.problem
+        if problem == report.problem:
+            return
+        extra = {"stream": self._stream, "slot": report.config.slot_name}
+        if problem:
+            logger.warning("Stream %s: %s", self._stream, problem, extra=extra)
+        else:
+            logger.info(
+                "Stream %s: its publications contain all its tables again",
+                self._stream,
+                extra=extra,
+            )
+        report.problem, report.unsaved = problem, True
 
     def _check_reading(self, now: float) -> None:
         counts = self._report.counts
@@ -254,7 +291,7 @@ class _ReportWriter:
                         "process": os.getpid(),
                         "backend_pid": report.backend_pid,
                         "state": report.state,
-                        "reason": report.reason,
+                        "reason": report.reason or report.problem,
                         "since": report.since,
                         "events": events,
                         "transactions": transactions,

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from django.db import connections
 
 from walex_django.conf.stream import StreamConfig
-from walex_django.replication import publications, server
+from walex_django.replication import coverage, publications, server
 from walex_django.replication.connection import Connection
 from walex_django.replication.errors import NotPrepared, PublicationMissing
 from walex_django.replication.publications import TableName
@@ -74,8 +74,8 @@ def require_covered(
     Raises:
         PublicationMissing: If a table is missing.
     """
-    published = publications.covered(connection, config.publications)
-    missing = [table for table in wanted if table not in published]
+    found = coverage.find(connection, config.publications, wanted)
+    missing = [table for table in wanted if table in found and not found[table].covered]
     if missing:
         names = ", ".join(f'"{name}"' for name in config.publications)
         raise PublicationMissing(
