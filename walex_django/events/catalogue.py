@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 from django.apps import apps
 from django.db import InterfaceError, OperationalError, connections
@@ -13,7 +13,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model
 
 from walex_django import log
-from walex_django.replication import catalog
 from walex_django.replication.publications import TableName
 
 logger = log.logger(__name__)
