@@ -12,7 +12,7 @@ from walex_django import Event
 from walex_django.conf.stream import StreamConfig
 from walex_django.listening.listener import Listener
 from walex_django.listening.start import Start
-from walex_django.monitoring.reporter import Report
+from walex_django.monitoring.report import Report
 from walex_django.signals import post_db_change
 
 Connect = Callable[..., None]

@@ -17,7 +17,7 @@ import psycopg
 
 from walex_django.conf.stream import StreamConfig
 from walex_django.messages import OWN_PREFIX
-from walex_django.monitoring.reporter import Report
+from walex_django.monitoring.report import Report
 from walex_django.pgoutput import copydata
 from walex_django.pgoutput.copydata import KEEPALIVE, XLOG_DATA_HEADER, Keepalive
 from walex_django.pgoutput.decoder import decode

@@ -16,7 +16,8 @@ from walex_django.conf.stream import MAX_BACKOFF, StreamConfig
 from walex_django.delivery.dispatch import Interrupted, ReceiverFailed
 from walex_django.delivery.transactions import ConnectionBreaks
 from walex_django.models import ListenerState
-from walex_django.monitoring.reporter import Report, Reporter
+from walex_django.monitoring.report import Report
+from walex_django.monitoring.reporter import Reporter
 from walex_django.pgoutput.errors import ProtocolError
 from walex_django.pgoutput.lsn import Lsn
 from walex_django.provisioning import gaps

@@ -23,7 +23,7 @@ from walex_django.delivery.transactions import (
 )
 from walex_django.events.catalogue import ModelTables
 from walex_django.models import ListenerState
-from walex_django.monitoring.reporter import Report
+from walex_django.monitoring.report import Report
 from walex_django.pgoutput.lsn import Lsn
 from walex_django.provisioning.checkpoints import CheckpointWriter
 from walex_django.provisioning.requirements import require_published
@@ -33,19 +33,17 @@ from walex_django.replication.errors import (
     ConnectionLost,
     DecodingFailed,
     ReplicationError,
-    StreamPaused,
 )
 from walex_django.replication.heartbeat import Heartbeat
 from walex_django.replication.progress import Progress
 from walex_django.replication.stream import ReplicationConnection
 
-from . import closing
+from . import closing, pausing
 from .event_reader import EventReader
 from .start import OnSlotInUse, Start, locate_slot, prepare
 
 logger = log.logger(__name__)
 
-_PAUSE_POLL = 1.0  # seconds between two checks of a paused stream's settings
 _MIDDLEWARE_TIMEOUT = 30.0  # seconds without a message from the middleware
 _DRAIN_IDLE = 0.1  # seconds of silence before the server is asked for its position
 
@@ -286,7 +284,14 @@ class Session:
         while not self._is_done(reader, progress):
             heartbeat.is_lost()  # then the connection raises the reason
             if hold.is_set() and not reader.in_transaction:
-                self._pause(connection, progress)
+                pausing.pause(
+                    self._base,
+                    connection,
+                    progress,
+                    report=self._report,
+                    stopped=self._stopped,
+                    draining=self.until is not None,
+                )
                 reader.read(unread, stopped=halted)
                 last_read = time.monotonic()
             elif batch := self._receive(connection, reader):
@@ -332,42 +337,6 @@ class Session:
                 require_published(config, connection)
         except (ReplicationError, ImproperlyConfigured) as error:
             logger.warning("Stream %s: %s", config.name, error)
-
-    def _pause(self, connection: ReplicationConnection, progress: Progress) -> None:
-        """
-        Read nothing until the stream is resumed or stopped.
-
-        Raises:
-            StreamPaused: The stream is being drained, which a pause would block.
-        """
-        name, pid = self.config.name, connection.backend_pid
-        resume = f"python manage.py walex_config {name} replace PAUSED false"
-        if self.until is not None:
-            raise StreamPaused(
-                f"The stream {name!r} is paused.", hint=f"To resume it, run: {resume}"
-            )
-        logger.info(
-            "Stream %s is paused. To resume it, run: %s",
-            *(name, resume),
-            extra={"state": ListenerState.PAUSED.value},
-        )
-        self._report.set_state(ListenerState.PAUSED, backend_pid=pid)
-        while self._is_paused() and not self._stopped.wait(_PAUSE_POLL):
-            connection.send_progress(progress)
-        self._report.hold.clear()
-        if not self._stopped.is_set():
-            running = {"state": ListenerState.RUNNING.value}
-            logger.info("Stream %s resumed", name, extra=running)
-            self._report.set_state(ListenerState.RUNNING, backend_pid=pid)
-
-    def _is_paused(self) -> bool:
-        try:
-            return stored.refreshed(self._base).paused
-        except (DatabaseError, ImproperlyConfigured):
-            # Raising would end the stream's own connection, and with it a temporary
-            # slot.
-            connections[receivers_database.database()].close()
-            return True
 
     def _send_last(self, connection: ReplicationConnection, progress: Progress) -> None:
         if connection.is_streaming:

@@ -36,6 +36,7 @@ from walex_django.replication.errors import ReplicationError
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
 
+from .failing_receivers import failing_of
 from .status import (
     HISTORY,
     OtherSlot,
@@ -43,7 +44,6 @@ from .status import (
     Records,
     StreamState,
     StreamStatus,
-    failing_of,
     reader_of,
     waiting_of,
 )

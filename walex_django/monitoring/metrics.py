@@ -14,7 +14,7 @@ from walex_django.conf.stream import StreamConfig
 from walex_django.models import ListenerState
 
 from . import timed_inspection
-from .reporter import Report
+from .report import Report
 from .status import OtherSlot, StreamState, StreamStatus
 
 try:

@@ -28,6 +28,8 @@ from walex_django.pgoutput.lsn import Lsn
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
 
+from .failing_receivers import FailingReceiver, failing_of
+
 HISTORY = timedelta(hours=1)
 """How long samples are stored."""
 
@@ -93,47 +95,6 @@ class ListenerStatus:
         """Return the status as values for Django's JSON encoder."""
         report = {name: getattr(self.report, name) for name in _REPORT_FIELDS}
         return {**report, "reads": self.reads, "gone": self.gone}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailingReceiver:
-    """
-    A receiver that is being retried or whose circuit breaker is open.
-
-    Attributes:
-        receiver: Its dotted name.
-        signal: The signal's name.
-        since: The time of its first failure since it last succeeded.
-        event_id: The id of the event, or the LSN of the message, of the last failure.
-        attempts: The number of attempts of that call.
-        failed_calls: The number of consecutive calls that failed after all retries.
-        breaker_open: Whether its circuit breaker is open.
-    """
-
-    receiver: str
-    signal: str
-    since: datetime
-    event_id: str
-    attempts: int
-    failed_calls: int
-    breaker_open: bool
-
-    def __str__(self) -> str:
-        count = self.failed_calls if self.breaker_open else self.attempts
-        s = "s" * (count != 1)
-        if self.breaker_open:
-            return (
-                f"{self.receiver} ({self.signal}): {count} call{s} failed in a row,"
-                f" the last one at {self.event_id}; each call is tried once"
-            )
-        return (
-            f"{self.receiver} ({self.signal}): retrying at {self.event_id} after"
-            f" {count} attempt{s}"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values for Django's JSON encoder."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,14 +332,6 @@ def reader_of(
         if report.backend_pid == slot.active_pid and report.state in READS:
             return report
     return None
-
-
-def failing_of(report: ListenerReport) -> list[FailingReceiver]:
-    """Return the receivers that fail according to a listener's report."""
-    return [
-        FailingReceiver(**{**data, "since": datetime.fromisoformat(data["since"])})
-        for data in report.failing
-    ]
 
 
 def waiting_of(
