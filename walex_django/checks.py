@@ -19,6 +19,7 @@ from .conf import reader, receivers_database, stored
 from .conf.names import unknown_names
 from .conf.reader import Problem
 from .conf.stream import StreamConfig
+from .diagnosis.pools import small_pools
 from .diagnosis.problems import LEFT_BEHIND, diagnose
 from .diagnosis.published_tables import NO_TABLE
 from .handlers import registry
@@ -36,6 +37,7 @@ def check_settings(
         found += unknown_names(config)
     if not problems:
         found += _unknown_streams(configs)
+        found += small_pools(configs.values())
     return [_message(problem) for problem in found]
 
 
