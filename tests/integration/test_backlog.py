@@ -82,7 +82,7 @@ def test_dropped_table_is_skipped_with_warning(
     assert event.model is Keeper
     (warning,) = (each for each in caplog.records if each.levelno == logging.WARNING)
     assert "Table public.zoo_gone no longer exists" in warning.getMessage()
-    assert "Subscribe to it by its name" in warning.getMessage()
+    assert "subscribe to the table by name" in warning.getMessage()
 
 
 def test_dropped_table_is_delivered_if_subscribed_by_name(

@@ -13,9 +13,9 @@ from django.db import connections
 
 from example_project.postgres import Postgres
 from tests.process import Process
-from walex_django import diagnosis
 from walex_django.checks import check_databases
 from walex_django.conf.stream import StreamConfig
+from walex_django.diagnosis import problems
 from walex_django.diagnosis.problems import find_problems
 from walex_django.replication import slots
 from walex_django.replication.connection import connect
@@ -122,7 +122,7 @@ def test_w045_is_reported_once_while_retained_wal_grows(
     other = {**settings.WALEX["default"], "SLOT_NAME": "other", "DURABLE_SLOT": False}
     settings.WALEX = {**settings.WALEX, "other": other}
     sizes = iter(["1 kB", "2 kB"])
-    monkeypatch.setattr(diagnosis, "format_size", lambda _: next(sizes))
+    monkeypatch.setattr(problems, "format_size", lambda _: next(sizes))
     try:
         found = check_databases(databases=["default"])
         assert [each.id for each in found].count("walex_django.W045") == 1
