@@ -223,6 +223,9 @@ class _ReportWriter:
                 )
                 if is_sampled:
                     self._sample(now, events, transactions, lag)
+            if is_sampled:
+                self._events, self._transactions = events, transactions
+                self._sampled_at = now
         except Exception:
             report.unsaved = True
             raise
@@ -247,8 +250,6 @@ class _ReportWriter:
             )
             expired = timezone.now() - HISTORY
             samples.filter(stream=self._stream, at__lt=expired).delete()
-        self._events, self._transactions = events, transactions
-        self._sampled_at = now
 
     def _delete_other_reports(self) -> None:
         # This listener has the slot, so no other listener reads it.
