@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.services("pgbouncer"),
 ]
 
-URL = "set URL in the stream's settings to the server itself"
+URL = "Set URL in the stream's settings to the address of the PostgreSQL server"
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def failures(
     if stream.state not in _HEALTHY:
         return [f"state is {stream.state.value}"]
     return [
-        *(["the listener reports a problem"] if stream.reason else []),
+        *(["the listener reports a problem"] if stream.listener_problem else []),
         *_lag_failures(stream, max_lag),
         *_age_failures(stream, max_age),
         *_receiver_failures(stream),

@@ -51,7 +51,6 @@ from .status import (
 _TIMEOUT = 3  # seconds to wait for a server
 _RECORDS_TIMEOUT = 2  # seconds to wait for a statement in the receivers' database
 
-_READ = {StreamState.RUNNING, StreamState.PAUSED}
 
 _KILLED = "The listener exited without reporting a status (it was probably killed)."
 
@@ -127,8 +126,9 @@ def inspect(
     if diagnose:
         tables = publications.published(connection, config.publications)
         problems += find_problems(config, connection)
-    if state in _READ and reason and reason not in map(_text, problems):
-        problems.append(Problem("", reason, ""))
+    reader = reader_of(slot, records.reports)
+    if reader and reader.reason and reader.reason not in map(_text, problems):
+        problems.append(Problem("", reader.reason, ""))
     return StreamStatus(
         config=config,
         state=state,

@@ -134,6 +134,12 @@ class StreamStatus:
         )
 
     @property
+    def listener_problem(self) -> str:
+        """The problem that the reading listener reports although it reads, if any."""
+        reader = reader_of(self.slot, self.records.reports)
+        return reader.reason if reader else ""
+
+    @property
     def failing(self) -> list[FailingReceiver]:
         """The receivers that currently fail, if a listener reads the slot."""
         reader = reader_of(self.slot, self.records.reports)
