@@ -28,7 +28,7 @@ class Command(BaseCommand):
             "stream", metavar="STREAM", help="A stream of settings.WALEX."
         )
         parser.add_argument(
-            "verb",
+            "action",
             choices=[_SHOW, *stored.VERBS, _RESET],
             help="show: print the values in effect. add, remove: add or remove entries"
             " of a list or of FILTERS. replace: replace the whole value. reset: restore"
@@ -40,6 +40,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "values",
             nargs="*",
+            default=[],
             metavar="VALUE",
             help="The entries of a list, for example: walex_config default add"
             " SUBSCRIPTIONS shop.Order shop.Item. For the other keys, one value; for"
@@ -49,7 +50,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         (config,) = get_streams([options["stream"]])
-        verb, key, values = options["verb"], options["key"], options["values"]
+        verb, key, values = options["action"], options["key"], options["values"]
         if key is None and verb != _SHOW:
             raise CommandError(f"{verb} requires a KEY, one of: {', '.join(_KEYS)}.")
         with command_errors(config):

@@ -66,8 +66,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--dispatch-uid",
             metavar="UID",
-            help="For calls parked without a dispatch_uid: the one of the receiver to"
-            " call.",
+            help="For calls parked without a dispatch_uid: the dispatch_uid of the"
+            " receiver to call.",
         )
         parser.add_argument(
             "--dry-run",

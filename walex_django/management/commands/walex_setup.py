@@ -62,8 +62,8 @@ class Command(BaseCommand):
             type=seconds,
             default=math.inf,
             metavar="SECONDS",
-            help="Give up if running transactions that have to be waited for do not end"
-            " in time. Default: no limit.",
+            help="The maximum time to wait for running transactions. Default: no"
+            " limit.",
         )
         parser.add_argument(
             "--dry-run",
