@@ -87,7 +87,7 @@ def test_effects_happen_exactly_once_when_the_server_is_killed(
 def test_kill_within_a_transaction_rolls_back_its_effects(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 1: 50 inserts in one transaction; SIGKILL inside the receiver at row 20."""
+    """50 inserts in one transaction; SIGKILL inside the receiver at row 20."""
     env = {**with_stream(environment, ATOMIC=True), "ZOO_EFFECTS": "1"}
     names = [str(number) for number in range(50)]
     names[19] = "wait for 1"

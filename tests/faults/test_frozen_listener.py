@@ -1,4 +1,4 @@
-"""Case 36: a listener that is suspended, replaced, and resumed."""
+"""A listener that is suspended, replaced, and resumed."""
 
 from __future__ import annotations
 

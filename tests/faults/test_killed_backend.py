@@ -44,7 +44,7 @@ def test_acknowledged_event_is_not_redelivered_when_the_walsender_dies(
     end: Callable[[int, Server], None],
     atomic: bool,
 ) -> None:
-    """Case 3: the walsender dies after an acknowledged event."""
+    """The walsender dies after an acknowledged event."""
     with listening(with_stream(environment, ATOMIC=atomic)) as listener:
         server.write("before")
         position = server.position()
@@ -70,7 +70,7 @@ def test_acknowledged_event_is_not_redelivered_when_the_walsender_dies(
 def test_event_in_progress_is_redelivered_when_the_walsender_dies(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 4: the walsender dies while a receiver is running."""
+    """The walsender dies while a receiver is running."""
     with listening(environment) as listener:
         with server.blocking_receivers(1):
             server.write("wait for 1")
@@ -94,7 +94,7 @@ def test_event_in_progress_is_redelivered_when_the_walsender_dies(
 def test_receiver_is_retried_when_its_session_dies(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 4: the receiver's own session dies."""
+    """The receiver's own session dies."""
     with listening(environment) as listener:
         with server.blocking_receivers(1):
             server.write("before", "wait for 1", "after")

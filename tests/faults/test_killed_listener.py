@@ -26,7 +26,7 @@ from .server import Server, lsn
 def test_kill_within_a_transaction_redelivers_all_of_it(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 1: 50 inserts in one transaction; SIGKILL inside the receiver at row 20."""
+    """50 inserts in one transaction; SIGKILL inside the receiver at row 20."""
     names = [str(number) for number in range(50)]
     names[19] = "wait for 1"
     with server.blocking_receivers(1), listening(environment) as listener:
@@ -53,7 +53,7 @@ def test_open_transaction_is_delivered_whole_at_its_commit(
     journal: Path,
     end: Callable[[Process], None],
 ) -> None:
-    """Case 2: it stays open while others commit and the listener is replaced."""
+    """The transaction stays open while others commit and the listener is replaced."""
     insert = "INSERT INTO zoo_keeper (name) VALUES (%s)"
     with server.connect() as first, listening(environment) as listener:
         first.autocommit = False
@@ -105,7 +105,7 @@ def test_commit_at_the_acknowledged_position_is_not_lost(
 def test_completed_work_is_acknowledged_on_sigterm(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 6: SIGTERM right after the receiver returns."""
+    """SIGTERM right after the receiver returns."""
     with listening(environment) as listener:
         server.write("done")
         eventually(lambda: delivered(journal) == ["done"])
@@ -120,7 +120,7 @@ def test_completed_work_is_acknowledged_on_sigterm(
 def test_sigterm_within_a_transaction_stops_after_its_end(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 6: SIGTERM within a transaction that is delivered in several chunks."""
+    """SIGTERM within a transaction that is delivered in several chunks."""
     env = with_stream(environment, MAX_BATCH=10)
     names = [str(number) for number in range(50)]
     names[24] = "wait for 1"

@@ -1,4 +1,4 @@
-"""Case 26: network faults on the listener's connection."""
+"""Network faults on the listener's connection."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _PARKED = "SELECT event_id, attempts FROM walex_django_parkedevent"
 def test_row_that_always_fails_is_parked_and_blocks_nothing(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 5: it is parked after the last retry and replayed after the fix."""
+    """The call is parked after the last retry and replayed after the fix."""
     env = with_stream(environment, MAX_RETRIES=2)
     with listening(env) as listener:
         server.write("before", "raise", "after")
@@ -48,7 +48,7 @@ def test_row_that_always_fails_is_parked_and_blocks_nothing(
 def test_slow_receiver_does_not_lose_the_connection(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 12: it takes twice as long as ``wal_sender_timeout``."""
+    """The receiver takes twice as long as ``wal_sender_timeout``."""
     with listening(with_stream(environment, STATUS_INTERVAL=10)) as listener:
         walsender = server.walsender()
         with server.blocking_receivers(1):

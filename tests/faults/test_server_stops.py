@@ -1,4 +1,4 @@
-"""Case 29: a fast shutdown of the server, which must not wait for a listener."""
+"""A fast shutdown of the server, which must not wait for a listener."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ PUBLICATION = "CREATE PUBLICATION zoo_events FOR TABLE zoo_keeper"
 def test_lost_slot_stops_the_listener_and_names_the_remedy(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 8: the server removes needed WAL while a receiver runs."""
+    """The server removes needed WAL while a receiver runs."""
     with listening(environment) as listener:
         with server.blocking_receivers(1):
             server.write("wait for 1")
@@ -50,7 +50,7 @@ def test_lost_slot_stops_the_listener_and_names_the_remedy(
 def test_slot_of_an_idle_stream_advances_without_writes(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 11: 200,000 rows each in another database and in an unpublished table."""
+    """200,000 rows each in another database and in an unpublished table."""
     server.execute("CREATE DATABASE elsewhere")
     rows = "SELECT n, repeat('x', 50) FROM generate_series(1, 200000) AS n"
     with listening(environment) as listener, server.connect("elsewhere") as elsewhere:
@@ -70,7 +70,7 @@ def test_slot_of_an_idle_stream_advances_without_writes(
 def test_missing_publication_is_an_error_that_names_it(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 9: dropped while streaming and recreated, with writes before and after."""
+    """It is dropped while streaming and recreated, with writes before and after."""
     with listening(environment) as listener:
         server.write("before")
         eventually(lambda: delivered(journal) == ["before"])

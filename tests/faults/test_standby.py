@@ -1,4 +1,4 @@
-"""Case 10: two listeners on one slot; one reads it, the other waits."""
+"""Two listeners on one slot; one reads it, the other waits."""
 
 from __future__ import annotations
 

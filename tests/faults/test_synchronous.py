@@ -1,4 +1,4 @@
-"""Case 30: a stream never becomes a synchronous standby."""
+"""A stream never becomes a synchronous standby."""
 
 from __future__ import annotations
 

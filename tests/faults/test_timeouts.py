@@ -1,4 +1,4 @@
-"""Case 31: timeouts of PostgreSQL that are set on the role end nothing of a stream."""
+"""Timeouts of PostgreSQL that are set on the role do not end a stream."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _GROWTH = 64 * 1024  # kB, the limit
 def test_huge_transaction_is_delivered_in_order_in_constant_memory(
     server: Server, environment: dict[str, str], tmp_path: Path, rows: int
 ) -> None:
-    """Case 21: the listener keeps replying to the server meanwhile."""
+    """The listener keeps replying to the server meanwhile."""
     tally = tmp_path / "tally"
     env = {**environment, "ZOO_TALLY": str(tally)}
     del env["ZOO_JOURNAL"]
@@ -52,7 +52,7 @@ def test_huge_transaction_is_delivered_in_order_in_constant_memory(
 def test_only_committed_changes_are_delivered(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 22: rollback, and savepoints that are rolled back, released or failed."""
+    """Rollback, and savepoints that are rolled back, released or failed."""
     with listening(environment) as listener:
         with server.connect() as session:
             with _transaction(session, "ROLLBACK"):
@@ -92,7 +92,7 @@ def test_only_committed_changes_are_delivered(
 def test_prepared_transactions_are_delivered_at_their_commit(
     server: Server, environment: dict[str, str], journal: Path
 ) -> None:
-    """Case 22: each of the two phases has its own listener."""
+    """Each of the two phases has its own listener."""
     with listening(environment) as listener, server.connect() as session:
         for name in ("kept", "dropped"):
             with _transaction(session, f"PREPARE TRANSACTION '{name}'"):

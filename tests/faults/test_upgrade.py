@@ -1,4 +1,4 @@
-"""Case 37: pg_upgrade carries the slot over after an orderly stop."""
+"""``pg_upgrade`` carries the slot over after an orderly stop."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class StreamConfig:
 
     Attributes:
         name: The stream's key in ``WALEX``.
-        database: Its alias in ``DATABASES``.
+        database: The alias in ``DATABASES`` of the stream's database.
         url: Address for the replication connection, if it differs from the database's.
             It may contain a password.
         publications: Names of the publications.
@@ -52,7 +52,7 @@ class StreamConfig:
         retry_backoff: Seconds before the first retry. Each further wait is twice as
             long, up to `MAX_BACKOFF`.
         breaker_threshold: Number of consecutive calls of a receiver that fail after all
-            retries, from which on its calls are tried only once; 0 for no limit.
+            retries before its further calls are tried only once; 0 for no limit.
         paused: Whether the listener holds the slot without reading from it.
     """
 

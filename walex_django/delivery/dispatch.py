@@ -53,6 +53,7 @@ SIGNALS: dict[EventType, ChangeSignal] = {
 }
 
 _RowCall: TypeAlias = tuple[StreamSignal, Receiver, Receiver]
+"""A signal, its receiver, and the callable to call instead of the receiver."""
 
 RECEIVER_ERRORS = (Exception, SystemExit, asyncio.CancelledError)
 """
@@ -194,7 +195,7 @@ class Delivery:
     def _watch(
         self, groups: Mapping[Group, tuple[list[_RowCall], list[Event]]]
     ) -> None:
-        """Notice the next success of receivers that fail."""
+        """Replace the calls of failing receivers by ones that note their success."""
         if self._counts.failing:
             for calls, _ in groups.values():
                 calls[:] = [
@@ -258,8 +259,8 @@ class Delivery:
         Commit the delivery of a transaction, or of a message outside of transactions.
 
         Args:
-            position: The position of its COMMIT, or a position within the message.
-            is_transaction: Whether a transaction was delivered, not such a message.
+            position: The position of the COMMIT, or a position within the message.
+            is_transaction: Whether a transaction was delivered, and not a message.
 
         Raises:
             SlotInUse: Another listener has delivered it, and it must not be
@@ -387,7 +388,7 @@ def runs_in_pool(receiver: Receiver) -> TypeGuard[Function]:
 
 
 def _copy_events(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments with a copy of the events, since receivers may change it."""
+    """Return arguments with a copy of the list of events: receivers may change it."""
     if "events" in arguments:
         return {**arguments, "events": list(arguments["events"])}
     return arguments

@@ -107,9 +107,11 @@ class EventReader:
         self._reconfigured = reconfigured
         self._described = described
         self._tables = SubscribedTables(models)
-        self._by_oid = self._tables.by_oid  # or `_NO_TABLES`
+        # `_NO_TABLES` in a transaction that has been delivered already.
+        self._by_oid = self._tables.by_oid
         self._begin: Begin | None = None
-        self._received: Begin | None = None  # of the middleware's transaction
+        # The BEGIN of the transaction that is being passed to the middleware.
+        self._received: Begin | None = None
         self._finished = _NO_POSITION
         self._ordinal = 0
         self._events: list[Event] = []
@@ -296,6 +298,7 @@ class EventReader:
         return self._begin
 
     def _place(self) -> Place:
+        """Return the current position in the order of changes."""
         return self._transaction().commit_lsn, self._ordinal
 
     def _follow_configuration(self) -> None:

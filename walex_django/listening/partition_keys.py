@@ -17,13 +17,14 @@ class PartitionKeys:
     Records which partitions send only the keys of old rows, according to the stream.
 
     With ``publish_via_partition_root``, the server marks the old row of an UPDATE or a
-    DELETE as the replica identity of the published root demands. Its contents are those
-    that the identity of the partition had written to the WAL. The system catalog is of
-    no use here: an unread row may have been written before an identity was changed.
+    DELETE as a key or a whole row according to the replica identity of the published
+    root. The columns that it contains depend on the partition's own replica identity.
+    The system catalog cannot tell: an unread row may have been written before the
+    replica identity was changed.
 
-    The stream itself has what is needed. Before the first row of a partition, and
-    again after each change of its definition, the server describes the root and then
-    the partition, with the identity that it had at that position.
+    The stream itself contains this information. Before the first row of a partition,
+    and again after each change of its definition, the server describes the root and
+    then the partition, with its replica identity at that position of the WAL.
 
     Source: PostgreSQL, ``maybe_send_schema()`` in ``pgoutput.c``.
     """

@@ -57,10 +57,10 @@ class StreamState(TextChoices):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
     """
-    The records that the receivers' database has of a stream.
+    What the receivers' database stores about a stream.
 
     Attributes:
-        reports: Its listeners' reports, the latest first.
+        reports: The reports of the stream's listeners, the latest first.
         samples: The samples of the last hour, in order.
         parked: The number of parked receiver calls; `None` if unknown.
         changed: The settings that were changed at runtime, by key.
@@ -83,8 +83,8 @@ class ListenerStatus:
 
     Attributes:
         report: Its last report.
-        reads: Whether it reads the slot.
-        gone: Whether it reported that it reads or waits, but no longer does.
+        reads: Whether the listener reads the slot.
+        gone: Whether its last report says that it reads or waits, but it does neither.
     """
 
     report: ListenerReport
@@ -104,14 +104,14 @@ class StreamStatus:
 
     Attributes:
         config: The stream's configuration, with the changes made at runtime.
-        state: What happens to its changes.
+        state: What currently happens to the stream's changes.
         reason: Why the stream is in this state, if it is not running as it should.
         since: Since when it has been in this state, if known.
         server_version: The version of PostgreSQL; empty if it could not be queried.
         slot: The stream's slot, or `None` if it does not exist.
         tables: The tables of its publications.
         problems: Problems, and the command that fixes each one.
-        records: What the receivers' database has of the stream.
+        records: What the receivers' database stores about the stream.
         now: When the status was queried.
     """
 
@@ -296,7 +296,7 @@ class OtherSlot:
     Attributes:
         slot: The slot.
         config: The configuration of a stream on the same server, to connect with.
-        system: The system identifier of its server.
+        system: The system identifier of the server.
         orphaned: Whether it has no reader while the server retains WAL for it.
     """
 

@@ -34,7 +34,8 @@ class Step:
         statement: The SQL.
         what: A description of what the statement does.
         replication: Whether it is a command for a replication connection.
-        makes_slot: Whether it creates a slot, whose start must be stored.
+        makes_slot: Whether it creates a slot. The position at which the slot starts is
+            then stored in a checkpoint.
         publishes: The tables that it adds to a publication.
         creates: The publication that it creates, if any.
     """
