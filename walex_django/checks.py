@@ -12,10 +12,10 @@ from django.core import checks, mail
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
-from django.db import connections, router
+from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
-from .conf import reader, receivers_database, stored
+from .conf import reader, stored
 from .conf.names import unknown_names
 from .conf.reader import Problem
 from .conf.stream import StreamConfig
@@ -23,7 +23,6 @@ from .diagnosis.pools import small_pools
 from .diagnosis.problems import LEFT_BEHIND, diagnose
 from .diagnosis.published_tables import NO_TABLE
 from .handlers import registry
-from .models import StreamSetting
 from .signals import ALL
 
 
@@ -76,12 +75,8 @@ def _identity(problem: Problem, config: StreamConfig) -> object:
 
 
 def _database_problems(config: StreamConfig) -> list[Problem]:
-    using = router.db_for_write(StreamSetting)
     # The commands report these errors.
-    with (
-        suppress(ImproperlyConfigured, DatabaseError),
-        receivers_database.bounded(using),
-    ):
+    with suppress(ImproperlyConfigured, DatabaseError):
         config = stored.refreshed(config)
     found = diagnose(config)
     ids = {problem.id for problem in found}

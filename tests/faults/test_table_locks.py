@@ -81,7 +81,7 @@ def test_status_answers_while_tables_of_walex_django_are_locked(
             assert status.wait() == 0, status.output
         (stream,) = json.loads(status.output)["streams"]
         assert stream["state"] == "stopped"
-        assert "did not answer in time" in stream["problems"][0]["message"]
+        assert "has locked a table" in stream["problems"][0]["message"]
         eventually(lambda: backends(server) == before, "the end of the sessions")
 
 

@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import include, path
 from pytest_django import Settings
 
-from tests.listening import Connect, Listening
+from tests.listening import Connect
 from tests.process import eventually
 from tests.zoo.models import Keeper
 from walex_django.conf.stream import StreamConfig
@@ -22,7 +22,7 @@ from walex_django.monitoring.views import health
 from walex_django.replication import publications, slots
 from walex_django.signals import post_db_insert
 
-from .test_reports import reported
+from .test_reports import known_to_run
 from .test_status import silent_server
 
 pytestmark = [
@@ -47,7 +47,7 @@ def _set_url(settings: Settings, url: str) -> None:
 
 
 def test_running_stream_is_healthy(durable: StreamConfig, client: Client) -> None:
-    with Listening(durable):
+    with known_to_run(durable):
         answer = client.get(ONE)
         head = client.head(ONE)
 
@@ -81,7 +81,7 @@ def test_probes_skip_expensive_queries(
     monkeypatch.setattr(inspection, "find_problems", expensive)
     monkeypatch.setattr(publications, "published", expensive)
     monkeypatch.setattr(slots, "every", expensive)
-    with Listening(durable):
+    with known_to_run(durable):
         assert client.get(ONE).json() == {"status": "ok", "streams": {"default": []}}
         call_command("walex_status", "--check", "--stream=default")
         # The full status runs these queries.
@@ -91,7 +91,7 @@ def test_probes_skip_expensive_queries(
 
 
 def test_all_streams_are_checked(durable: StreamConfig, client: Client) -> None:
-    with Listening(durable):
+    with known_to_run(durable):
         answer = client.get("/walex/health/")
         chosen = client.get(f"{ONE}&stream=second")
 
@@ -123,7 +123,7 @@ def test_limits_are_exceeded_while_receiver_does_not_return(
     # By default, listeners report their current transaction every ten seconds.
     monkeypatch.setattr(reporter, "_TICK", 0.02)
     monkeypatch.setattr(reporter, "_SAMPLE_EVERY", 0.05)
-    with reported(durable):
+    with known_to_run(durable):
         Keeper.objects.create(name="Ada")
         assert entered.wait(20)
         try:

@@ -31,6 +31,8 @@ from walex_django.monitoring.status import StreamState
 from walex_django.replication import slots
 from walex_django.replication.connection import Connection
 
+from .test_reports import known_to_run
+
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "second"]),
     pytest.mark.urls(__name__),
@@ -299,7 +301,7 @@ def test_view_reports_slots_as_the_server_does(
     assert 0 < orphans["zoo_left_behind"] <= (left.retained or 0)
     assert "second_walex" not in orphans
 
-    with Listening(durable) as listening:
+    with known_to_run(durable) as listening:
         listening.wait_for(1)
         running = _view(client)
     assert _state(running, "default") == "running"

@@ -55,6 +55,17 @@ def reported(config: StreamConfig) -> Iterator[Listening]:
             writer.close()
 
 
+@contextmanager
+def known_to_run(config: StreamConfig) -> Iterator[Listening]:
+    """Run a listener whose report already shows that it is running."""
+    with reported(config) as listening:
+        rows = ListenerReport.objects.filter(
+            listener=listening.report.id, state=ListenerState.RUNNING
+        )
+        eventually(rows.exists, "the report")
+        yield listening
+
+
 def status_of(config: StreamConfig) -> StreamStatus:
     (stream,) = inspection.inspect_all([config]).streams
     return stream

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from tests.listening import Listening
 from tests.process import ROOT, Process, eventually, read_journal
 from tests.zoo.models import Keeper
 from walex_django.conf import stored
@@ -30,6 +29,7 @@ from walex_django.replication import slots
 from walex_django.replication.connection import Connection
 
 from .stream import OwnStream
+from .test_reports import known_to_run
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 
@@ -77,7 +77,7 @@ def test_stream_without_a_reader(durable: StreamConfig, shown: Shown) -> None:
 def test_stream_with_a_reader(
     durable: StreamConfig, shown: Shown, sql: Connection
 ) -> None:
-    with Listening(durable):
+    with known_to_run(durable):
         slot = slots.find(sql, "zoo_walex")
         assert slot
         text = shown()
@@ -331,7 +331,7 @@ def _check(
 def test_check_of_a_running_stream(
     durable: StreamConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Listening(durable):
+    with known_to_run(durable):
         assert _check(capsys, "--max-lag=1GB", "--max-age=60s") == ["default: OK"]
         (line,) = _check(capsys, "--json")
         assert json.loads(line) == {"status": "ok", "streams": {"default": []}}

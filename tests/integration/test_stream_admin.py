@@ -34,6 +34,8 @@ from walex_django.models import (
 from walex_django.replication import server
 from walex_django.replication.connection import Connection
 
+from .test_reports import known_to_run
+
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
 
 PAGE = "/admin/walex_django/stream/"
@@ -111,7 +113,7 @@ def _slots(sql: Connection) -> set[str]:
 def test_stream_with_a_reader(
     durable: StreamConfig, admin_client: Client, sql: Connection
 ) -> None:
-    with Listening(durable):
+    with known_to_run(durable):
         shown = _shown(admin_client)
         ((pid, lsn),) = sql.execute(
             "SELECT active_pid, restart_lsn::text FROM pg_replication_slots"

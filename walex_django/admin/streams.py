@@ -210,6 +210,7 @@ class Card:
 _RANKS = {"E": 0, "W": 1, "I": 2}  # by the first letter of a problem's id
 _TONES = {
     StreamState.RUNNING: "good",
+    StreamState.STARTING: "calm",
     StreamState.PAUSED: "calm",
     StreamState.STANDBY: "calm",
     StreamState.RETRYING: "poor",

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Final
-
 import psycopg
 from django.db import Error as DatabaseError
-from django.db import (
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    connections,
-    router,
-    transaction,
-)
+from django.db import InterfaceError, OperationalError, connections, router
 from psycopg.errors import (
     InsufficientPrivilege,
+    LockNotAvailable,
     QueryCanceled,
     ReadOnlySqlTransaction,
     UndefinedTable,
 )
 
 from walex_django.models import Checkpoint
-from walex_django.replication.connection import may_pass, one_line
+from walex_django.replication.connection import Connection, may_pass, one_line
 from walex_django.replication.errors import (
     CannotConnect,
     ConnectionLost,
@@ -33,10 +22,8 @@ from walex_django.replication.errors import (
     ReplicationError,
 )
 
+from .own_tables import locked_error
 from .stream import libpq_parameters
-
-STATEMENT_TIMEOUT: Final = 5.0
-"""The default time limit of a statement in `bounded`, in seconds."""
 
 _TABLES = (
     "walex_django_checkpoint, walex_django_gap, walex_django_listenerreport,"
@@ -49,43 +36,10 @@ def database() -> str:
     return router.db_for_write(Checkpoint)
 
 
-@contextmanager
-def bounded(alias: str, seconds: float = STATEMENT_TIMEOUT) -> Iterator[None]:
-    """
-    Run a block in a transaction in which no statement waits long, such as for a lock.
-
-    PostgreSQL enforces the limit, even if this process has died meanwhile. A shorter
-    ``statement_timeout`` of the role or database is kept.
-
-    Args:
-        alias: The database's alias in ``DATABASES``.
-        seconds: The maximum duration of a statement.
-
-    Raises:
-        django.db.OperationalError: If a statement takes longer.
-    """
-    connection = connections[alias]
-    with transaction.atomic(using=alias):
-        if connection.vendor != "postgresql":
-            yield
-            return
-        with connection.cursor() as cursor:
-            cursor.execute(_LIMIT)
-            previous, milliseconds = cursor.fetchone()
-            limit = min(milliseconds or math.inf, seconds * 1000)
-            cursor.execute(_SET_LIMIT, [f"{limit:.0f}"])
-        yield
-        # The block may be a part of another transaction. If it fails, the rollback
-        # restores the setting.
-        with suppress(InternalError), connection.cursor() as cursor:
-            cursor.execute(_SET_LIMIT, [previous])
-
-
-_LIMIT = """
-SELECT current_setting('statement_timeout'), setting::bigint
-FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
-"""
-_SET_LIMIT = "SELECT set_config('statement_timeout', %s, true)"
+def psycopg_connection() -> Connection | None:
+    """Return psycopg's connection to this database, if it is open and psycopg's."""
+    connection = connections[database()].connection
+    return connection if isinstance(connection, psycopg.Connection) else None
 
 
 def known_error(error: DatabaseError) -> ReplicationError | None:
@@ -102,6 +56,8 @@ def known_error(error: DatabaseError) -> ReplicationError | None:
             hint="Give its role access to the tables of walex_django: GRANT SELECT,"
             f" INSERT, UPDATE, DELETE ON {_TABLES} TO …",
         )
+    if isinstance(cause, LockNotAvailable):
+        return locked_error(cause, alias)
     # This passes when a standby that is still read-only has been promoted.
     if isinstance(cause, ReadOnlySqlTransaction):
         return ConnectionLost(f"The database {alias!r} is read-only: {message}.")
@@ -122,32 +78,6 @@ def is_unmigrated(error: DatabaseError) -> bool:
     return isinstance(error.__cause__, UndefinedTable) or (
         "no such table" in str(error)
     )
-
-
-@contextmanager
-def own_writes(alias: str) -> Iterator[None]:
-    """
-    Run a transaction whose COMMIT does not wait for synchronous standbys.
-
-    Inside a transaction of the application, that one's setting applies.
-
-    Args:
-        alias: The database's alias in ``DATABASES``.
-    """
-    connection = connections[alias]
-    is_outermost = not connection.in_atomic_block
-    with transaction.atomic(using=alias):
-        if is_outermost and connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute(_LOCAL_COMMIT)
-        yield
-
-
-# "off" waits for even less.
-_LOCAL_COMMIT = """
-SELECT pg_catalog.set_config('synchronous_commit', 'local', true)
-WHERE pg_catalog.current_setting('synchronous_commit') <> 'off'
-"""
 
 
 def _message(error: DatabaseError) -> str:

@@ -22,7 +22,8 @@ from django.db import connections, router
 from walex_django.models import StreamSetting
 
 from . import configs
-from .receivers_database import is_unmigrated, own_writes
+from .own_tables import own_transaction
+from .receivers_database import is_unmigrated
 from .stream import StreamConfig
 
 PREFIX = "walex_django.config"
@@ -43,7 +44,22 @@ def load(stream: str) -> None:
         django.db.Error: If the database can't be read.
         ImproperlyConfigured: If a stored setting no longer fits ``WALEX``.
     """
-    changed = kept(stream)
+    with own_transaction(router.db_for_write(StreamSetting)):
+        changed = kept(stream)
+    apply(stream, changed)
+
+
+def apply(stream: str, changed: Mapping[str, Any]) -> None:
+    """
+    Apply settings of a stream that were read before.
+
+    Args:
+        stream: The stream's key in ``WALEX``.
+        changed: The settings by key, as returned by `kept`.
+
+    Raises:
+        ImproperlyConfigured: If a setting no longer fits ``WALEX``.
+    """
     try:
         configs.override(stream, changed)
     except ImproperlyConfigured as error:
@@ -119,7 +135,7 @@ def change(config: StreamConfig, verb: Verb, key: str, value: Any) -> Any:
     stream = config.name
     load(stream)
     using = router.db_for_write(StreamSetting)
-    with own_writes(using):
+    with own_transaction(using):
         # A concurrent change of the same setting waits here, and then builds on ours.
         row, _ = (
             StreamSetting.objects.using(using)
@@ -128,7 +144,7 @@ def change(config: StreamConfig, verb: Verb, key: str, value: Any) -> Any:
                 stream=stream, key=key, defaults={"value": _json_value(config, key)}
             )
         )
-        load(stream)
+        apply(stream, kept(stream))
         verbs[verb](stream, key, value)
         row.value = _json_value(config, key)
         row.save(using=using)
@@ -162,7 +178,7 @@ def forget(config: StreamConfig, key: str) -> bool:
         Whether the setting was stored.
     """
     using = router.db_for_write(StreamSetting)
-    with own_writes(using):
+    with own_transaction(using):
         rows = StreamSetting.objects.using(using).filter(stream=config.name, key=key)
         found, _ = rows.delete()
     if found:
@@ -174,7 +190,7 @@ def forget(config: StreamConfig, key: str) -> bool:
 def announce(config: StreamConfig) -> None:
     """Write the logical message that makes a stream's listener load its settings."""
     with (
-        own_writes(config.database),
+        own_transaction(config.database),
         connections[config.database].cursor() as cursor,
     ):
         cursor.execute(

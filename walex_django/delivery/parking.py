@@ -8,6 +8,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from django.db import router
+
+from walex_django.conf.own_tables import own_transaction
 from walex_django.events.event import Event
 from walex_django.models import ParkedEvent
 from walex_django.pgoutput.lsn import Lsn
@@ -42,7 +45,7 @@ def park(
     Raises:
         django.db.Error: The database could not store the call.
     """
-    return ParkedEvent.objects.create(
+    parked = ParkedEvent(
         stream=stream,
         signal=signal,
         receiver=receiver.name,
@@ -55,6 +58,9 @@ def park(
         traceback=trace(error),
         attempts=attempts,
     )
+    with own_transaction(router.db_for_write(ParkedEvent)):
+        parked.save(force_insert=True)
+    return parked
 
 
 def unpack(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from django.db import Error as DatabaseError
 
 from walex_django.conf import reader
 from walex_django.conf.reader import Problem
-from walex_django.conf.receivers_database import bounded, database
 from walex_django.conf.stream import StreamConfig
 from walex_django.provisioning import checkpoints
 from walex_django.provisioning.requirements import require_one_database
@@ -208,9 +207,8 @@ def _require_unbroken(
     """Raise if the slot does not continue at the stream's checkpoint, if it has one."""
     try:
         system, _ = server.identity(connection)
-        # With ATOMIC_REQUESTS, an error would break the transaction of the request.
-        with bounded(database(), _CHECKPOINT_TIMEOUT):
-            checkpoint = checkpoints.find(system, config.slot_name)
+        name, timeout = config.slot_name, _CHECKPOINT_TIMEOUT
+        checkpoint = checkpoints.find(system, name, timeout=timeout)
     except (ReplicationError, DatabaseError):
         return  # other checks report why this fails
     if checkpoint:

@@ -133,7 +133,8 @@ class Listener:
                 if not (error.passing and self._may_wait):
                     raise
                 self._until = session.until
-                self._back_off(error)
+                if not self._stopped.is_set():
+                    self._back_off(error)
             except ProtocolError as error:
                 # It may be a network error; a repeated one comes from the server.
                 if str(error) == self._unreadable:

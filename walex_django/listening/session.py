@@ -147,7 +147,9 @@ class Session:
             checkpoint = None
             if place:
                 slot = slots.require(connection, config.slot_name)
+                self._waiting = receivers_database.psycopg_connection()
                 checkpoint = CheckpointWriter(config, place, slot)
+                self._waiting = None
             connection.close()
             self._report.set_state(
                 ListenerState.RUNNING, backend_pid=replication.backend_pid

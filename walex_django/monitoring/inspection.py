@@ -7,7 +7,6 @@ Source: PostgreSQL, "pg_replication_slots" and "pg_stat_replication".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 
@@ -17,8 +16,9 @@ from django.db import Error as DatabaseError
 from django.db import router
 from django.utils import timezone
 
-from walex_django.conf import receivers_database, stored
+from walex_django.conf import configs, receivers_database, stored
 from walex_django.conf.configs import get_configs
+from walex_django.conf.own_tables import own_transaction
 from walex_django.conf.reader import Problem
 from walex_django.conf.stream import StreamConfig
 from walex_django.diagnosis.problems import find_problems
@@ -32,7 +32,7 @@ from walex_django.models import (
 from walex_django.provisioning import gaps
 from walex_django.replication import publications, server, slots
 from walex_django.replication.connection import Connection, connect, sql_error
-from walex_django.replication.errors import ReplicationError
+from walex_django.replication.errors import ReplicationError, TableLocked
 from walex_django.replication.publications import PublishedTable
 from walex_django.replication.slots import Slot
 
@@ -120,7 +120,7 @@ def inspect(
         psycopg.Error: A query failed.
     """
     slot = slots.find(connection, config.slot_name)
-    state, reason, since = _state(config, slot, records.reports)
+    state, reason, since = _state(config, slot, records)
     tables: Sequence[PublishedTable] = ()
     problems = list(records.problems)
     if diagnose:
@@ -170,15 +170,11 @@ def _load(
     """
     name = original.name
     records = Records()
-    aliases = {router.db_for_write(StreamSetting)}
+    # With ATOMIC_REQUESTS, an error would break the request's transaction.
+    aliases = {router.db_for_write(StreamSetting), receivers_database.database()}
     aliases.update(map(router.db_for_read, (ListenerReport, StreamSample, ParkedEvent)))
     try:
-        if failure is not None:
-            raise failure
-        with ExitStack() as stack:
-            # With ATOMIC_REQUESTS, an error would break the request's transaction.
-            for alias in sorted(aliases):
-                stack.enter_context(receivers_database.bounded(alias, _RECORDS_TIMEOUT))
+        with own_transaction(*aliases, seconds=_RECORDS_TIMEOUT):
             samples = StreamSample.objects.filter(
                 stream=name, at__gt=timezone.now() - HISTORY
             )
@@ -190,11 +186,14 @@ def _load(
                 changed=stored.kept(name),
                 gaps=gaps.of_stream(name),
             )
-            return stored.refreshed(original), records, None
+        stored.apply(name, records.changed)
+        return configs.follow(original), records, None
     except DatabaseError as error:
         known = receivers_database.known_error(error)
         problems = [_problem(known or error)]
-        return original, replace(records, problems=problems), error
+        locked = isinstance(known, TableLocked)
+        records = replace(records, problems=problems, locked=locked)
+        return original, records, error
     except ImproperlyConfigured as error:
         return original, replace(records, problems=[_problem(error)]), None
 
@@ -210,11 +209,12 @@ def _problem(error: Exception) -> Problem:
 
 
 def _state(
-    config: StreamConfig, slot: Slot | None, reports: Sequence[ListenerReport]
+    config: StreamConfig, slot: Slot | None, records: Records
 ) -> tuple[StreamState, str, datetime | None]:
     """Return a stream's state, the reason for it, and since when it lasts."""
+    reports = records.reports
     if slot and slot.active_pid is not None:
-        return _state_with_reader(slot, reports)
+        return _state_with_reader(slot, records)
     if slot and slot.lost:
         return StreamState.LOST, slot.lost, slot.inactive_since
     waiting = waiting_of(reports, timezone.now(), unread=True)
@@ -236,8 +236,9 @@ def _state(
 
 
 def _state_with_reader(
-    slot: Slot, reports: Sequence[ListenerReport]
+    slot: Slot, records: Records
 ) -> tuple[StreamState, str, datetime | None]:
+    reports = records.reports
     report = reader_of(slot, reports)
     if report is not None:
         state, reason, since = StreamState(report.state), report.reason, report.since
@@ -248,4 +249,12 @@ def _state_with_reader(
         return state, reason, since
     if slot.application and not slot.application.startswith("walex_django"):
         return StreamState.TAKEN, slot.application, slot.since
-    return StreamState.RUNNING, "", slot.since
+    if records.locked:
+        return StreamState.UNREACHABLE, _text(records.problems[0]), None
+    if records.parked is None:  # nothing can be reported
+        return StreamState.RUNNING, "", slot.since
+    # The reader has not reported that it delivers. It may be a listener that retries.
+    for report in waiting_of(reports, timezone.now(), unread=False):
+        if report.state == ListenerState.RETRYING:
+            return StreamState.RETRYING, report.reason, report.since
+    return StreamState.STARTING, "", slot.since

@@ -16,7 +16,8 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections, router
 from django.utils import timezone
 
-from walex_django.conf.receivers_database import bounded, known_error, own_writes
+from walex_django.conf.own_tables import has_timed_out, own_transaction
+from walex_django.conf.receivers_database import known_error
 from walex_django.delivery.breakers import Failing
 from walex_django.delivery.counts import total
 from walex_django.events.event import Event as ChangeEvent
@@ -93,7 +94,7 @@ def forget(stream: str) -> None:
     with suppress(DatabaseError):
         for model in (ListenerReport, StreamSample):
             using = router.db_for_write(model)
-            with bounded(using):
+            with own_transaction(using):
                 model._default_manager.using(using).filter(stream=stream).delete()
 
 
@@ -116,7 +117,9 @@ class _ReportWriter:
         try:
             try:
                 self._check()
-            except (OperationalError, InterfaceError):
+            except (OperationalError, InterfaceError) as error:
+                if has_timed_out(error):
+                    raise
                 # The server may have closed an idle connection.
                 connections.close_all()
                 self._check()
@@ -198,7 +201,8 @@ class _ReportWriter:
         try:
             lag = self._lag() if is_sampled else None
             failing = counts.failing_now() if report.state in READS else []
-            with own_writes(rows.db), bounded(rows.db):
+            # A reader never sees a report without its sample.
+            with own_transaction(rows.db, router.db_for_write(StreamSample)):
                 if tidy:
                     self._delete_other_reports()
                 rows.update_or_create(
@@ -239,17 +243,16 @@ class _ReportWriter:
         self, now: float, events: int, transactions: int, lag: int | None
     ) -> None:
         samples = StreamSample.objects.using(router.db_for_write(StreamSample))
-        with bounded(samples.db):
-            samples.create(
-                stream=self._stream,
-                at=timezone.now(),
-                seconds=now - self._sampled_at,
-                events=events - self._events,
-                transactions=transactions - self._transactions,
-                lag=lag,
-            )
-            expired = timezone.now() - HISTORY
-            samples.filter(stream=self._stream, at__lt=expired).delete()
+        samples.create(
+            stream=self._stream,
+            at=timezone.now(),
+            seconds=now - self._sampled_at,
+            events=events - self._events,
+            transactions=transactions - self._transactions,
+            lag=lag,
+        )
+        expired = timezone.now() - HISTORY
+        samples.filter(stream=self._stream, at__lt=expired).delete()
 
     def _delete_other_reports(self) -> None:
         # This listener has the slot, so no other listener reads it.
@@ -262,7 +265,7 @@ class _ReportWriter:
     def _is_paused(self) -> bool:
         rows = StreamSetting.objects.using(router.db_for_write(StreamSetting))
         setting = rows.filter(stream=self._stream, key="PAUSED")
-        with bounded(rows.db):
+        with own_transaction(rows.db):
             return list(setting.values_list("value", flat=True)) == [True]
 
     def _lag(self) -> int | None:

@@ -43,6 +43,7 @@ class StreamState(TextChoices):
 
     RUNNING = "running", gettext_lazy("running")
     FAILING = "failing", gettext_lazy("receivers failing")
+    STARTING = "starting", gettext_lazy("starting")
     PAUSED = "paused", gettext_lazy("paused")
     STANDBY = "standby", gettext_lazy("standing by")
     RETRYING = "retrying", gettext_lazy("retrying")
@@ -66,6 +67,7 @@ class Records:
         changed: The settings that were changed at runtime, by key.
         gaps: The transactions that the server could not send, the latest first.
         problems: Why the records could not be read or applied.
+        locked: Whether another transaction locks the tables with the records.
     """
 
     reports: Sequence[ListenerReport] = ()
@@ -74,6 +76,7 @@ class Records:
     changed: dict[str, Any] = field(default_factory=dict)
     gaps: Sequence[Gap] = ()
     problems: Sequence[Problem] = ()
+    locked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,21 +15,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import Error as DatabaseError
-from django.db import (
-    InterfaceError,
-    OperationalError,
-    connections,
-)
+from django.db import InterfaceError, OperationalError, connections
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Greatest
 from django.utils import timezone
+from psycopg import sql
 
 from walex_django import log
-from walex_django.conf.receivers_database import (
-    database,
-    known_error,
-    own_writes,
+from walex_django.conf.own_tables import (
+    SET_LOCK_TIMEOUT,
+    STATEMENT_TIMEOUT,
+    own_transaction,
 )
+from walex_django.conf.receivers_database import database, known_error
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import Checkpoint
 from walex_django.pgoutput.lsn import Lsn
@@ -38,25 +36,30 @@ from walex_django.replication.errors import (
     SlotInUse,
     SlotMissing,
     SlotWaiting,
+    TableLocked,
 )
 from walex_django.replication.slots import RECREATE, Slot, SlotStatistics
 
 logger = log.logger(__name__)
 
 
-def find(system: int, slot_name: str) -> Checkpoint | None:
+def find(
+    system: int, slot_name: str, *, timeout: float = STATEMENT_TIMEOUT
+) -> Checkpoint | None:
     """
     Return the checkpoint of a slot, or `None` if the slot was never set up or read.
 
     Args:
         system: The server's system identifier.
         slot_name: The slot's name.
+        timeout: The maximum duration of the query, in seconds.
 
     Raises:
         NotPrepared: If the table of checkpoints is missing or can't be read.
     """
     try:
-        return _rows(system, slot_name).first()
+        with own_transaction(database(), seconds=timeout):
+            return _rows(system, slot_name).first()
     except DatabaseError as error:
         if known := known_error(error):
             raise known from error
@@ -71,7 +74,8 @@ def forget(system: int, slot_name: str) -> None:
         system: The server's system identifier.
         slot_name: The slot's name.
     """
-    with suppress(DatabaseError):  # not migrated yet, or not permitted
+    # Not migrated yet, or not permitted.
+    with suppress(DatabaseError), own_transaction(database()):
         _rows(system, slot_name).delete()
 
 
@@ -85,7 +89,7 @@ def note(config: StreamConfig, system: int, slot: Slot) -> None:
         slot: The slot, which has not been read yet.
     """
     alias = database()
-    with own_writes(alias):
+    with own_transaction(alias):
         Checkpoint.objects.using(alias).update_or_create(
             system_identifier=system,
             slot_name=config.slot_name,
@@ -109,7 +113,8 @@ def follow(system: int, slot: Slot) -> None:
         slot: The slot, queried after it was advanced.
     """
     rows = _rows(system, slot.name).filter(confirmed__isnull=False)
-    rows.update(confirmed=slot.confirmed_lsn)
+    with own_transaction(rows.db):
+        rows.update(confirmed=slot.confirmed_lsn)
 
 
 def require_unbroken(
@@ -223,12 +228,14 @@ class CheckpointWriter:
 
     def __init__(self, config: StreamConfig, place: SlotPlace, slot: Slot) -> None:
         self._session = uuid.uuid4()
+        self._alias = database()
+        self._is_lock_logged = False
         self._timeline = place.timeline
         self._statistics_since = place.statistics_since
         self._start = slot.confirmed_lsn or Lsn(0)
         self.counted = False
-        alias = database()
-        with own_writes(alias):
+        alias = self._alias
+        with own_transaction(alias):
             rows = Checkpoint.objects.using(alias).filter(
                 system_identifier=place.system, slot_name=config.slot_name
             )
@@ -246,6 +253,7 @@ class CheckpointWriter:
             self.done = Lsn(row.position)
             if row.timeline not in {0, place.timeline}:
                 self.done = self._shared(row, config, place)
+            self._id = row.pk
             self._row = Checkpoint.objects.using(alias).filter(pk=row.pk)
             self._row.update(
                 stream=config.name,
@@ -284,7 +292,11 @@ class CheckpointWriter:
         """
         # On another timeline, the same position may belong to another transaction.
         unchanged = self._row.filter(position=self.done, timeline=self._timeline)
-        if not self._update(unchanged, position):
+        if connections[self._alias].vendor == "postgresql":
+            is_updated = self._update_with_timeout(position)
+        else:
+            is_updated = bool(self._update(unchanged, position))
+        if not is_updated:
             raise SlotInUse("Another listener has taken over the slot.")
 
     def save(self) -> None:
@@ -293,11 +305,15 @@ class CheckpointWriter:
 
         Connection errors are ignored: they are no reason to repeat the transactions.
         """
-        with (
-            suppress(OperationalError, InterfaceError),
-            own_writes(self._row.db),
-        ):
-            self._update(self._row.filter(position__lt=self.done), self.done)
+        try:
+            with own_transaction(self._alias):
+                self._update(self._row.filter(position__lt=self.done), self.done)
+            self._is_lock_logged = False
+        except (OperationalError, InterfaceError) as error:
+            known = known_error(error)
+            if isinstance(known, TableLocked) and not self._is_lock_logged:
+                self._is_lock_logged = True
+                logger.warning("The checkpoint could not be stored: %s", known)
 
     def close(self, confirmed: Lsn) -> None:
         """
@@ -311,7 +327,7 @@ class CheckpointWriter:
         # A connection that has been idle may be dead.
         connections[self._row.db].close()
         try:
-            with own_writes(self._row.db):
+            with own_transaction(self._alias):
                 self._row.filter(session=self._session).update(
                     # Another session may have advanced further.
                     position=Greatest(F("position"), Value(int(self.done))),
@@ -320,6 +336,33 @@ class CheckpointWriter:
                 )
         except DatabaseError:
             logger.warning("The last checkpoint could not be stored", exc_info=True)
+
+    def _update_with_timeout(self, position: Lsn) -> bool:
+        """
+        Update the checkpoint as `advance` does, in one round trip.
+
+        The receivers' work has come to its end, so the timeout needs no reset.
+        """
+        assignments = [
+            sql.SQL("position = {}").format(int(position)),
+            sql.SQL("updated_at = clock_timestamp()"),
+        ]
+        if self.counted:
+            since = sql.Literal(self._statistics_since)
+            assignments.append(sql.SQL("statistics_since = {}").format(since))
+        statement = sql.SQL(
+            "{}; UPDATE {} SET {} WHERE id = {} AND position = {} AND timeline = {}"
+        ).format(
+            sql.SQL(SET_LOCK_TIMEOUT),
+            sql.Identifier(Checkpoint._meta.db_table),
+            sql.SQL(", ").join(assignments),
+            *(self._id, int(self.done), self._timeline),
+        )
+        with connections[self._alias].cursor() as cursor:
+            # Without parameters, several statements may be sent at once.
+            cursor.execute(statement.as_string())
+            cursor.nextset()
+            return bool(cursor.rowcount)
 
     def _update(self, rows: QuerySet[Checkpoint], position: Lsn) -> int:
         fields: dict[str, Any] = {"position": position, "updated_at": timezone.now()}

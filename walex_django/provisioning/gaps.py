@@ -11,11 +11,11 @@ from datetime import datetime
 
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from walex_django import log
+from walex_django.conf.own_tables import own_transaction
 from walex_django.conf.receivers_database import database, known_error
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import Checkpoint, Gap
@@ -75,7 +75,7 @@ def record(config: StreamConfig, system: int | None, failure: DecodingFailed) ->
             # The server could not decode what is written now either.
             return
     try:
-        with transaction.atomic(using=database()):
+        with own_transaction(database()):
             _store(config, system, failure)
     except DatabaseError as error:
         logger.warning(
@@ -96,7 +96,8 @@ def pending(system: int, slot_name: str) -> Gap | None:
         NotPrepared: The table is missing or can't be read.
     """
     try:
-        return _of(system, slot_name).filter(skipped_at=None).last()
+        with own_transaction(database()):
+            return _pending(system, slot_name).last()
     except DatabaseError as error:
         if known := known_error(error):
             raise known from error
@@ -118,7 +119,7 @@ def mark_skipped(gap: Gap, position: Lsn, *, by: str) -> None:
     """
     gap.skipped_at, gap.skipped_by = timezone.now(), by[:200]
     gap.commit_lsn = position - 1
-    with transaction.atomic(using=gap._state.db):
+    with own_transaction(gap._state.db or database()):
         gap.save()
         # Otherwise the next listener would report that the slot has been moved.
         Checkpoint.objects.using(gap._state.db).filter(
@@ -131,7 +132,8 @@ def mark_skipped(gap: Gap, position: Lsn, *, by: str) -> None:
 def mark_pending(gap: Gap) -> None:
     """Record that a transaction was not skipped after all."""
     gap.skipped_at, gap.skipped_by = None, ""
-    gap.save(update_fields=["skipped_at", "skipped_by"])
+    with own_transaction(gap._state.db or database()):
+        gap.save(update_fields=["skipped_at", "skipped_by"])
 
 
 def of_stream(name: str) -> list[Gap]:
@@ -141,7 +143,8 @@ def of_stream(name: str) -> list[Gap]:
 
 def forget(stream: str) -> None:
     """Delete the gaps of a stream, if any."""
-    with suppress(DatabaseError):  # not migrated yet, or not permitted
+    # Not migrated yet, or not permitted.
+    with suppress(DatabaseError), own_transaction(database()):
         Gap.objects.using(database()).filter(stream=stream).delete()
 
 
@@ -153,19 +156,20 @@ def settle(system: int, slot_name: str) -> None:
         system: The server's system identifier.
         slot_name: The slot's name.
     """
-    _of(system, slot_name).filter(skipped_at=None).delete()
+    with own_transaction(database()):
+        _pending(system, slot_name).delete()
 
 
-def _of(system: int, slot_name: str) -> QuerySet[Gap]:
+def _pending(system: int, slot_name: str) -> QuerySet[Gap]:
     return Gap.objects.using(database()).filter(
-        system_identifier=system, slot_name=slot_name
+        system_identifier=system, slot_name=slot_name, skipped_at=None
     )
 
 
 def _store(config: StreamConfig, system: int, failure: DecodingFailed) -> None:
     begin, position = failure.begin, failure.position
     # A slot has one pending gap at most.
-    settle(system, config.slot_name)
+    _pending(system, config.slot_name).delete()
     Gap.objects.using(database()).update_or_create(
         system_identifier=system,
         slot_name=config.slot_name,

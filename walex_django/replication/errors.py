@@ -40,6 +40,12 @@ class ConnectionLost(ReplicationError):
     passing = True
 
 
+class TableLocked(ReplicationError):
+    """Another transaction locks a table of walex_django, or a row of one."""
+
+    passing = True
+
+
 class NotPrepared(ReplicationError):
     """The server or the role is not configured for logical decoding."""
 
