@@ -21,7 +21,7 @@ from walex_django.conf.configs import get_config
 from walex_django.conf.own_tables import own_transaction
 from walex_django.conf.stream import StreamConfig
 from walex_django.models import Checkpoint, ListenerReport, ParkedEvent
-from walex_django.monitoring import health, timed_inspection
+from walex_django.monitoring import health, inspection, timed_inspection
 from walex_django.monitoring.status import StreamState
 from walex_django.signals import post_db_insert
 
@@ -193,6 +193,20 @@ def test_reader_is_not_shown_as_running_while_its_report_is_locked(
         (status,) = timed_inspection.inspect_all([durable], diagnose=False).streams
     assert status.state == StreamState.UNREACHABLE
     assert health.failures(status)
+
+
+def test_locked_tables_are_queried_for_the_first_stream_only(
+    durable: StreamConfig, sql: psycopg.Connection[Any]
+) -> None:
+    lock = "LOCK TABLE walex_django_listenerreport IN ACCESS EXCLUSIVE MODE"
+    streams = [durable] * 5
+    with locked(url(sql), lock):
+        started = time.monotonic()
+        overview = inspection.inspect_all(streams, diagnose=False)
+        took = time.monotonic() - started
+    assert all(stream.records.locked for stream in overview.streams)
+    # Five waits would take 7.5 s.
+    assert took < 5
 
 
 def test_own_transaction_keeps_shorter_timeouts_and_restores_them() -> None:

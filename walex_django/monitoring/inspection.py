@@ -174,6 +174,8 @@ def _load(
     aliases = {router.db_for_write(StreamSetting), receivers_database.database()}
     aliases.update(map(router.db_for_read, (ListenerReport, StreamSample, ParkedEvent)))
     try:
+        if failure is not None:
+            raise failure
         with own_transaction(*aliases, seconds=_RECORDS_TIMEOUT):
             samples = StreamSample.objects.filter(
                 stream=name, at__gt=timezone.now() - HISTORY
