@@ -55,8 +55,9 @@ def test_a_server_that_is_ready_right_after_the_attempt_is_waited_for(
     parameters = config.connection_parameters()
 
     assert may_pass(parameters, psycopg.OperationalError(said))
-    refusal = "FATAL:  password authentication failed"
-    assert not may_pass(parameters, psycopg.OperationalError(refusal))
+    refusal = 'FATAL:  role "nobody" does not exist'
+    rejected = {**parameters, "user": "nobody"}
+    assert not may_pass(rejected, psycopg.OperationalError(refusal))
 
 
 class TestAbsentServer:
