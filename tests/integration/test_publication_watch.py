@@ -41,9 +41,20 @@ def subscribed(request: pytest.FixtureRequest, durable: StreamConfig) -> StreamC
 
 
 def recreate_keepers() -> None:
+    """Drop and recreate the table, with the foreign keys that refer to it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass,"
+            " conname, pg_get_constraintdef(oid)) FROM pg_constraint"
+            " WHERE contype = 'f' AND confrelid = 'zoo_keeper'::regclass"
+        )
+        foreign_keys = [statement for (statement,) in cursor.fetchall()]
+    assert foreign_keys
     with connection.schema_editor() as editor:
         editor.delete_model(Keeper)
         editor.create_model(Keeper)
+        for statement in foreign_keys:
+            editor.execute(statement)
 
 
 def reason() -> str:
