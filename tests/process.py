@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any, Self
@@ -51,6 +52,10 @@ class Process:
 
     def __exit__(self, *exc: object) -> None:
         if self._popen.poll() is None:
+            if isinstance(self._popen, subprocess.Popen):
+                # A child that outlived the process would keep its output open.
+                with suppress(ProcessLookupError):
+                    os.killpg(self._popen.pid, signal.SIGKILL)
             self._popen.kill()
         self._popen.wait()
         self._reader.join()
@@ -112,6 +117,7 @@ def _start(
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     return Forked(command, environment, output)
 
