@@ -1,4 +1,4 @@
-"""Publications that change on a stream that runs: no row is lost without a word."""
+"""Publications that change while a stream runs: no row is lost silently."""
 
 from __future__ import annotations
 

@@ -136,12 +136,7 @@ class StatusText:
         return text
 
     def _tables(self, stream: StreamStatus) -> str:
-        names = [
-            str(published.table)
-            if published.identity == "key"
-            else f"{published.table} ({published.identity})"
-            for published in stream.tables
-        ]
+        names = [_table(published) for published in stream.tables]
         if self._max_tables and len(names) > self._max_tables:
             names[self._max_tables :] = [
                 f"and {len(names) - self._max_tables} more, {len(names)} in all"
